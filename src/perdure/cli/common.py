@@ -1,0 +1,72 @@
+"""Options and errors that all commands share."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import click
+
+from perdure.cli.output import plain
+from perdure.core.errors import (
+    BrokenChain,
+    InvalidInput,
+    NotFound,
+    PerdureError,
+    Refused,
+    RunCancelled,
+    RunFailed,
+    StoreLocked,
+)
+
+DEFAULT_STORE = "sqlite:///.perdure/perdure.db"
+EXIT_CODES: tuple[tuple[type[PerdureError], int], ...] = (
+    (InvalidInput, 2),
+    (NotFound, 3),
+    (RunFailed, 4),
+    (RunCancelled, 5),
+    (Refused, 6),
+    (StoreLocked, 7),
+    (BrokenChain, 8),
+)
+OTHER_ERROR = 1
+INTERRUPTED = 130
+
+store_option = click.option(
+    "--store",
+    default=DEFAULT_STORE,
+    envvar="PERDURE_STORE",
+    show_default=True,
+    help="Where the log is kept: sqlite:///FILE.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+def exit_code(error: PerdureError) -> int:
+    """Return the process exit code for an error; docs/reference/cli.md lists them."""
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), OTHER_ERROR)
+
+
+def command_body(
+    function: Callable[..., Coroutine[Any, Any, int | None]],
+) -> Callable[..., None]:
+    """Run an async command; turn our errors into one clear line and an honest exit code."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = asyncio.run(function(*args, **kwargs))
+        except PerdureError as error:
+            click.echo(f"perdure: {plain(error)}", err=True)
+            sys.exit(exit_code(error))
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(OTHER_ERROR)
+        sys.exit(code or 0)
+
+    return wrapper

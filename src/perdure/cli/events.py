@@ -1,0 +1,62 @@
+"""Events as a reader sees them: one line each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from perdure.cli.output import clock_time, short, timestamp
+from perdure.core import events as e
+from perdure.runtime.handles import RecordedEvent
+
+
+def event_fields(item: RecordedEvent) -> dict[str, Any]:
+    """Return an event as the stable JSON object that `--json` prints."""
+    fields = msgspec.to_builtins(item.event)
+    fields.pop("type", None)
+    fields.pop("at", None)
+    return {"seq": item.seq, "type": item.type, "at": timestamp(item.at), "data": fields}
+
+
+def event_line(item: RecordedEvent) -> str:
+    """Return an event as a line for people."""
+    return f"{item.seq:>5}  {clock_time(item.at)}  {item.type:<21} {short(gist(item.event))}"
+
+
+def gist(event: e.Event) -> str:
+    """Return what matters of an event in a few words."""
+    match event:
+        case e.MessageReceived():
+            return short(event.content)
+        case e.RunStarted() | e.RunWithdrawn():
+            return event.run
+        case e.ModelCallIntended():
+            return f"{event.call} asks {event.model}, shown {event.first}..{event.upto}"
+        case e.ModelReplied():
+            calls = ", ".join(f"{r.name}({_arguments(r.arguments)})" for r in event.tool_calls)
+            return f"{event.call} {calls or short(event.content)}"
+        case e.ToolCallIntended():
+            return f"{event.call} {event.name} [{event.effect}]"
+        case e.ToolCallDenied():
+            return f"{event.call} {event.name}: {short(event.content)}"
+        case e.RetryScheduled():
+            return f"attempt {event.attempt} in {event.delay_ms / 1000:g} s"
+        case e.QuestionAsked():
+            return f"{event.call} {event.question}"
+        case e.RunFailed():
+            return f"{event.error_class}/{event.code}: {event.message}"
+        case e.RunCancelled():
+            return event.reason
+        case e.RunCompleted():
+            return f"the answer is event {event.answer}"
+    parts = [
+        getattr(event, name)
+        for name in ("call", "kind", "content", "message", "reason", "by")
+        if getattr(event, name, None)
+    ]
+    return " ".join(short(part) for part in parts)
+
+
+def _arguments(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={short(value, 40)}" for key, value in arguments.items())

@@ -1,0 +1,32 @@
+"""`perdure`: the entry point and its commands."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import click
+
+from perdure.cli.demo import demo
+from perdure.cli.doctor import doctor
+from perdure.cli.run import resume, run
+from perdure.cli.runs import runs
+from perdure.cli.verify import verify
+
+HELP = """A durable runtime for LLM agents.
+
+An agent that was killed goes on at the step where it stopped. Try it:
+
+\b
+  perdure demo durability
+  perdure run examples/librarian.py:librarian "What is in this folder?"
+"""
+
+
+@click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(importlib.metadata.version("perdure"), prog_name="perdure")
+def main() -> None:
+    """Dispatch to a command."""
+
+
+for command in (run, resume, runs, verify, doctor, demo):
+    main.add_command(command)

@@ -1,0 +1,167 @@
+"""Following a run on a terminal: events as they become durable, questions as they are asked."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from perdure.cli.events import event_fields, event_line
+from perdure.cli.output import Output, plain, short, timestamp
+from perdure.core import events as e
+from perdure.core.runs import RunRow
+from perdure.runtime.handles import RecordedEvent, Run, TextDelta
+from perdure.runtime.node import Node
+
+PARKED = 9
+FAILED = 4
+CANCELLED = 5
+INTERRUPTED = 130
+TERMINAL_EXITS = {"completed": 0, "failed": FAILED, "cancelled": CANCELLED}
+
+
+@contextmanager
+def on_interrupt(callback: Callable[[], None]) -> Any:
+    """Call back at Ctrl-C or SIGTERM instead of raising."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, callback)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+async def follow(node: Node, run: Run, output: Output, after: int = 0) -> int:
+    """Print a run's progress until it ends, is parked on a person, or is interrupted.
+
+    Returns the exit code. On a terminal, questions are answered right here.
+    """
+    stopped = asyncio.Event()
+    with on_interrupt(stopped.set):
+        watching = asyncio.ensure_future(_watch(node, run, output, after))
+        stopping = asyncio.ensure_future(stopped.wait())
+        await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not watching.done():
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            _tell_how_to_resume(run, output)
+            return INTERRUPTED
+        return watching.result()
+
+
+async def _watch(node: Node, run: Run, output: Output, after: int) -> int:
+    async for item in _items(run, output, after):
+        if isinstance(item.event, e.QuestionAsked):
+            answered = await _ask(node, run, item.event, output)
+            if not answered:
+                return await _parked(run, output)
+        if isinstance(item.event, e.DecisionRequested):
+            return await _parked(run, output)
+    return await finish(run, output)
+
+
+async def _items(run: Run, output: Output, after: int) -> AsyncIterator[RecordedEvent]:
+    writing = False
+    async for item in run.stream(after, text=not output.as_json):
+        if isinstance(item, TextDelta):
+            click.echo(plain(item.text), nl=False)
+            writing = True
+            continue
+        if writing:
+            click.echo()
+            writing = False
+        output.record(event_fields(item), event_line(item))
+        yield item
+
+
+async def _ask(node: Node, run: Run, event: e.QuestionAsked, output: Output) -> bool:
+    if output.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    click.echo(f"\n{plain(event.question)}")
+    answer = await asyncio.get_running_loop().run_in_executor(None, _read_answer)
+    if not answer:
+        return False
+    await node.reply(run.id, answer, call=event.call, by="terminal")
+    return True
+
+
+def _read_answer() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
+
+
+async def _parked(run: Run, output: Output) -> int:
+    row = await run.row()
+    output.say(f"\nThe run waits for a person. {describe_waiting(row)}")
+    if output.as_json:
+        output.record(row_fields(row), "")
+    return PARKED
+
+
+def describe_waiting(row: RunRow) -> str:
+    """Return what a parked run waits for, and the command that gives it."""
+    lines = []
+    for wait in row.waiting_for:
+        if wait["what"] == "answer":
+            lines.append(f"{plain(wait['question'])}\n  perdure runs reply {row.id} 'ANSWER'")
+        elif wait["what"] == "decision":
+            lines.append(
+                f"Did {wait['tool']} (key {wait['key']}) take effect?\n"
+                f"  perdure runs resolve {row.id} {wait['call']} happened|did-not-happen|tell-model"
+            )
+    return "\n".join(lines)
+
+
+async def finish(run: Run, output: Output) -> int:
+    """Print how a run ended; return the exit code."""
+    ended = await run.ended()
+    row = ended.row
+    if row.status == "completed":
+        text = ended.content if isinstance(ended.content, str) else short(ended.content, 10_000)
+        output.record({**row_fields(row), "output": ended.content}, f"\n{plain_lines(text)}")
+    else:
+        output.record(row_fields(row), f"\nThe run is {row.status}: {plain(row.message)}")
+        if row.status == "failed":
+            output.say(f"Go on where it stopped with: perdure runs retry {row.id}")
+    return TERMINAL_EXITS.get(row.status, 0)
+
+
+def plain_lines(text: str) -> str:
+    """Return text of several lines without control characters."""
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
+def row_fields(row: RunRow) -> dict[str, Any]:
+    """Return a run's row as the stable JSON object that `--json` prints."""
+    return {
+        "run": row.id,
+        "agent": row.session.agent,
+        "session": row.session.key,
+        "status": row.status,
+        "created_at": timestamp(row.created_at),
+        "ended_at": timestamp(row.ended_at),
+        "steps": row.steps,
+        "input_tokens": row.input_tokens,
+        "output_tokens": row.output_tokens,
+        "merged_into": row.merged_into,
+        "error_class": row.error_class,
+        "code": row.code,
+        "message": row.message,
+        "waiting_for": list(row.waiting_for),
+    }
+
+
+def _tell_how_to_resume(run: Run, output: Output) -> None:
+    output.say(f"\nStopped. Nothing is lost; go on with: perdure resume {run.id}")
+    if output.as_json:
+        output.record({"run": run.id, "status": "stopped"}, "")

@@ -1,0 +1,288 @@
+"""`perdure runs`: look at runs, and tell them something."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import click
+
+from perdure.bootstrap import Runtime, open_reader, sqlite_path
+from perdure.cli.common import command_body, json_option, store_option
+from perdure.cli.events import event_fields, event_line
+from perdure.cli.output import Output, plain, short, timestamp
+from perdure.cli.progress import describe_waiting, follow, plain_lines, row_fields
+from perdure.cli.source import PAGE_ROWS, TENANT, agents_of, row_of
+from perdure.core import events as e
+from perdure.core.errors import InvalidInput, NotFound
+from perdure.core.export import export_lines
+from perdure.core.runs import TERMINAL, RunRow
+from perdure.ports.session_store import RunQuery
+from perdure.runtime.handles import RecordedEvent, Run, recorded
+from perdure.runtime.node import Node
+
+TAIL_INTERVAL_S = 0.2
+STATUSES = click.Choice(
+    ["queued", "running", "waiting", "completed", "failed", "cancelled", "merged"]
+)
+
+
+@click.group()
+def runs() -> None:
+    """List, show, follow, answer, cancel, retry and export runs."""
+
+
+@asynccontextmanager
+async def _reading(store: str) -> AsyncIterator[Any]:
+    path = sqlite_path(store)
+    if path is None or not path.exists():
+        raise NotFound(f"there is no store at {store}")
+    reader = await open_reader(store)
+    try:
+        yield reader
+    finally:
+        await reader.close()
+
+
+async def _events(reader: Any, row: RunRow, after: int = 0) -> AsyncIterator[RecordedEvent]:
+    """Yield the events of a run: from its message to its end."""
+    mine = after > 0
+    while records := await reader.read(row.session, after, PAGE_ROWS):
+        for record in records:
+            after = record.seq
+            item = recorded(record.seq, record.body)
+            named = {getattr(item.event, "message", None), getattr(item.event, "run", None)}
+            if isinstance(item.event, e.RunStarted):
+                mine = item.event.run == row.id
+            if mine or row.id in named:
+                yield item
+            if isinstance(item.event, ENDINGS) and item.event.run == row.id:
+                return
+
+
+ENDINGS = (e.RunCompleted, e.RunFailed, e.RunCancelled, e.RunWithdrawn)
+
+
+@runs.command("list", epilog="Example: perdure runs list --status waiting")
+@click.option("--status", type=STATUSES)
+@click.option("--agent")
+@click.option("--session")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@store_option
+@json_option
+@command_body
+async def list_runs(
+    status: Any, agent: str | None, session: str | None, limit: int, store: str, as_json: bool
+) -> None:
+    """List runs, newest first."""
+    output = Output(as_json)
+    async with _reading(store) as reader:
+        query = RunQuery(tenant=TENANT, agent=agent, key=session, status=status, limit=limit)
+        for row in await reader.list(query):
+            when = (timestamp(row.created_at) or "")[:19].replace("T", " ")
+            text = f"{row.id}  {row.status:<9}  {when}  {plain(row.session.agent)}/{short(row.session.key, 40)}"
+            output.record(row_fields(row), text)
+
+
+@runs.command(epilog="Example: perdure runs show 0199")
+@click.argument("run_id")
+@store_option
+@json_option
+@command_body
+async def show(run_id: str, store: str, as_json: bool) -> None:
+    """Show one run: where it stands, what it waits for, and its answer."""
+    output = Output(as_json)
+    async with _reading(store) as reader:
+        row = await row_of(reader, run_id)
+        fields, answer, steps = row_fields(row), None, 0
+        async for item in _events(reader, row):
+            if isinstance(item.event, e.ModelReplied):
+                steps += 1
+                answer = item.event.content if item.seq == row.answer else answer
+        fields.update(steps=max(steps, row.steps), output=answer)
+        text = [
+            f"{name:<13} {short(value, 200)}"
+            for name, value in fields.items()
+            if value not in (None, [], "") and name != "output"
+        ]
+        if row.waiting_for:
+            text.append(describe_waiting(row))
+        if answer is not None:
+            text.append("\n" + plain_lines(answer if isinstance(answer, str) else short(answer)))
+        output.record(fields, "\n".join(text))
+
+
+@runs.command(epilog="Example: perdure runs events 0199 --json")
+@click.argument("run_id")
+@click.option("--after", type=int, default=0, help="Only those after this position.")
+@store_option
+@json_option
+@command_body
+async def events(run_id: str, after: int, store: str, as_json: bool) -> None:
+    """Print the events of a run."""
+    output = Output(as_json)
+    async with _reading(store) as reader:
+        row = await row_of(reader, run_id)
+        async for item in _events(reader, row):
+            if item.seq > after:
+                output.record(event_fields(item), event_line(item))
+
+
+@runs.command(epilog="Example: perdure runs tail 0199")
+@click.argument("run_id")
+@store_option
+@json_option
+@command_body
+async def tail(run_id: str, store: str, as_json: bool) -> int:
+    """Follow a run that another process is running, to its end."""
+    output = Output(as_json)
+    async with _reading(store) as reader:
+        row = await row_of(reader, run_id)
+        after = 0
+        while True:
+            async for item in _events(reader, row, after):
+                after = item.seq
+                output.record(event_fields(item), event_line(item))
+            row = await row_of(reader, row.id)
+            if row.status in TERMINAL or row.status == "merged":
+                return {"failed": 4, "cancelled": 5}.get(row.status, 0)
+            await asyncio.sleep(TAIL_INTERVAL_S)
+
+
+Telling = Callable[[Node, RunRow], Awaitable[Run | None]]
+
+
+async def _tell(
+    store: str, run_id: str, agent: str | None, output: Output, telling: Telling
+) -> int:
+    """Run the agent's session here, tell it something, and follow the run if there is one."""
+    async with _reading(store) as reader:
+        row = await row_of(reader, run_id)
+        agents = await agents_of(reader, [row], agent)
+        seen = (await reader.load(row.session)).version
+    if row.session.agent not in agents:
+        raise InvalidInput(
+            f"the agent {row.session.agent!r} is not at hand; name it: --agent FILE.py:NAME"
+        )
+    async with Runtime(store, agents=agents.values()) as node:
+        handle = await telling(node, row)
+        return 0 if handle is None else await follow(node, handle, output, after=seen)
+
+
+agent_option = click.option("--agent", help="FILE.py:NAME, if the agent's file has moved.")
+
+
+@runs.command(epilog="Example: perdure runs cancel 0199 --reason 'wrong order'")
+@click.argument("run_id")
+@click.option("--reason", default="cancelled on request")
+@agent_option
+@store_option
+@json_option
+@command_body
+async def cancel(run_id: str, reason: str, agent: str | None, store: str, as_json: bool) -> int:
+    """End a run; its history stays well formed."""
+    output = Output(as_json)
+
+    async def telling(node: Node, row: RunRow) -> None:
+        await node.cancel(row.id, reason)
+        output.record({"run": row.id, "status": "cancelled"}, f"run {row.id} is cancelled")
+
+    return await _tell(store, run_id, agent, output, telling)
+
+
+@runs.command(epilog="Example: perdure runs reply 0199 'Yes, go ahead'")
+@click.argument("run_id")
+@click.argument("answer")
+@click.option("--call", help="Which question, if several are open.")
+@click.option("--by", help="Who answers.")
+@click.option("--no-follow", is_flag=True, help="Do not wait for the end of the run.")
+@agent_option
+@store_option
+@json_option
+@command_body
+async def reply(
+    run_id: str,
+    answer: str,
+    call: str | None,
+    by: str | None,
+    no_follow: bool,
+    agent: str | None,
+    store: str,
+    as_json: bool,
+) -> int:
+    """Answer a run's question and go on with it."""
+
+    async def telling(node: Node, row: RunRow) -> Run | None:
+        await node.reply(row.id, answer, call=call, by=by)
+        return None if no_follow else await node.run(row.id)
+
+    return await _tell(store, run_id, agent, Output(as_json), telling)
+
+
+@runs.command(epilog="Example: perdure runs resolve 0199 1.2.t0 happened")
+@click.argument("run_id")
+@click.argument("call")
+@click.argument("resolution", type=click.Choice(["happened", "did-not-happen", "tell-model"]))
+@click.option("--content", help="The result, if it happened.")
+@click.option("--no-follow", is_flag=True, help="Do not wait for the end of the run.")
+@agent_option
+@store_option
+@json_option
+@command_body
+async def resolve(
+    run_id: str,
+    call: str,
+    resolution: Any,
+    content: str | None,
+    no_follow: bool,
+    agent: str | None,
+    store: str,
+    as_json: bool,
+) -> int:
+    """Say what became of a call whose outcome is unknown, and go on."""
+
+    async def telling(node: Node, row: RunRow) -> Run | None:
+        verdict = resolution.replace("-", "_")
+        await node.resolve(row.id, call, verdict, content=content, by="command line")
+        return None if no_follow else await node.run(row.id)
+
+    return await _tell(store, run_id, agent, Output(as_json), telling)
+
+
+@runs.command(epilog="Example: perdure runs retry 0199")
+@click.argument("run_id")
+@agent_option
+@store_option
+@json_option
+@command_body
+async def retry(run_id: str, agent: str | None, store: str, as_json: bool) -> int:
+    """Go on with a failed or cancelled run where it stopped, as a new run."""
+
+    async def telling(node: Node, row: RunRow) -> Run:
+        return await node.retry(row.id)
+
+    return await _tell(store, run_id, agent, Output(as_json), telling)
+
+
+@runs.command(epilog="Example: perdure runs export 0199 --to run.jsonl && perdure verify run.jsonl")
+@click.argument("run_id")
+@click.option("--to", type=click.Path(dir_okay=False, writable=True), help="A file; else stdout.")
+@store_option
+@command_body
+async def export(run_id: str, to: str | None, store: str) -> None:
+    """Write the whole log of the run's session in a form that anyone can verify."""
+    async with _reading(store) as reader:
+        row = await row_of(reader, run_id)
+        records: list[Any] = []
+        while page := await reader.read(row.session, len(records), PAGE_ROWS):
+            records.extend(page)
+    lines = b"".join(line + b"\n" for line in export_lines(row.session, records))
+    if to is None:
+        sys.stdout.buffer.write(lines)
+    else:
+        with click.open_file(to, "wb") as file:
+            file.write(lines)
+        click.echo(f"{len(records)} events of {plain(row.session)} written to {to}", err=True)

@@ -1,0 +1,121 @@
+"""Where a stored run's agent came from, so that another process can go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from perdure.cli.agents import load_agent
+from perdure.core.codec import Record, decode_event
+from perdure.core.commands import SendMessage, decode_command
+from perdure.core.errors import NotFound
+from perdure.core.events import MessageReceived
+from perdure.core.ids import SessionId
+from perdure.core.runs import TERMINAL, RunRow
+from perdure.ports.session_store import InboxEntry, Loaded, RunQuery
+from perdure.worker import Agent
+
+TENANT = "default"
+PAGE_ROWS = 500
+
+
+class Reader(Protocol):
+    """What is read of a store without running it."""
+
+    async def list(self, query: RunQuery) -> list[RunRow]:
+        """Return rows of runs."""
+        ...
+
+    async def load(self, session: SessionId) -> Loaded | None:
+        """Return a session."""
+        ...
+
+    async def read(self, session: SessionId, after: int, limit: int) -> list[Record]:
+        """Return records of a session."""
+        ...
+
+
+async def all_rows(reader: Reader, query: RunQuery) -> list[RunRow]:
+    """Return every row that matches, newest first."""
+    rows: list[RunRow] = []
+    while True:
+        before = (rows[-1].created_at, rows[-1].id) if rows else None
+        page = await reader.list(
+            RunQuery(
+                tenant=query.tenant,
+                agent=query.agent,
+                key=query.key,
+                status=query.status,
+                before=before,
+                limit=PAGE_ROWS,
+            )
+        )
+        rows.extend(page)
+        if len(page) < PAGE_ROWS:
+            return rows
+
+
+async def row_of(reader: Reader, run_id: str) -> RunRow:
+    """Return a run's row; an unambiguous beginning of its id will do. Raises `NotFound`."""
+    exact = await reader.list(RunQuery(tenant=TENANT, run=run_id, limit=1))
+    if exact:
+        return exact[0]
+    rows = await all_rows(reader, RunQuery(tenant=TENANT))
+    found = [row for row in rows if len(run_id) >= 4 and row.id.startswith(run_id)]
+    if len(found) == 1:
+        return found[0]
+    raise NotFound(
+        f"there is no run {run_id!r}; `perdure runs list` shows them"
+        if not found
+        else f"{run_id!r} is the beginning of {len(found)} runs; give more of the id"
+    )
+
+
+async def unfinished(reader: Reader, run_id: str | None) -> list[RunRow]:
+    """Return the runs that have not ended, oldest first, or the one that is named."""
+    if run_id is not None:
+        return [await row_of(reader, run_id)]
+    rows = await all_rows(reader, RunQuery(tenant=TENANT))
+    return [row for row in reversed(rows) if row.status not in TERMINAL and row.status != "merged"]
+
+
+async def agents_of(
+    reader: Reader, rows: Iterable[RunRow], override: str | None
+) -> dict[str, Agent]:
+    """Load the agents of these runs from where they were first run; `override` is one reference."""
+    agents: dict[str, Agent] = {}
+    if override is not None:
+        agent, _ = load_agent(override)
+        agents[agent.name] = agent
+    for row in rows:
+        if row.session.agent in agents:
+            continue
+        meta = await _meta(reader, row)
+        if meta and meta.get("source"):
+            agent, _ = load_agent(meta["source"])
+            if meta.get("model"):
+                agent = agent.with_model(meta["model"])
+            agents[agent.name] = agent
+    return agents
+
+
+async def _meta(reader: Reader, row: RunRow) -> dict[str, Any] | None:
+    """Return the latest message metadata of a run's session that names a source."""
+    found: dict[str, Any] | None = None
+    after = 0
+    while records := await reader.read(row.session, after, PAGE_ROWS):
+        for record in records:
+            after = record.seq
+            event = decode_event(record.body)
+            if isinstance(event, MessageReceived) and event.meta and "source" in event.meta:
+                found = event.meta
+    if found is None:
+        loaded = await reader.load(row.session)
+        for entry in loaded.inbox if loaded else ():
+            found = _meta_in(entry) or found
+    return found
+
+
+def _meta_in(entry: InboxEntry) -> dict[str, Any] | None:
+    command = decode_command(entry.command, entry.accepted_at)
+    return command.meta if isinstance(command, SendMessage) else None

@@ -1,0 +1,100 @@
+"""An agent is data: model, instructions, tools, limits and policies, addressed by content."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from perdure.core.ids import digest
+
+Effect = Literal["read", "idempotent", "once"]
+OnUnknown = Literal["tell", "ask"]
+
+_canonical = msgspec.json.Encoder(order="sorted").encode
+
+
+class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the runtime knows of a tool; the function itself stays with the worker.
+
+    `effect` is what the tool promises about being repeated. `on_unknown` says who is told when
+    nobody can know whether a `once` tool acted: the model (`tell`) or a person (`ask`).
+    """
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    effect: Effect = "once"
+    probe: bool = False
+    on_unknown: OnUnknown = "tell"
+    timeout_ms: int = 300_000
+    capabilities: tuple[str, ...] = ()
+    isolated: bool = False
+    builtin: Literal["wait", "ask_human"] | None = None
+
+
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one run may spend. `None` means without limit."""
+
+    steps_max: int = 50
+    tokens_max: int | None = None
+    wall_ms_max: int | None = None
+
+
+class ContextPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which part of the history the model is shown.
+
+    `none`: everything. `window`: about the last `window_messages`, never splitting a call from
+    its result. `compact`: once a reply reports `compact_at_tokens` input tokens, all but about
+    the last `keep_messages` are folded into a summary by a model call.
+    """
+
+    strategy: Literal["none", "window", "compact"] = "none"
+    window_messages: int = 40
+    compact_at_tokens: int = 100_000
+    keep_messages: int = 20
+
+
+class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The definition of an agent, without code and without secrets."""
+
+    name: str
+    model: str
+    instructions: str = ""
+    tools: tuple[ToolSpec, ...] = ()
+    limits: Limits = Limits()
+    context: ContextPolicy = ContextPolicy()
+    on_failure: Literal["retry", "stop"] = "retry"
+    resume: Literal["eager", "lazy"] = "eager"
+    max_tokens: int | None = None
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """An agent's specification with the content addresses of its parts.
+
+    The log names the prompt and the tools by these digests; `blobs` holds their bytes, which a
+    store keeps once.
+    """
+
+    spec: AgentSpec
+    digest: str
+    prompt: str
+    tools: str
+    tools_by_name: dict[str, ToolSpec]
+    blobs: dict[str, bytes]
+
+
+def define(spec: AgentSpec) -> Definition:
+    """Return the definition of `spec` with its digests."""
+    whole = _canonical(spec)
+    prompt = _canonical(spec.instructions)
+    tools = _canonical(spec.tools)
+    blobs = {digest(part): part for part in (whole, prompt, tools)}
+    return Definition(
+        spec=spec,
+        digest=digest(whole),
+        prompt=digest(prompt),
+        tools=digest(tools),
+        tools_by_name={tool.name: tool for tool in spec.tools},
+        blobs=blobs,
+    )

@@ -1,0 +1,150 @@
+"""What is asked of a session. Commands with an id are accepted durably through the inbox."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from perdure.core.errors import InvalidInput
+from perdure.core.events import ErrorClass, Mode
+from perdure.core.messages import ModelReply
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """What is asked of a session."""
+
+
+class SendMessage(Command, tag="send_message"):
+    """Start a run (its id is the message's), steer the current one, or interrupt it.
+
+    With `retry_of` there is no new message: the run goes on from the history as it stands.
+    `accepted_at` is filled in from the inbox entry; it is no part of what was asked.
+    """
+
+    id: str
+    content: Any = None
+    accepted_at: int = 0
+    mode: Mode = "queue"
+    sender: str | None = None
+    meta: dict[str, Any] | None = None
+    retry_of: str | None = None
+
+
+class CancelRun(Command, tag="cancel_run"):
+    """End a run, wherever it stands."""
+
+    id: str
+    run: str
+    reason: str = "cancelled on request"
+    by: str | None = None
+
+
+class AnswerQuestion(Command, tag="answer_question"):
+    """Answer a question; without `call`, the oldest open one of the run."""
+
+    id: str
+    run: str
+    content: Any
+    call: str | None = None
+    by: str | None = None
+
+
+class ResolveCall(Command, tag="resolve_call"):
+    """Say what became of a call whose outcome is unknown."""
+
+    id: str
+    run: str
+    call: str
+    resolution: Literal["happened", "did_not_happen", "tell_model"]
+    content: Any = None
+    by: str = "person"
+
+
+class ReportReply(Command, tag="report_reply"):
+    """A worker brings a model's reply."""
+
+    call: str
+    reply: ModelReply
+
+
+class ReportModelError(Command, tag="report_model_error"):
+    """A worker could not get a reply."""
+
+    call: str
+    error_class: ErrorClass
+    code: str
+    message: str
+    retry_after_ms: int | None = None
+
+
+class ReportToolBegin(Command, tag="report_tool_begin"):
+    """A worker holds a `once` call with valid arguments and asks to begin."""
+
+    call: str
+    attempt: int
+    worker: str
+
+
+class ReportToolResult(Command, tag="report_tool_result"):
+    """A worker brings the outcome of a tool call; `kind` names what went wrong if not `ok`."""
+
+    call: str
+    attempt: int
+    ok: bool
+    content: Any
+    kind: str = "result"
+
+
+class ReportToolLost(Command, tag="report_tool_lost"):
+    """The worker that held this call is gone, or gave it up without knowing the outcome."""
+
+    call: str
+    attempt: int
+    reason: str
+
+
+class ReportProbe(Command, tag="report_probe"):
+    """A tool's probe says what became of a call whose outcome was unknown."""
+
+    call: str
+    attempt: int
+    verdict: Literal["happened", "did_not_happen", "undecided"]
+    content: Any = None
+
+
+class FireTimer(Command, tag="fire_timer"):
+    """The time of a timer, a retry or the run's deadline (`call` is then the run) has come."""
+
+    call: str
+
+
+InboxCommand = SendMessage | CancelRun | AnswerQuestion | ResolveCall
+Report = (
+    ReportReply
+    | ReportModelError
+    | ReportToolBegin
+    | ReportToolResult
+    | ReportToolLost
+    | ReportProbe
+)
+AnyCommand = InboxCommand | Report | FireTimer
+
+_encoder = msgspec.json.Encoder()
+_inbox_decoder = msgspec.json.Decoder(InboxCommand)
+
+
+def encode_command(command: InboxCommand) -> bytes:
+    """Return the bytes under which a command is kept in the inbox."""
+    return _encoder.encode(command)
+
+
+def decode_command(body: bytes, accepted_at: int) -> InboxCommand:
+    """Return the command in `body`; raise `InvalidInput` if it is none of ours."""
+    try:
+        command = _inbox_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise InvalidInput(f"an inbox entry is not a command this version knows: {error}") from None
+    if isinstance(command, SendMessage):
+        return msgspec.structs.replace(command, accepted_at=accepted_at)
+    return command

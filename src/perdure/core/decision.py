@@ -1,0 +1,87 @@
+"""What `decide` is told and what it says: the context, the draft of a commit, the decision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from perdure.core import events as e
+from perdure.core.agent import Definition
+from perdure.core.commands import SendMessage
+from perdure.core.evolve import evolve
+from perdure.core.ids import SessionId
+from perdure.core.state import Call, State
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What a decision depends on besides the state: all of it data.
+
+    `now` is in milliseconds since 1970; `chance` is in [0, 1); `waiting` are the accepted messages
+    that the session has not consumed yet, oldest first.
+    """
+
+    session: SessionId
+    agent: Definition
+    now: int
+    chance: float = 0.0
+    waiting: tuple[SendMessage, ...] = ()
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why nothing happened."""
+
+    code: str
+    message: str
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The events of one step commit and the state after them, or why there are none.
+
+    `consumed` are the inbox entries that this commit settles. A postponed command stays in the
+    inbox and is offered again through `Context.waiting`.
+    """
+
+    state: State
+    events: tuple[e.Event, ...] = ()
+    consumed: tuple[str, ...] = ()
+    refusal: Refusal | None = None
+    postponed: bool = False
+
+
+class Draft:
+    """Events under construction: each is folded at once, so that the next sees its effect."""
+
+    __slots__ = ("consumed", "context", "events", "state", "waiting")
+
+    def __init__(self, state: State, context: Context) -> None:
+        self.state = state
+        self.context = context
+        self.events: list[e.Event] = []
+        self.consumed: list[str] = []
+        self.waiting = list(context.waiting)
+
+    def add(self, kind: type[e.Event], /, **fields: Any) -> None:
+        """Append an event of this kind, stamped with the context's time."""
+        event = kind(at=self.context.now, **fields)
+        self.state = evolve(self.state, event)
+        self.events.append(event)
+
+    def close_calls(self, text: str) -> None:
+        """Answer every open call of the step, so that the history stays well formed."""
+        for call in tuple(self.state.calls.values()):
+            if call.kind in ("tool", "timer", "question"):
+                self.add(e.ToolCallCancelled, call=call.id, content=cancelled_text(call, text))
+
+    def decision(self) -> Decision:
+        """Return what was drafted."""
+        return Decision(self.state, tuple(self.events), tuple(self.consumed))
+
+
+def cancelled_text(call: Call, text: str) -> str:
+    """Return what the model is told of a call that was given up, without guessing its outcome."""
+    if call.status in ("begun", "unknown", "undecided"):
+        return f"{text} The call had begun: whether it took effect is unknown. Do not repeat it."
+    if call.kind == "tool" and call.effect != "read":
+        return f"{text} The call may have been sent; whether it took effect is unknown."
+    return text

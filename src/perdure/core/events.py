@@ -1,0 +1,330 @@
+"""The facts. Past tense, frozen, typed; appended to a session's log and never changed.
+
+An event is stored as the JSON of its struct. Its tag names its type, and from the second version
+of a type on also the version (`run_started.2`), so that one pass decodes any log. What changes in
+the shape or in a default of a stored event is a new version: see `upcast`.
+
+An event stores only what is new. A model call names the range of the log that the model saw and
+the digests of the prompt and of the tools; a tool call names its place in the reply that asked for
+it. Times are milliseconds since 1970 in UTC.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from perdure.core.agent import Effect
+from perdure.core.messages import ToolRequest, Usage
+
+Mode = Literal["queue", "steer", "interrupt"]
+ErrorClass = Literal["transient", "external_dependency", "validation", "policy", "internal"]
+
+
+class Event(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    tag_field="type",
+):
+    """A fact, with the time at which it was recorded."""
+
+    at: int
+
+
+class MessageReceived(Event, tag="message_received"):
+    """A message entered the history. Its id is also the id of the run it asked for."""
+
+    message: str
+    content: Any
+    mode: Mode = "queue"
+    sender: str | None = None
+    meta: dict[str, Any] | None = None
+
+
+class RunStarted(Event, tag="run_started"):
+    """A run began under the agent definition with this digest; it was asked for at `accepted_at`."""
+
+    run: str
+    number: int
+    agent: str
+    accepted_at: int = 0
+    deadline_at: int | None = None
+    retry_of: str | None = None
+
+
+class RunWithdrawn(Event, tag="run_withdrawn"):
+    """A run was cancelled before it had begun."""
+
+    run: str
+    reason: str
+    by: str | None = None
+
+
+class ModelCallIntended(Event, tag="model_call_intended"):
+    """A model is to be asked, with the log from `first` to `upto` as its history."""
+
+    call: str
+    step: int
+    first: int
+    upto: int
+    prompt: str
+    tools: str
+    model: str
+    summary: int | None = None
+
+
+class ModelReplied(Event, tag="model_replied"):
+    """A model's complete reply; nothing of a partial one is ever recorded."""
+
+    call: str
+    content: Any = ""
+    tool_calls: tuple[ToolRequest, ...] = ()
+    finish: str = "stop"
+    usage: Usage = Usage()
+    model: str | None = None
+    extra: Any = None
+
+
+class ModelCallFailed(Event, tag="model_call_failed"):
+    """A model could not be asked, or its reply could not be used."""
+
+    call: str
+    error_class: ErrorClass
+    code: str
+    message: str
+
+
+class RetryScheduled(Event, tag="retry_scheduled"):
+    """The model will be asked again at `due_at`; `attempt` is the number of that attempt."""
+
+    call: str
+    attempt: int
+    delay_ms: int
+    due_at: int
+
+
+class RetryFellDue(Event, tag="retry_fell_due"):
+    """The delay before the next attempt is over."""
+
+    call: str
+
+
+class CompactionIntended(Event, tag="compaction_intended"):
+    """A model is to fold the log from `first` to `upto` into a summary."""
+
+    call: str
+    step: int
+    first: int
+    upto: int
+    keep_from: int
+    prompt: str
+    model: str
+    summary: int | None = None
+
+
+class ContextCompacted(Event, tag="context_compacted"):
+    """The history before `keep_from` is now represented by this summary."""
+
+    call: str
+    content: Any
+    keep_from: int
+    usage: Usage = Usage()
+
+
+class CompactionFailed(Event, tag="compaction_failed"):
+    """No summary could be had; the run goes on with the whole history."""
+
+    call: str
+    error_class: ErrorClass
+    code: str
+    message: str
+
+
+class ToolCallIntended(Event, tag="tool_call_intended"):
+    """A tool call was allowed by `rule` and may be sent to a worker."""
+
+    call: str
+    step: int
+    ordinal: int
+    name: str
+    effect: Effect
+    key: str
+    rule: str = "declared"
+
+
+class ToolCallDenied(Event, tag="tool_call_denied"):
+    """A tool call was refused before anything was sent; `content` is what the model is told."""
+
+    call: str
+    step: int
+    ordinal: int
+    name: str
+    rule: str
+    content: Any
+
+
+class ToolCallBegun(Event, tag="tool_call_begun"):
+    """A worker may now run this `once` call: from here on it is never sent again."""
+
+    call: str
+    attempt: int
+    worker: str
+
+
+class ToolCallSucceeded(Event, tag="tool_call_succeeded"):
+    """The call took effect; `by` says who knew: the worker, the tool's probe, or a person."""
+
+    call: str
+    content: Any
+    by: str = "worker"
+
+
+class ToolCallFailed(Event, tag="tool_call_failed"):
+    """The call ended without a usable result; `content` is what the model is told."""
+
+    call: str
+    kind: str
+    content: Any
+    by: str = "worker"
+
+
+class ToolCallLost(Event, tag="tool_call_lost"):
+    """The worker was lost in mid-call; the call may be repeated and will be sent again."""
+
+    call: str
+    attempt: int
+    reason: str
+
+
+class ToolCallUnknown(Event, tag="tool_call_unknown"):
+    """Nobody here can know whether this `once` call took effect."""
+
+    call: str
+    attempt: int
+    reason: str
+
+
+class ToolCallReopened(Event, tag="tool_call_reopened"):
+    """It is now known that the call did not take effect: it may be sent again."""
+
+    call: str
+    by: str
+
+
+class DecisionRequested(Event, tag="decision_requested"):
+    """A person must say whether the call took effect."""
+
+    call: str
+    question: str
+
+
+class ToolCallCancelled(Event, tag="tool_call_cancelled"):
+    """An open call was given up with its run; `content` is what the model would be told."""
+
+    call: str
+    content: Any
+
+
+class TimerStarted(Event, tag="timer_started"):
+    """The agent waits until `due_at`, an absolute time that outlives every process."""
+
+    call: str
+    step: int
+    ordinal: int
+    due_at: int
+    reason: str = ""
+
+
+class TimerFired(Event, tag="timer_fired"):
+    """The wait is over."""
+
+    call: str
+    content: Any = "The wait is over."
+
+
+class QuestionAsked(Event, tag="question_asked"):
+    """The agent waits for a person's answer."""
+
+    call: str
+    step: int
+    ordinal: int
+    question: str
+
+
+class QuestionAnswered(Event, tag="question_answered"):
+    """A person answered."""
+
+    call: str
+    content: Any
+    by: str | None = None
+
+
+class RunCompleted(Event, tag="run_completed"):
+    """The run ended with an answer: the content of the `model_replied` event at `answer`."""
+
+    run: str
+    answer: int
+
+
+class RunFailed(Event, tag="run_failed"):
+    """The run ended without an answer."""
+
+    run: str
+    error_class: ErrorClass
+    code: str
+    message: str
+
+
+class RunCancelled(Event, tag="run_cancelled"):
+    """The run was cancelled by a person, a program, or an interrupting message."""
+
+    run: str
+    reason: str
+    by: str | None = None
+
+
+AnyEvent = (
+    MessageReceived
+    | RunStarted
+    | RunWithdrawn
+    | ModelCallIntended
+    | ModelReplied
+    | ModelCallFailed
+    | RetryScheduled
+    | RetryFellDue
+    | CompactionIntended
+    | ContextCompacted
+    | CompactionFailed
+    | ToolCallIntended
+    | ToolCallDenied
+    | ToolCallBegun
+    | ToolCallSucceeded
+    | ToolCallFailed
+    | ToolCallLost
+    | ToolCallUnknown
+    | ToolCallReopened
+    | DecisionRequested
+    | ToolCallCancelled
+    | TimerStarted
+    | TimerFired
+    | QuestionAsked
+    | QuestionAnswered
+    | RunCompleted
+    | RunFailed
+    | RunCancelled
+)
+
+
+def type_of(event: Event) -> str:
+    """Return the type name of an event, without a version."""
+    return TYPE_NAMES[type(event)]
+
+
+EVENT_TYPES: dict[str, type[Event]] = {
+    str(cls.__struct_config__.tag).partition(".")[0]: cls for cls in get_args(AnyEvent)
+}
+TYPE_NAMES: dict[type[Event], str] = {cls: name for name, cls in EVENT_TYPES.items()}

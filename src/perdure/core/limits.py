@@ -1,0 +1,25 @@
+"""Every limit of the core, with its unit in its name."""
+
+from __future__ import annotations
+
+MESSAGE_BYTES_MAX = 256 * 1024
+REPLY_BYTES_MAX = 4 * 1024 * 1024
+ARGUMENT_BYTES_MAX = 1024 * 1024
+RESULT_BYTES_MAX = 1024 * 1024
+ERROR_CHARS_MAX = 4_000
+TOOL_CALLS_PER_STEP_MAX = 64
+ATTEMPTS_PER_TOOL_CALL_MAX = 3
+WINDOW_MESSAGES_MAX = 400
+WAIT_SECONDS_MAX = 366 * 24 * 3600
+INBOX_ENTRIES_MAX = 1_000
+BLOB_THRESHOLD_BYTES = 64 * 1024
+SNAPSHOT_EVERY_EVENTS = 200
+STRIKES_MAX = 3
+"""A session that was being run when its host died this often in a row is quarantined."""
+
+
+def clip(text: str, chars_max: int = ERROR_CHARS_MAX) -> str:
+    """Return `text`, cut to `chars_max` with a note of how much was left out."""
+    if len(text) <= chars_max:
+        return text
+    return f"{text[:chars_max]}… ({len(text) - chars_max} more characters)"

@@ -1,0 +1,207 @@
+"""What a run does next, once nothing of its last step is open."""
+
+from __future__ import annotations
+
+from perdure.core import events as e
+from perdure.core import ids
+from perdure.core.agent import ContextPolicy
+from perdure.core.commands import SendMessage
+from perdure.core.decision import Draft
+from perdure.core.history import cut
+from perdure.core.limits import (
+    ARGUMENT_BYTES_MAX,
+    TOOL_CALLS_PER_STEP_MAX,
+    WAIT_SECONDS_MAX,
+    clip,
+)
+from perdure.core.messages import ToolRequest
+from perdure.core.state import Mark, Run, State
+
+
+def next_step(draft: Draft) -> None:
+    """Plan what follows a closed step: an end, a compaction, or the next model call."""
+    while draft.state.status == "acting" and not draft.state.calls:
+        if _take_steering(draft):
+            continue
+        run = _run(draft.state)
+        if draft.state.reply is not None and not draft.state.reply_wants_tools:
+            draft.add(e.RunCompleted, run=run.id, answer=draft.state.reply)
+            break
+        over = _limit_reached(draft, run)
+        if over:
+            draft.add(e.RunFailed, run=run.id, error_class="policy", code=over[0], message=over[1])
+            break
+        if not _intend_compaction(draft, run):
+            _intend_model_call(draft, run)
+    if draft.state.status == "idle":
+        next_run(draft)
+
+
+def next_run(draft: Draft) -> None:
+    """Start the oldest waiting message, if there is one and no run is in progress."""
+    if draft.state.status == "idle" and draft.waiting:
+        start_run(draft, draft.waiting.pop(0))
+
+
+def start_run(draft: Draft, message: SendMessage) -> None:
+    """Consume a message and begin the run it asks for."""
+    _receive(draft, message)
+    wall_ms = draft.context.agent.spec.limits.wall_ms_max
+    draft.add(
+        e.RunStarted,
+        run=message.id,
+        number=draft.state.runs_started + 1,
+        agent=draft.context.agent.digest,
+        accepted_at=message.accepted_at,
+        deadline_at=draft.context.now + wall_ms if wall_ms is not None else None,
+        retry_of=message.retry_of,
+    )
+    next_step(draft)
+
+
+def act(draft: Draft, model_call: str, requests: tuple[ToolRequest, ...]) -> None:
+    """Plan the tool calls of a reply: each is intended, denied, timed, or asked of a person."""
+    seen: set[str] = set()
+    step = _run(draft.state).step
+    for ordinal, request in enumerate(requests):
+        call = ids.tool_call(model_call, ordinal)
+        place = {"call": call, "step": step, "ordinal": ordinal}
+        denial = _denial(draft, request, ordinal, seen)
+        seen.add(request.id)
+        if denial:
+            rule, content = denial
+            draft.add(e.ToolCallDenied, **place, name=request.name, rule=rule, content=content)
+            continue
+        tool = draft.context.agent.tools_by_name[request.name]
+        if tool.builtin == "wait":
+            due_at = draft.context.now + int(float(request.arguments["seconds"]) * 1000)
+            reason = str(request.arguments.get("reason") or "")
+            draft.add(e.TimerStarted, **place, due_at=due_at, reason=reason)
+        elif tool.builtin == "ask_human":
+            draft.add(e.QuestionAsked, **place, question=str(request.arguments["question"]))
+        else:
+            run = _run(draft.state).id
+            key = ids.effect_key(draft.context.session, run, step, ordinal, tool.name)
+            draft.add(e.ToolCallIntended, **place, name=tool.name, effect=tool.effect, key=key)
+
+
+def _run(state: State) -> Run:
+    assert state.run is not None
+    return state.run
+
+
+def _receive(draft: Draft, message: SendMessage) -> None:
+    draft.consumed.append(message.id)
+    if message.retry_of is None:
+        draft.add(
+            e.MessageReceived,
+            message=message.id,
+            content=message.content,
+            mode=message.mode,
+            sender=message.sender,
+            meta=message.meta,
+        )
+
+
+def _take_steering(draft: Draft) -> bool:
+    steering = [message for message in draft.waiting if message.mode == "steer"]
+    for message in steering:
+        draft.waiting.remove(message)
+        _receive(draft, message)
+    return bool(steering)
+
+
+def _limit_reached(draft: Draft, run: Run) -> tuple[str, str] | None:
+    limits = draft.context.agent.spec.limits
+    if run.retries == 0 and run.step >= limits.steps_max:
+        return "steps_exceeded", f"the run used all of its {limits.steps_max} steps"
+    spent = run.input_tokens + run.output_tokens
+    if limits.tokens_max is not None and spent >= limits.tokens_max:
+        return "tokens_exceeded", f"the run spent {spent} of at most {limits.tokens_max} tokens"
+    return None
+
+
+def _window(state: State, policy: ContextPolicy) -> int:
+    if policy.strategy == "window":
+        return cut(state.marks, policy.window_messages, state.base)
+    return state.base
+
+
+def _intend_model_call(draft: Draft, run: Run) -> None:
+    agent = draft.context.agent
+    step = run.step if run.retries else run.step + 1
+    draft.add(
+        e.ModelCallIntended,
+        call=ids.model_call(run.number, step, run.retries + 1),
+        step=step,
+        first=_window(draft.state, agent.spec.context),
+        upto=draft.state.version,
+        prompt=agent.prompt,
+        tools=agent.tools,
+        model=agent.spec.model,
+        summary=draft.state.summary,
+    )
+
+
+def _intend_compaction(draft: Draft, run: Run) -> bool:
+    agent, state = draft.context.agent, draft.state
+    policy = agent.spec.context
+    if policy.strategy != "compact" or state.compaction_tried:
+        return False
+    if state.context_tokens < policy.compact_at_tokens:
+        return False
+    keep_from = cut(state.marks, policy.keep_messages, state.base)
+    if not _something_before(state.marks, keep_from, state.base):
+        return False
+    draft.add(
+        e.CompactionIntended,
+        call=ids.compaction_call(run.number, run.step),
+        step=run.step,
+        first=state.base,
+        upto=keep_from - 1,
+        keep_from=keep_from,
+        prompt=agent.prompt,
+        model=agent.spec.model,
+        summary=state.summary,
+    )
+    return True
+
+
+def _something_before(marks: tuple[Mark, ...], keep_from: int, base: int) -> bool:
+    return any(base <= mark.seq < keep_from for mark in marks)
+
+
+def _denial(
+    draft: Draft, request: ToolRequest, ordinal: int, seen: set[str]
+) -> tuple[str, str] | None:
+    """Return the rule that refuses a tool call and what the model is told, or None."""
+    tools = draft.context.agent.tools_by_name
+    tool = tools.get(request.name)
+    if ordinal >= TOOL_CALLS_PER_STEP_MAX:
+        return "too_many_calls", f"At most {TOOL_CALLS_PER_STEP_MAX} tool calls in one reply."
+    if request.id in seen:
+        return "duplicate_call_id", f"Another call of this reply has the id {request.id!r} already."
+    if request.undecodable is not None:
+        text = clip(request.undecodable, 200)
+        return "undecodable_arguments", f"The arguments are not a JSON object: {text}"
+    if tool is None:
+        known = ", ".join(sorted(tools)) or "none"
+        return "unknown_tool", f"There is no tool {request.name!r}. The tools are: {known}."
+    size = sum(len(str(value)) for value in request.arguments.values())
+    if size > ARGUMENT_BYTES_MAX:
+        return "arguments_too_large", f"The arguments exceed {ARGUMENT_BYTES_MAX} bytes."
+    if tool.builtin == "wait":
+        return _denied_wait(request)
+    if tool.builtin == "ask_human" and not str(request.arguments.get("question") or "").strip():
+        return "invalid_arguments", "`question` must be a non-empty string."
+    return None
+
+
+def _denied_wait(request: ToolRequest) -> tuple[str, str] | None:
+    try:
+        seconds = float(request.arguments.get("seconds"))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return "invalid_arguments", "`seconds` must be a number."
+    if not 0 <= seconds <= WAIT_SECONDS_MAX:
+        return "invalid_arguments", f"`seconds` must be between 0 and {WAIT_SECONDS_MAX}."
+    return None

@@ -1,0 +1,150 @@
+"""A run as others see it: one row, derived from the state, written in the same commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from perdure.core import events as e
+from perdure.core.commands import SendMessage
+from perdure.core.evolve import evolve
+from perdure.core.ids import SessionId
+from perdure.core.state import State
+
+RowStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "merged"]
+TERMINAL = frozenset({"completed", "failed", "cancelled"})
+
+
+class RunRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The row of a run. `merged_into` names the run that a steering message joined.
+
+    `answer` is the position of the `model_replied` event whose content is the run's output.
+    `waiting_for` lists what a person or the clock must give before the run can go on.
+    """
+
+    id: str
+    session: SessionId
+    status: RowStatus
+    created_at: int
+    started_seq: int | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
+    steps: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    answer: int | None = None
+    merged_into: str | None = None
+    error_class: str | None = None
+    code: str | None = None
+    message: str | None = None
+    waiting_for: tuple[dict[str, Any], ...] = ()
+
+
+def queued_row(session: SessionId, message: SendMessage, now: int) -> RunRow:
+    """Return the row of a run whose message was just accepted."""
+    return RunRow(id=message.id, session=session, status="queued", created_at=now)
+
+
+def rows_of(
+    session: SessionId, before: State, events: Sequence[e.Event], after: State
+) -> tuple[RunRow, ...]:
+    """Return the rows that a commit changes: ended, started, parked, merged and withdrawn runs.
+
+    A run that merely goes on has no new row: its row tells its status, not its progress.
+    """
+    rows: dict[str, RunRow] = {}
+    kinds = {type(event) for event in events}
+    if e.RunStarted in kinds and not kinds.isdisjoint(_ENDINGS):
+        state = before
+        for event in events:
+            state = evolve(state, event)
+            row = run_row(session, state)
+            if row is not None and isinstance(event, _ENDINGS):
+                rows[row.id] = row
+    for event in events:
+        if isinstance(event, e.MessageReceived) and event.mode == "steer":
+            rows.update(_steered(session, event, after, events))
+        elif isinstance(event, e.RunWithdrawn):
+            rows[event.run] = _withdrawn(session, event)
+    now, then = run_row(session, after), run_row(session, before)
+    if now is not None and not (then and _same_standing(then, now)):
+        rows[now.id] = now
+    return tuple(rows.values())
+
+
+_ENDINGS = (e.RunCompleted, e.RunFailed, e.RunCancelled)
+
+
+def _same_standing(then: RunRow, now: RunRow) -> bool:
+    return (then.id, then.status, then.waiting_for) == (now.id, now.status, now.waiting_for)
+
+
+def _steered(
+    session: SessionId, event: e.MessageReceived, after: State, events: Sequence[e.Event]
+) -> dict[str, RunRow]:
+    starts_itself = any(isinstance(o, e.RunStarted) and o.run == event.message for o in events)
+    if starts_itself or after.run is None:
+        return {}
+    merged = RunRow(
+        id=event.message,
+        session=session,
+        status="merged",
+        created_at=event.at,
+        merged_into=after.run.id,
+    )
+    return {merged.id: merged}
+
+
+def _withdrawn(session: SessionId, event: e.RunWithdrawn) -> RunRow:
+    return RunRow(
+        id=event.run,
+        session=session,
+        status="cancelled",
+        created_at=event.at,
+        ended_at=event.at,
+        message=event.reason,
+    )
+
+
+def run_row(session: SessionId, state: State) -> RunRow | None:
+    """Return the row of the session's current or last run."""
+    run = state.run
+    if run is None:
+        return None
+    waits = waiting_for(state) if run.status == "running" else ()
+    status: RowStatus = run.status
+    if waits and len(waits) == len(state.calls):
+        status = "waiting"
+    return RunRow(
+        id=run.id,
+        session=session,
+        status=status,
+        created_at=run.accepted_at or run.started_at,
+        started_seq=run.started_seq,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        steps=run.step,
+        input_tokens=run.input_tokens,
+        output_tokens=run.output_tokens,
+        answer=run.answer,
+        error_class=run.error_class,
+        code=run.code,
+        message=run.message,
+        waiting_for=waits,
+    )
+
+
+def waiting_for(state: State) -> tuple[dict[str, Any], ...]:
+    """Return what the session's open calls wait for: answers, decisions, times."""
+    found: list[dict[str, Any]] = []
+    for call in state.calls.values():
+        if call.status == "asking":
+            found.append({"call": call.id, "what": "answer", "question": call.name})
+        elif call.status == "undecided":
+            found.append({"call": call.id, "what": "decision", "tool": call.name, "key": call.key})
+        elif call.status == "timing":
+            what = "retry" if call.kind == "backoff" else "time"
+            found.append({"call": call.id, "what": what, "due_at": call.due_at})
+    return tuple(found)

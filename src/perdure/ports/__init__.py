@@ -1,0 +1,1 @@
+"""The promises that the runtime relies on and the adapters keep: narrow, in the domain's words."""

@@ -1,0 +1,192 @@
+"""SessionStore: where the facts are kept. It knows no rule; it compares tokens and versions.
+
+Every write of a session names the token of its claim and the version it expects. When either
+differs nothing is written, and the error says which: `Fenced` (another claim came after this one),
+`Conflict` (the version has moved), `Unavailable` (it is not known what happened: claim again and
+read). A store applies the commits of one session in the order they were submitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
+
+import msgspec
+
+from perdure.core.codec import Record
+from perdure.core.errors import StoreError
+from perdure.core.ids import SessionId
+from perdure.core.runs import RowStatus, RunRow
+
+Durability = Literal["memory", "os", "fsynced"]
+
+
+class Token(NamedTuple):
+    """The right to write a session: an epoch that only grows, and a nonce never seen before."""
+
+    epoch: int
+    nonce: str
+
+
+class InboxEntry(msgspec.Struct, frozen=True):
+    """A command that was accepted: its id is the client's idempotency key within the session."""
+
+    id: str
+    session: SessionId
+    command: bytes
+    accepted_at: int
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """The answer to an accepted command; a repeat returns the same one, marked as duplicate."""
+
+    id: str
+    session: SessionId
+    durability: Durability
+    duplicate: bool = False
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A session as it stands: the snapshot, the records after it, and the unconsumed inbox.
+
+    `head` is the hash of the log at `version`; `strikes` counts the claims in a row that were not
+    released; `quarantine` says why the session may not be claimed.
+    """
+
+    session: SessionId
+    version: int
+    head: bytes
+    snapshot: bytes | None
+    tail: tuple[Record, ...]
+    inbox: tuple[InboxEntry, ...]
+    strikes: int = 0
+    quarantine: str | None = None
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A claim that succeeded, with the session read after it in the same transaction."""
+
+    token: Token
+    loaded: Loaded
+
+
+class NotClaimed(msgspec.Struct, frozen=True):
+    """A claim that did not: who holds the session, or why it may not be claimed."""
+
+    why: Literal["held", "absent", "quarantined"]
+    owner: str | None = None
+
+
+class StepCommit(msgspec.Struct, frozen=True):
+    """The only write to a session, one transaction.
+
+    `expected` is the version it was decided on; `records` are the positions after it. `consumed`
+    are inbox entries that it settles: their ids stay known for ever. `wake_at` (milliseconds since
+    1970) is when somebody must look at the session if nobody runs it; None: only when something is
+    accepted. `rows` are upserted, but keep the `created_at` of their first write; `snapshot` is of
+    the version after the commit; `blobs` are kept by content. A commit with records is progress:
+    it resets the session's strikes.
+
+    `postponed` is how many unconsumed inbox entries the owner knows and leaves where they are. If
+    the session has more than that, one was accepted meanwhile: the store then ignores `wake_at` and
+    keeps the session due at once. A wake-up too many is harmless, a lost one is not.
+    """
+
+    session: SessionId
+    token: Token
+    expected: int
+    records: tuple[Record, ...] = ()
+    consumed: tuple[str, ...] = ()
+    postponed: int = 0
+    wake_at: int | None = None
+    rows: tuple[RunRow, ...] = ()
+    snapshot: bytes | None = None
+    blobs: tuple[tuple[str, bytes], ...] = ()
+
+
+class RunQuery(msgspec.Struct, frozen=True):
+    """Which runs to list, newest first; `before` is the (created_at, id) to continue after."""
+
+    tenant: str
+    run: str | None = None
+    agent: str | None = None
+    key: str | None = None
+    status: RowStatus | None = None
+    before: tuple[int, str] | None = None
+    limit: int = 100
+
+
+CommitDone = Callable[[StoreError | None], None]
+
+
+class SessionStore(Protocol):
+    """Facts about sessions, kept with the durability that `durability` names.
+
+    Any method may raise `Unavailable`. Methods are called from one event loop.
+    """
+
+    durability: Durability
+
+    async def accept(self, entry: InboxEntry, row: RunRow | None = None) -> Receipt:
+        """Put a command into a session's inbox, creating the session if it is new.
+
+        `row` is the row of the run that the command asks for. A known id with the same command
+        gives the same receipt and writes nothing; with another command it raises `KeyReused`.
+        Raises `LimitExceeded` when `INBOX_ENTRIES_MAX` entries are unconsumed. Makes the session
+        due at once.
+        """
+        ...
+
+    async def claim(self, session: SessionId, owner: str, nonce: str) -> Claimed | NotClaimed:
+        """Take the right to write a session, then read it, in one transaction.
+
+        Never steals from an owner whose lease is alive (the same owner may claim again). The epoch
+        grows by one; a claim that follows one without a release counts a strike.
+        """
+        ...
+
+    async def load(self, session: SessionId) -> Loaded | None:
+        """Read a session without the right to write it; None if there is none."""
+        ...
+
+    def commit(self, step: StepCommit, done: CommitDone) -> None:
+        """Submit a step commit; `done` is called on the event loop once it is durable or failed.
+
+        `done` gets None, or the `Fenced`, `Conflict` or `Unavailable` because of which nothing
+        counts as written.
+        """
+        ...
+
+    async def renew(self, owner: str, lease_ms: int) -> bool:
+        """Confirm the node's lease for all its sessions; False if it had run out meanwhile."""
+        ...
+
+    async def release(
+        self,
+        session: SessionId,
+        token: Token | None,
+        snapshot: tuple[int, bytes] | None = None,
+        quarantine: str | None = None,
+    ) -> None:
+        """Give up a claim, keeping a snapshot (version, bytes), or put the session in quarantine.
+
+        Resets the strikes, unless it quarantines. Without a token it is done by hand: it lifts a
+        quarantine. Raises `Fenced` when the token is not the current one.
+        """
+        ...
+
+    async def due(self, now: int, limit: int) -> tuple[list[SessionId], int | None]:
+        """Return sessions nobody runs that are due at `now`, and the time of the next one after."""
+        ...
+
+    async def read(self, session: SessionId, after: int, limit: int) -> list[Record]:
+        """Return up to `limit` records after position `after`, in order."""
+        ...
+
+    async def list(self, query: RunQuery) -> list[RunRow]:
+        """Return the rows of runs that match, newest first."""
+        ...
+
+    async def blob(self, address: str) -> bytes | None:
+        """Return the bytes kept under a content address."""
+        ...

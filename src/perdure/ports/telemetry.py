@@ -1,0 +1,27 @@
+"""Telemetry: what the runtime tells about itself. The names and fields are an API.
+
+| name | fields | when |
+| --- | --- | --- |
+| session.claimed | session, epoch, version, strikes | a node took a session |
+| session.released | session, version | it let it go |
+| session.fenced | session, version | another claim came after ours |
+| session.conflict | session, version | our view of a session was behind |
+| session.quarantined | session, reason | a session is set aside |
+| command.refused | session, command, code | a command could not apply; a late result is one |
+| call.dispatched | session, call, kind, attempt | a task was given to a worker |
+| call.unserved | session, call, kind | no worker has what a call needs |
+| store.failed | error | the store cannot be relied on any more |
+| recovery.scanned | due | a scan found so many sessions |
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Telemetry(Protocol):
+    """Takes facts about the runtime; never raises, never blocks, gets no payloads."""
+
+    def emit(self, name: str, **fields: Any) -> None:
+        """Take one fact."""
+        ...

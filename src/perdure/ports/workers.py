@@ -1,0 +1,71 @@
+"""Worker: who executes calls. The runtime never does.
+
+A worker is given a task and reports commands for the session: results, losses, requests to begin.
+For a `once` tool it first validates the arguments, reports `ReportToolBegin`, and runs the tool
+only when `proceed` tells it that the beginning is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from perdure.core.commands import Report
+from perdure.core.ids import SessionId
+from perdure.ports.models import ModelRequest
+
+
+class ModelTask(msgspec.Struct, frozen=True):
+    """A model call to execute."""
+
+    session: SessionId
+    run: str
+    call: str
+    agent: str
+    request: ModelRequest
+
+
+class ToolTask(msgspec.Struct, frozen=True):
+    """A tool call to execute, or, with `probing`, a call whose outcome the tool is asked about."""
+
+    session: SessionId
+    run: str
+    call: str
+    attempt: int
+    agent: str
+    tool: str
+    arguments: dict[str, Any]
+    key: str
+    probing: bool = False
+
+
+Task = ModelTask | ToolTask
+OnReport = Callable[[Task, Report], None]
+OnText = Callable[[Task, str], None]
+
+
+class Worker(Protocol):
+    """Executes tasks. All methods are called, and all callbacks made, on the event loop."""
+
+    def serves(self, task: Task) -> bool:
+        """Say whether this worker has what the task needs."""
+        ...
+
+    def start(self, task: Task, on_report: OnReport, on_text: OnText) -> None:
+        """Begin a task; never raises and never blocks. Ends in exactly one report of an outcome,
+        unless it is cancelled."""
+        ...
+
+    def proceed(self, task: ToolTask) -> None:
+        """Let a `once` task run: its beginning is durable."""
+        ...
+
+    def cancel(self, task: Task) -> None:
+        """Stop a task as far as it can be stopped; nothing is reported of it any more."""
+        ...
+
+    async def close(self) -> None:
+        """Stop everything."""
+        ...

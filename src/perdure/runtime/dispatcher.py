@@ -1,0 +1,234 @@
+"""The dispatcher gives owed calls to workers, and takes back what is owed no more.
+
+It is called when everything decided for a session is durable, looks at what the state owes, and
+starts what no worker has yet. A `once` call that has begun and that no worker here has was lost with
+its worker: it is reported so, and never sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from perdure.core.codec import decode_event
+from perdure.core.commands import Report, ReportToolBegin, ReportToolLost
+from perdure.core.history import History
+from perdure.core.session import owed
+from perdure.core.state import Call
+from perdure.ports import faults
+from perdure.ports.models import ModelRequest
+from perdure.ports.session_store import SessionStore
+from perdure.ports.telemetry import Telemetry
+from perdure.ports.workers import ModelTask, Task, ToolTask, Worker
+from perdure.runtime.actor import Actor, InFlight
+
+OnReport = Callable[[Actor, Task, Report], None]
+HISTORY_SLACK_EVENTS = 1_000
+
+
+class Dispatcher:
+    """Owed calls out, reports in."""
+
+    def __init__(
+        self,
+        workers: Sequence[Worker],
+        store: SessionStore,
+        telemetry: Telemetry,
+        read_batch_records: int,
+        on_text: Callable[[Task, str], None],
+    ) -> None:
+        self._workers = workers
+        self._store = store
+        self._telemetry = telemetry
+        self._read_batch_records = read_batch_records
+        self._on_text = on_text
+        self._on_report: OnReport = lambda actor, task, report: None
+        self._loading: set[asyncio.Task[None]] = set()
+        self._holders: dict[int, Worker] = {}
+        self.draining = False
+
+    def attach(self, on_report: OnReport) -> None:
+        """Say who takes the reports."""
+        self._on_report = on_report
+
+    def dispatch(self, actor: Actor) -> None:
+        """Start what the durable state owes and nobody has; stop what it owes no more."""
+        if actor.inflight:
+            self._drop_settled(actor)
+        lost: list[Call] = []
+        for call in owed(actor.state):
+            if call.status not in ("intended", "begun", "unknown"):
+                continue
+            flight = actor.inflight.get(call.id)
+            if flight is None and call.status == "begun":
+                lost.append(call)
+            elif flight is None:
+                if not self._start(actor, call):
+                    return
+            elif call.status == "begun" and not flight.begun:
+                flight.begun = True
+                self._proceed(flight.task)
+        for call in lost:
+            if not actor.gone:
+                reason = "its worker was lost after the call had begun"
+                report = ReportToolLost(call=call.id, attempt=call.attempt, reason=reason)
+                self._on_report(actor, self._bare_task(actor, call), report)
+
+    def abandon(self, actor: Actor) -> None:
+        """Stop everything that workers do for a session."""
+        for flight in tuple(actor.inflight.values()):
+            self._cancel(flight.task)
+        actor.inflight.clear()
+
+    def drop(self, actor: Actor, task: Task) -> None:
+        """Stop one task, whose report was refused."""
+        flight = actor.inflight.get(task.call)
+        if flight is not None and flight.task is task:
+            del actor.inflight[task.call]
+            self._cancel(task)
+
+    def cancel_unbegun(self, actor: Actor) -> None:
+        """Stop what can be done again later; leave `once` calls that have begun."""
+        for call_id, flight in tuple(actor.inflight.items()):
+            if not flight.begun:
+                del actor.inflight[call_id]
+                self._cancel(flight.task)
+
+    def _drop_settled(self, actor: Actor) -> None:
+        for call_id, flight in tuple(actor.inflight.items()):
+            call = actor.state.calls.get(call_id)
+            if (
+                call is None
+                or call.attempt != flight.attempt
+                or flight.probing != (call.status == "unknown")
+            ):
+                del actor.inflight[call_id]
+                self._cancel(flight.task)
+
+    def _start(self, actor: Actor, call: Call) -> bool:
+        """Give a call to a worker; False when the history has to be read first."""
+        if self.draining:
+            return False
+        need = call.reply if call.kind == "tool" else call.first
+        history = actor.history
+        if history is None or need < history.first or not history.summarised(call.summary):
+            self._load_history(actor, min(need, actor.state.reply or need), call.summary)
+            return False
+        task = self._task(actor, call, history)
+        worker = next((worker for worker in self._workers if worker.serves(task)), None)
+        if worker is None:
+            self._telemetry.emit(
+                "call.unserved", session=str(actor.session), call=call.id, kind=call.kind
+            )
+            return True
+        faults.reach("dispatch.before")
+        actor.inflight[call.id] = InFlight(task, call.attempt, call.status == "unknown")
+        self._holders[id(task)] = worker
+
+        def on_report(task: Task, report: Report) -> None:
+            self._reported(actor, task, report)
+
+        worker.start(task, on_report, self._on_text)
+        return True
+
+    def _reported(self, actor: Actor, task: Task, report: Report) -> None:
+        flight = actor.inflight.get(task.call)
+        if flight is None or flight.task is not task:
+            self._telemetry.emit(
+                "command.refused",
+                session=str(actor.session),
+                command=type(report).__name__,
+                code="not_held",
+            )
+            return
+        if not isinstance(report, ReportToolBegin):
+            del actor.inflight[task.call]
+            self._holders.pop(id(task), None)
+        self._on_report(actor, task, report)
+
+    def _proceed(self, task: Task) -> None:
+        worker = self._holders.get(id(task))
+        if worker is not None and isinstance(task, ToolTask):
+            worker.proceed(task)
+
+    def _cancel(self, task: Task) -> None:
+        worker = self._holders.pop(id(task), None)
+        if worker is not None:
+            worker.cancel(task)
+
+    def _task(self, actor: Actor, call: Call, history: History) -> Task:
+        if call.kind == "tool":
+            return self._tool_task(actor, call, history)
+        spec = actor.agent.spec
+        compacting = call.kind == "compaction"
+        if call.first - history.first > HISTORY_SLACK_EVENTS:
+            history.forget(call.first)
+        request = ModelRequest(
+            model=spec.model,
+            instructions=spec.instructions,
+            messages=history.messages(call.first, call.upto, call.summary),
+            tools=() if compacting else spec.tools,
+            max_tokens=spec.max_tokens,
+            purpose="compact" if compacting else "reply",
+        )
+        return ModelTask(actor.session, self._run(actor), call.id, actor.session.agent, request)
+
+    def _tool_task(self, actor: Actor, call: Call, history: History) -> ToolTask:
+        return ToolTask(
+            session=actor.session,
+            run=self._run(actor),
+            call=call.id,
+            attempt=call.attempt,
+            agent=actor.session.agent,
+            tool=call.name,
+            arguments=history.request(call.reply, call.ordinal).arguments,
+            key=call.key,
+            probing=call.status == "unknown",
+        )
+
+    def _bare_task(self, actor: Actor, call: Call) -> ToolTask:
+        return ToolTask(
+            session=actor.session,
+            run=self._run(actor),
+            call=call.id,
+            attempt=call.attempt,
+            agent=actor.session.agent,
+            tool=call.name,
+            arguments={},
+            key=call.key,
+        )
+
+    @staticmethod
+    def _run(actor: Actor) -> str:
+        return actor.state.run.id if actor.state.run else ""
+
+    def _load_history(self, actor: Actor, first: int, summary: int | None) -> None:
+        if not actor.history_loading:
+            actor.history_loading = True
+            task = asyncio.ensure_future(self._read_history(actor, first, summary))
+            self._loading.add(task)
+            task.add_done_callback(self._loading.discard)
+
+    async def _read_history(self, actor: Actor, first: int, summary: int | None) -> None:
+        """Read the log from `first` to the present, and dispatch once it is all there."""
+        history = History(first)
+        try:
+            if summary is not None and summary < first:
+                for record in await self._store.read(actor.session, summary - 1, 1):
+                    history.fold(record.seq, decode_event(record.body))
+            at = first - 1
+            while at < actor.state.version and not actor.gone:
+                records = await self._store.read(actor.session, at, self._read_batch_records)
+                if not records:
+                    break
+                for record in records:
+                    history.fold(record.seq, decode_event(record.body))
+                at = records[-1].seq
+        finally:
+            actor.history_loading = False
+        if actor.gone:
+            return
+        if at == actor.state.version:
+            actor.history = history
+        if actor.submitted == 0:
+            self.dispatch(actor)

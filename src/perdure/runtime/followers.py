@@ -1,0 +1,89 @@
+"""Who waits for what happens in a session: for the end of a run, for new events, for text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from perdure.core.errors import PerdureError
+from perdure.core.events import Event, ModelReplied
+from perdure.core.ids import SessionId
+from perdure.core.runs import TERMINAL, RunRow
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """How a run ended: its row, and the content of its answer if it has one."""
+
+    row: RunRow
+    content: Any = None
+
+
+OnNews = Callable[[str | None], None]
+"""Called with None when events were committed, and with a piece of text while a model writes."""
+
+
+class Followers:
+    """The waiting, told only of what is durable (text is the exception, and says so)."""
+
+    def __init__(self) -> None:
+        self._endings: WeakValueDictionary[str, asyncio.Future[Ended]] = WeakValueDictionary()
+        self._news: dict[SessionId, set[OnNews]] = {}
+
+    def ending(self, run: str) -> asyncio.Future[Ended]:
+        """Return the future of a run's end; it lasts as long as somebody holds it."""
+        future = self._endings.get(run)
+        if future is None:
+            future = asyncio.get_running_loop().create_future()
+            self._endings[run] = future
+        return future
+
+    def follow(self, session: SessionId, on_news: OnNews) -> Callable[[], None]:
+        """Call back at news of a session until the returned function is called."""
+        self._news.setdefault(session, set()).add(on_news)
+
+        def leave() -> None:
+            waiting = self._news.get(session)
+            if waiting is not None:
+                waiting.discard(on_news)
+                if not waiting:
+                    del self._news[session]
+
+        return leave
+
+    def committed(
+        self, session: SessionId, rows: Sequence[RunRow], version: int, events: Sequence[Event]
+    ) -> None:
+        """Tell of a durable commit: `events` follow position `version`."""
+        for row in rows:
+            if row.status in TERMINAL or row.status == "merged":
+                future = self._endings.get(row.id)
+                if future is not None and not future.done():
+                    future.set_result(Ended(row, _content(row, version, events)))
+        for on_news in tuple(self._news.get(session, ())):
+            on_news(None)
+
+    def text(self, session: SessionId, piece: str) -> None:
+        """Tell of a piece of text that a model is writing; nothing of it is durable yet."""
+        for on_news in tuple(self._news.get(session, ())):
+            on_news(piece)
+
+    def fail(self, error: PerdureError) -> None:
+        """Tell everybody that this node cannot go on."""
+        for future in list(self._endings.values()):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()
+        for waiting in tuple(self._news.values()):
+            for on_news in tuple(waiting):
+                on_news(None)
+
+
+def _content(row: RunRow, version: int, events: Sequence[Event]) -> Any:
+    if row.answer is None or row.answer <= version:
+        return None
+    event = events[row.answer - version - 1]
+    return event.content if isinstance(event, ModelReplied) else None

@@ -1,0 +1,358 @@
+"""The host runs sessions: it decides, commits, dispatches, and lets them go.
+
+Decisions run ahead of the disk: a command is decided on the newest state while earlier commits are
+under way, and the store keeps their order. Nothing outside learns of a decision before it is
+durable. When a commit fails, everything decided after it fails too, and the session is loaded anew:
+facts that never happened leave no trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+from perdure.core.agent import Definition
+from perdure.core.codec import seal
+from perdure.core.commands import AnyCommand, FireTimer, InboxCommand, Report, SendMessage
+from perdure.core.errors import Conflict, Fenced, PerdureError, StoreError
+from perdure.core.ids import SessionId
+from perdure.core.limits import SNAPSHOT_EVERY_EVENTS
+from perdure.core.runs import RunRow, rows_of
+from perdure.core.session import Context, Decision, Refusal, decide, owed, wake_at
+from perdure.core.state import encode_snapshot
+from perdure.ports import faults
+from perdure.ports.clock import Clock, Timer
+from perdure.ports.session_store import SessionStore, StepCommit
+from perdure.ports.telemetry import Telemetry
+from perdure.ports.workers import Task
+from perdure.runtime.actor import Actor
+from perdure.runtime.dispatcher import Dispatcher
+from perdure.runtime.followers import Followers
+from perdure.runtime.loader import Loader
+from perdure.runtime.settings import NodeSettings
+from perdure.runtime.timekeeper import Timekeeper
+
+EXECUTABLE = frozenset({"intended", "begun", "unknown"})
+DUE_AT_ONCE = 0
+
+
+class Host:
+    """The sessions that this node runs."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        loader: Loader,
+        dispatcher: Dispatcher,
+        agents: Mapping[str, Definition],
+        clock: Clock,
+        telemetry: Telemetry,
+        followers: Followers,
+        settings: NodeSettings,
+    ) -> None:
+        self._store = store
+        self._loader = loader
+        self._dispatcher = dispatcher
+        self._agents = agents
+        self._clock = clock
+        self._telemetry = telemetry
+        self._followers = followers
+        self._settings = settings
+        self._timekeeper = Timekeeper(clock, self._fire_due)
+        self._actors: dict[SessionId, Actor] = {}
+        self._mailboxes: dict[SessionId, list[AnyCommand]] = {}
+        self._lingering: OrderedDict[SessionId, Actor] = OrderedDict()
+        self._sweep_timer: Timer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._activations = asyncio.Semaphore(settings.activations_max)
+        self._definitions_kept: set[str] = set()
+        self._verdicts: WeakValueDictionary[str, asyncio.Future[Refusal | None]] = (
+            WeakValueDictionary()
+        )
+        self.draining = False
+        self.on_store_failure: Callable[[StoreError], None] = lambda error: None
+        self.on_parked: Callable[[int], None] = lambda at: None
+        dispatcher.attach(self._report)
+
+    def deliver(self, session: SessionId, command: AnyCommand) -> None:
+        """Give a command to a session, loading it if need be."""
+        actor = self._actors.get(session)
+        if actor is not None:
+            self._handle(actor, command)
+        else:
+            self.activate(session, command)
+
+    def activate(self, session: SessionId, command: AnyCommand | None = None) -> None:
+        """Claim and load a session in the background, if it is not active here already."""
+        if session in self._actors or self.draining:
+            return
+        loading = session in self._mailboxes
+        mailbox = self._mailboxes.setdefault(session, [])
+        if command is not None:
+            mailbox.append(command)
+        if not loading:
+            self._spawn(self._activate(session))
+
+    def verdict(self, command_id: str) -> asyncio.Future[Refusal | None]:
+        """Return the future of what is said of an inbox command: None, or why it was refused."""
+        future: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
+        self._verdicts[command_id] = future
+        return future
+
+    def active(self) -> int:
+        """Return how many sessions are loaded or being loaded."""
+        return len(self._actors) + len(self._mailboxes)
+
+    def busy(self) -> bool:
+        """Say whether a session is being loaded, written, or waits for a worker."""
+        if self._mailboxes:
+            return True
+        return any(actor.session not in self._lingering for actor in self._actors.values())
+
+    async def drain(self) -> None:
+        """Cut every session at its next commit and release it; wait for begun `once` calls."""
+        self.draining = self._dispatcher.draining = True
+        deadline = self._clock.monotonic_ms() + self._settings.drain_ms
+        while self._actors or self._mailboxes:
+            late = self._clock.monotonic_ms() >= deadline
+            for actor in tuple(self._actors.values()):
+                self._dispatcher.cancel_unbegun(actor)
+                if late or (actor.submitted == 0 and not actor.inflight):
+                    self._release(actor)
+            await self._pause(5)
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def lose_all(self, error: StoreError) -> None:
+        """Drop every session without a word to the store."""
+        for actor in tuple(self._actors.values()):
+            self._forget(actor)
+        for future in list(self._verdicts.values()):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()
+
+    async def _activate(self, session: SessionId) -> None:
+        try:
+            async with self._activations:
+                loaded = await self._loader.load(session)
+        except StoreError as error:
+            del self._mailboxes[session]
+            self._store_failed(error)
+            return
+        mailbox = self._mailboxes.pop(session)
+        if loaded is None:
+            return
+        actor, inbox = loaded
+        self._actors[session] = actor
+        for command in (*inbox, *mailbox):
+            if not actor.gone:
+                self._handle(actor, command)
+        if not actor.gone and actor.submitted == 0:
+            self._settle(actor)
+
+    def _report(self, actor: Actor, task: Task, report: Report) -> None:
+        if not actor.gone and self._handle(actor, report) is not None:
+            self._dispatcher.drop(actor, task)
+
+    def _fire_due(self, actor: Actor) -> None:
+        now, run = self._clock.now_ms(), actor.state.run
+        due = [c.id for c in owed(actor.state) if c.due_at is not None and c.due_at <= now]
+        if run is not None and run.deadline_at is not None and run.deadline_at <= now:
+            due.append(run.id)
+        for call in due:
+            if not actor.gone:
+                self._handle(actor, FireTimer(call=call))
+        self._timekeeper.arm(actor, wake_at(actor.state))
+
+    def _handle(self, actor: Actor, command: AnyCommand) -> Refusal | None:
+        """Decide a command and submit what follows; return why it was refused, if it was."""
+        if isinstance(command, InboxCommand):
+            if command.id in actor.offered:
+                return None
+            actor.offered.add(command.id)
+        self._lingering.pop(actor.session, None)
+        actor.agent = self._agents[actor.session.agent]
+        context = Context(
+            session=actor.session,
+            agent=actor.agent,
+            now=self._clock.now_ms(),
+            chance=self._clock.chance(),
+            waiting=tuple(actor.waiting.values()),
+        )
+        try:
+            decision = decide(actor.state, command, context)
+        except (PerdureError, AssertionError, LookupError, TypeError, ValueError) as error:
+            self._set_aside(actor, f"{type(command).__name__} could not be decided: {error!r}")
+            return None
+        if decision.refusal is not None:
+            self._telemetry.emit(
+                "command.refused",
+                session=str(actor.session),
+                command=type(command).__name__,
+                code=decision.refusal.code,
+            )
+        if decision.postponed and isinstance(command, SendMessage):
+            actor.waiting[command.id] = command
+        if decision.events or decision.consumed or decision.postponed:
+            self._submit(actor, decision)
+        elif actor.submitted == 0:
+            self._settle(actor)
+        return decision.refusal
+
+    def _submit(self, actor: Actor, decision: Decision) -> None:
+        before, after = actor.state, decision.state
+        records = seal(actor.head, before.version, decision.events)
+        rows = rows_of(actor.session, before, decision.events, after)
+        for entry in decision.consumed:
+            actor.waiting.pop(entry, None)
+        snapshot = None
+        if after.version - actor.snapshot_version >= SNAPSHOT_EVERY_EVENTS:
+            snapshot = encode_snapshot(after)
+            actor.snapshot_version = after.version
+        kept = actor.agent.digest in self._definitions_kept
+        step = StepCommit(
+            session=actor.session,
+            token=actor.token,
+            expected=before.version,
+            records=tuple(records),
+            consumed=decision.consumed,
+            postponed=len(actor.waiting),
+            wake_at=self._wake_at(actor, after),
+            rows=rows,
+            snapshot=snapshot,
+            blobs=() if kept or not records else tuple(actor.agent.blobs.items()),
+        )
+        actor.state = after
+        if records:
+            actor.head = records[-1].hash
+        if actor.history is not None:
+            for record, event in zip(records, decision.events, strict=True):
+                actor.history.fold(record.seq, event)
+        actor.submitted += 1
+        done = functools.partial(self._done, actor, decision, before.version, rows)
+        self._store.commit(step, done)
+        faults.reach("commit.submitted")
+
+    def _done(
+        self,
+        actor: Actor,
+        decision: Decision,
+        version: int,
+        rows: tuple[RunRow, ...],
+        error: StoreError | None,
+    ) -> None:
+        actor.submitted -= 1
+        if error is not None:
+            self._lose(actor, error)
+            return
+        faults.reach("commit.acknowledged")
+        if decision.events:
+            self._definitions_kept.add(actor.agent.digest)
+        self._followers.committed(actor.session, rows, version, decision.events)
+        for entry in decision.consumed:
+            future = self._verdicts.get(entry)
+            if future is not None and not future.done():
+                future.set_result(decision.refusal)
+        if actor.submitted == 0 and not actor.gone:
+            self._settle(actor)
+
+    def _settle(self, actor: Actor) -> None:
+        """All is durable: do what is owed, or let the session linger."""
+        self._dispatcher.dispatch(actor)
+        if actor.gone or actor.submitted:
+            return
+        self._timekeeper.arm(actor, wake_at(actor.state))
+        if not any(call.status in EXECUTABLE for call in owed(actor.state)):
+            actor.idle_since = self._clock.monotonic_ms()
+            self._lingering[actor.session] = actor
+            if self._sweep_timer is None and not self.draining:
+                self._sweep_timer = self._clock.call_later(self._settings.linger_ms, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweep_timer = None
+        now = self._clock.monotonic_ms()
+        while self._lingering:
+            actor = next(iter(self._lingering.values()))
+            left_ms = actor.idle_since + self._settings.linger_ms - now
+            if left_ms > 0:
+                self._sweep_timer = self._clock.call_later(left_ms, self._sweep)
+                return
+            self._release(actor)
+
+    def _wake_at(self, actor: Actor, state: Any) -> int | None:
+        executable = any(call.status in EXECUTABLE for call in owed(state))
+        if executable and actor.agent.spec.resume == "eager":
+            return DUE_AT_ONCE
+        return wake_at(state)
+
+    def _release(self, actor: Actor) -> None:
+        faults.reach("release.before")
+        self._forget(actor)
+        version = actor.state.version
+        snapshot = None
+        if version - actor.snapshot_version > SNAPSHOT_EVERY_EVENTS // 4:
+            snapshot = (version, encode_snapshot(actor.state))
+        at = self._wake_at(actor, actor.state)
+        self._spawn(self._let_go(actor, snapshot, None))
+        if at is not None:
+            self.on_parked(at)
+
+    def _set_aside(self, actor: Actor, reason: str) -> None:
+        self._telemetry.emit("session.quarantined", session=str(actor.session), reason=reason)
+        self._forget(actor)
+        self._spawn(self._let_go(actor, None, reason))
+
+    async def _let_go(
+        self, actor: Actor, snapshot: tuple[int, bytes] | None, quarantine: str | None
+    ) -> None:
+        try:
+            await self._store.release(actor.session, actor.token, snapshot, quarantine)
+        except Fenced:
+            self._telemetry.emit(
+                "session.fenced", session=str(actor.session), version=actor.state.version
+            )
+        except StoreError as error:
+            self._store_failed(error)
+        else:
+            self._telemetry.emit(
+                "session.released", session=str(actor.session), version=actor.state.version
+            )
+
+    def _lose(self, actor: Actor, error: StoreError) -> None:
+        if actor.gone:
+            return
+        self._forget(actor)
+        if isinstance(error, Fenced | Conflict):
+            name = "session.fenced" if isinstance(error, Fenced) else "session.conflict"
+            self._telemetry.emit(name, session=str(actor.session), version=actor.state.version)
+            if isinstance(error, Conflict):
+                self.activate(actor.session)
+        else:
+            self._store_failed(error)
+
+    def _store_failed(self, error: StoreError) -> None:
+        self._telemetry.emit("store.failed", error=str(error))
+        self.on_store_failure(error)
+
+    def _forget(self, actor: Actor) -> None:
+        actor.gone = True
+        self._dispatcher.abandon(actor)
+        self._timekeeper.arm(actor, None)
+        self._lingering.pop(actor.session, None)
+        if self._actors.get(actor.session) is actor:
+            del self._actors[actor.session]
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _pause(self, delay_ms: int) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._clock.call_later(delay_ms, lambda: future.done() or future.set_result(None))
+        await future

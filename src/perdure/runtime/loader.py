@@ -1,0 +1,122 @@
+"""Claim, then load: how a session becomes an actor, or why it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from perdure.core.agent import Definition
+from perdure.core.codec import Record, decode_event, genesis, verify_chain
+from perdure.core.commands import InboxCommand, decode_command
+from perdure.core.errors import BrokenChain, IllegalTransition, InvalidInput, UnreadableEvent
+from perdure.core.evolve import evolve
+from perdure.core.ids import SessionId
+from perdure.core.limits import STRIKES_MAX
+from perdure.core.state import EMPTY, State, decode_snapshot
+from perdure.ports import faults
+from perdure.ports.clock import Clock
+from perdure.ports.session_store import Claimed, Loaded, NotClaimed, SessionStore
+from perdure.ports.telemetry import Telemetry
+from perdure.runtime.actor import Actor
+
+CORRUPT = (BrokenChain, IllegalTransition, UnreadableEvent, InvalidInput)
+
+
+class Loader:
+    """Turns sessions into actors; sets aside those that cannot be read or that kill their host."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        agents: Mapping[str, Definition],
+        clock: Clock,
+        telemetry: Telemetry,
+        owner: str,
+        read_batch_records: int,
+    ) -> None:
+        self._store = store
+        self._agents = agents
+        self._clock = clock
+        self._telemetry = telemetry
+        self._owner = owner
+        self._read_batch_records = read_batch_records
+
+    async def load(self, session: SessionId) -> tuple[Actor, list[InboxCommand]] | None:
+        """Claim and read a session; None if it is not ours to run.
+
+        A session of an agent that is not registered here is left alone. A session whose log cannot
+        be folded, or that was being run when its host died too often, is put in quarantine.
+        """
+        agent = self._agents.get(session.agent)
+        if agent is None:
+            return None
+        claimed = await self._store.claim(session, self._owner, self._clock.fresh_id())
+        if isinstance(claimed, NotClaimed):
+            return None
+        faults.reach("claim.after")
+        loaded = claimed.loaded
+        self._telemetry.emit(
+            "session.claimed",
+            session=str(session),
+            epoch=claimed.token.epoch,
+            version=loaded.version,
+            strikes=loaded.strikes,
+        )
+        if loaded.strikes >= STRIKES_MAX:
+            why = f"its host died {loaded.strikes} times in a row while running it"
+            await self.set_aside(session, claimed, why)
+            return None
+        try:
+            state, snapshot_version = await self._fold(loaded)
+            inbox = [decode_command(entry.command, entry.accepted_at) for entry in loaded.inbox]
+        except CORRUPT as error:
+            await self.set_aside(session, claimed, str(error))
+            return None
+        actor = Actor(session, agent, claimed.token, state, loaded.head, snapshot_version)
+        return actor, inbox
+
+    async def set_aside(self, session: SessionId, claimed: Claimed, reason: str) -> None:
+        """Put a session in quarantine: nobody claims it until it is released by hand."""
+        self._telemetry.emit("session.quarantined", session=str(session), reason=reason)
+        await self._store.release(session, claimed.token, quarantine=reason)
+
+    async def _fold(self, loaded: Loaded) -> tuple[State, int]:
+        state = decode_snapshot(loaded.snapshot) if loaded.snapshot is not None else EMPTY
+        records = loaded.tail
+        if state is None:
+            state, records = EMPTY, await self._whole_log(loaded.session)
+        snapshot_version = state.version
+        check_tail(loaded.session, state.version, records, loaded.head)
+        for record in records:
+            state = evolve(state, decode_event(record.body))
+        if state.version != loaded.version:
+            raise BrokenChain(
+                state.version + 1,
+                f"the log ends at {state.version}, the session is at {loaded.version}",
+            )
+        return state, snapshot_version
+
+    async def _whole_log(self, session: SessionId) -> tuple[Record, ...]:
+        records: list[Record] = []
+        while True:
+            after = records[-1].seq if records else 0
+            page = await self._store.read(session, after, self._read_batch_records)
+            if not page:
+                return tuple(records)
+            records.extend(page)
+
+
+def check_tail(session: SessionId, version: int, records: tuple[Record, ...], head: bytes) -> None:
+    """Check that `records` follow `version`, are chained, and end in `head`.
+
+    Raises `BrokenChain`. The link before the first record is known only at the start of a log.
+    """
+    if not records:
+        return
+    if version == 0:
+        end = verify_chain(genesis(session), 0, records)
+    else:
+        if records[0].seq != version + 1:
+            raise BrokenChain(version + 1, f"event {version + 1} is missing")
+        end = verify_chain(records[0].hash, records[0].seq, records[1:])
+    if end != head:
+        raise BrokenChain(records[-1].seq, "the log does not end in the session's last hash")

@@ -1,0 +1,19 @@
+"""How a node behaves: every setting with its unit in its name."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class NodeSettings(msgspec.Struct, frozen=True):
+    """The settings of a node; the defaults suit one process on one machine."""
+
+    lease_ms: int = 5_000
+    scan_interval_ms: int = 5_000
+    scan_batch_sessions: int = 256
+    activations_max: int = 512
+    linger_ms: int = 1_000
+    """How long a session with nothing to do stays loaded."""
+    drain_ms: int = 10_000
+    """How long a drain waits for `once` calls that have begun."""
+    read_batch_records: int = 500

@@ -1,0 +1,1 @@
+"""Shipped to users: fakes, faults and suites for testing agents and adapters."""
