@@ -74,13 +74,15 @@ def demo() -> None:
 
 @demo.command(epilog="Example: perdure demo durability ~/projects/mine")
 @click.argument(
-    "directory", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
+    "directory",
+    required=False,
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
 )
 @click.option("--model", help="A real model instead of the function: anthropic:claude-sonnet-5.")
 @click.option("--keep", is_flag=True, help="Keep the store, the ledger and the effects.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @command_body
-async def durability(directory: Path | None, model: str | None, keep: bool, as_json: bool) -> int:
+async def durability(directory: Path, model: str | None, keep: bool, as_json: bool) -> int:
     """Kill an agent with SIGKILL at its worst moments and let it finish.
 
     The agent surveys DIRECTORY (by default the current one): it reads real files, saves a report
@@ -88,17 +90,16 @@ async def durability(directory: Path | None, model: str | None, keep: bool, as_j
     log, an external ledger of what really happened, and an undisturbed run are compared.
     """
     output = Output(as_json)
-    root = (directory or Path.cwd()).resolve()
     began = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="perdure-demo-"))
     try:
         played = model or "a function that plays the model (--model asks a real one)"
-        output.say(f"The agent surveys {root}. Its model is {played}.\n")
-        quiet_lives = Lives(work / "quiet.db", root, work / "quiet", model)
+        output.say(f"The agent surveys {directory}. Its model is {played}.\n")
+        quiet_lives = Lives(work / "quiet.db", directory, work / "quiet", model)
         quiet_lives.to_the_end()
         quiet, _ = await _log(work / "quiet.db")
         output.say(f"undisturbed   {len(quiet)} events, the reference\n")
-        kills = await _kill_again_and_again(work, root, model, output)
+        kills = await _kill_again_and_again(work, directory, model, output)
         log, records = await _log(work / "killed.db")
         found = _judge(work / "killed", kills, quiet, log, records)
         _show(output, quiet, log, kills, work / "killed")
@@ -115,9 +116,9 @@ async def durability(directory: Path | None, model: str | None, keep: bool, as_j
 
 
 async def _kill_again_and_again(
-    work: Path, root: Path, model: str | None, output: Output
+    work: Path, directory: Path, model: str | None, output: Output
 ) -> list[Kill]:
-    lives = Lives(work / "killed.db", root, work / "killed", model)
+    lives = Lives(work / "killed.db", directory, work / "killed", model)
     kills: list[Kill] = []
     for fault, why in KILLS:
         death = lives.until_killed(fault)
@@ -271,7 +272,6 @@ def _verdict(found: Found) -> str:
             line(found.missing_effects == 0, f"{found.missing_effects} effects are missing"),
             line(found.lost_events == 0, f"{found.lost_events} durable events lost or changed"),
             line(found.chain_ok, f"the chain over {found.events} events is whole"),
-            f"        the answer {'equals' if found.same_answer else 'differs from'} "
-            "that of the undisturbed run",
+            f"        the undisturbed run {'also' if found.same_answer else 'did not'} answered so",
         )
     )

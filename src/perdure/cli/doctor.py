@@ -25,7 +25,7 @@ EXTRAS = {"models": "pydantic_ai"}
 @json_option
 @command_body
 async def doctor(store: str, as_json: bool) -> int:
-    """Check this machine, the store, the extras and the keys; exits with 1 if something is wrong."""
+    """Check this machine, the store, the extras and the keys; exit with 1 if one is wrong."""
     output = Output(as_json)
     checks = [
         _check("python", True, platform.python_version()),

@@ -83,7 +83,8 @@ async def list_runs(
         query = RunQuery(tenant=TENANT, agent=agent, key=session, status=status, limit=limit)
         for row in await reader.list(query):
             when = (timestamp(row.created_at) or "")[:19].replace("T", " ")
-            text = f"{row.id}  {row.status:<9}  {when}  {plain(row.session.agent)}/{short(row.session.key, 40)}"
+            name = f"{plain(row.session.agent)}/{short(row.session.key, 40)}"
+            text = f"{row.id}  {row.status:<9}  {when}  {name}"
             output.record(row_fields(row), text)
 
 

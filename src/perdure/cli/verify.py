@@ -66,12 +66,12 @@ async def _verify_session(reader: Any, session: SessionId, output: Output) -> No
     while page := await reader.read(session, len(records), PAGE_ROWS):
         records.extend(page)
     found = verify_log(session, records)
-    if found.events != loaded.version or bytes.fromhex(found.head) != loaded.head:
-        if loaded.version or found.events:
-            raise BrokenChain(
-                found.events + 1,
-                f"the log ends at {found.events}, but the session is at {loaded.version}",
-            )
+    behind = found.events != loaded.version or bytes.fromhex(found.head) != loaded.head
+    if behind and (loaded.version or found.events):
+        raise BrokenChain(
+            found.events + 1,
+            f"the log ends at {found.events}, but the session is at {loaded.version}",
+        )
     _whole(output, str(session), found.events, found.head)
 
 

@@ -29,7 +29,7 @@ UPCASTS: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """Tag of an old version -> function from its fields to those of the next version, tag included."""
 
 encode_event = msgspec.json.Encoder().encode
-_decoder = msgspec.json.Decoder(AnyEvent)
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(AnyEvent)
 _known_tags = frozenset(str(cls.__struct_config__.tag) for cls in AnyEvent.__args__)
 
 
@@ -64,9 +64,10 @@ def _decode_old(
             "newer one. Its bytes are kept; upgrade to read it"
         )
     try:
-        return msgspec.convert(fields, AnyEvent)
+        lifted_event: Event = msgspec.convert(fields, AnyEvent)
     except msgspec.MsgspecError as error:
         raise UnreadableEvent(f"the event of type {tag!r} is corrupt: {error}") from None
+    return lifted_event
 
 
 def genesis(session: SessionId) -> bytes:

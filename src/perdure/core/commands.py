@@ -15,7 +15,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """What is asked of a session."""
 
 
-class SendMessage(Command, tag="send_message"):
+class SendMessage(Command, frozen=True, tag="send_message"):
     """Start a run (its id is the message's), steer the current one, or interrupt it.
 
     With `retry_of` there is no new message: the run goes on from the history as it stands.
@@ -31,7 +31,7 @@ class SendMessage(Command, tag="send_message"):
     retry_of: str | None = None
 
 
-class CancelRun(Command, tag="cancel_run"):
+class CancelRun(Command, frozen=True, tag="cancel_run"):
     """End a run, wherever it stands."""
 
     id: str
@@ -40,7 +40,7 @@ class CancelRun(Command, tag="cancel_run"):
     by: str | None = None
 
 
-class AnswerQuestion(Command, tag="answer_question"):
+class AnswerQuestion(Command, frozen=True, tag="answer_question"):
     """Answer a question; without `call`, the oldest open one of the run."""
 
     id: str
@@ -50,7 +50,7 @@ class AnswerQuestion(Command, tag="answer_question"):
     by: str | None = None
 
 
-class ResolveCall(Command, tag="resolve_call"):
+class ResolveCall(Command, frozen=True, tag="resolve_call"):
     """Say what became of a call whose outcome is unknown."""
 
     id: str
@@ -61,14 +61,14 @@ class ResolveCall(Command, tag="resolve_call"):
     by: str = "person"
 
 
-class ReportReply(Command, tag="report_reply"):
+class ReportReply(Command, frozen=True, tag="report_reply"):
     """A worker brings a model's reply."""
 
     call: str
     reply: ModelReply
 
 
-class ReportModelError(Command, tag="report_model_error"):
+class ReportModelError(Command, frozen=True, tag="report_model_error"):
     """A worker could not get a reply."""
 
     call: str
@@ -78,7 +78,7 @@ class ReportModelError(Command, tag="report_model_error"):
     retry_after_ms: int | None = None
 
 
-class ReportToolBegin(Command, tag="report_tool_begin"):
+class ReportToolBegin(Command, frozen=True, tag="report_tool_begin"):
     """A worker holds a `once` call with valid arguments and asks to begin."""
 
     call: str
@@ -86,7 +86,7 @@ class ReportToolBegin(Command, tag="report_tool_begin"):
     worker: str
 
 
-class ReportToolResult(Command, tag="report_tool_result"):
+class ReportToolResult(Command, frozen=True, tag="report_tool_result"):
     """A worker brings the outcome of a tool call; `kind` names what went wrong if not `ok`."""
 
     call: str
@@ -96,7 +96,7 @@ class ReportToolResult(Command, tag="report_tool_result"):
     kind: str = "result"
 
 
-class ReportToolLost(Command, tag="report_tool_lost"):
+class ReportToolLost(Command, frozen=True, tag="report_tool_lost"):
     """The worker that held this call is gone, or gave it up without knowing the outcome."""
 
     call: str
@@ -104,7 +104,7 @@ class ReportToolLost(Command, tag="report_tool_lost"):
     reason: str
 
 
-class ReportProbe(Command, tag="report_probe"):
+class ReportProbe(Command, frozen=True, tag="report_probe"):
     """A tool's probe says what became of a call whose outcome was unknown."""
 
     call: str
@@ -113,7 +113,7 @@ class ReportProbe(Command, tag="report_probe"):
     content: Any = None
 
 
-class FireTimer(Command, tag="fire_timer"):
+class FireTimer(Command, frozen=True, tag="fire_timer"):
     """The time of a timer, a retry or the run's deadline (`call` is then the run) has come."""
 
     call: str
@@ -142,7 +142,7 @@ def encode_command(command: InboxCommand) -> bytes:
 def decode_command(body: bytes, accepted_at: int) -> InboxCommand:
     """Return the command in `body`; raise `InvalidInput` if it is none of ours."""
     try:
-        command = _inbox_decoder.decode(body)
+        command: InboxCommand = _inbox_decoder.decode(body)
     except msgspec.MsgspecError as error:
         raise InvalidInput(f"an inbox entry is not a command this version knows: {error}") from None
     if isinstance(command, SendMessage):

@@ -35,7 +35,7 @@ class Event(
     at: int
 
 
-class MessageReceived(Event, tag="message_received"):
+class MessageReceived(Event, frozen=True, tag="message_received"):
     """A message entered the history. Its id is also the id of the run it asked for."""
 
     message: str
@@ -45,8 +45,8 @@ class MessageReceived(Event, tag="message_received"):
     meta: dict[str, Any] | None = None
 
 
-class RunStarted(Event, tag="run_started"):
-    """A run began under the agent definition with this digest; it was asked for at `accepted_at`."""
+class RunStarted(Event, frozen=True, tag="run_started"):
+    """A run, asked for at `accepted_at`, began under the agent definition with this digest."""
 
     run: str
     number: int
@@ -56,7 +56,7 @@ class RunStarted(Event, tag="run_started"):
     retry_of: str | None = None
 
 
-class RunWithdrawn(Event, tag="run_withdrawn"):
+class RunWithdrawn(Event, frozen=True, tag="run_withdrawn"):
     """A run was cancelled before it had begun."""
 
     run: str
@@ -64,7 +64,7 @@ class RunWithdrawn(Event, tag="run_withdrawn"):
     by: str | None = None
 
 
-class ModelCallIntended(Event, tag="model_call_intended"):
+class ModelCallIntended(Event, frozen=True, tag="model_call_intended"):
     """A model is to be asked, with the log from `first` to `upto` as its history."""
 
     call: str
@@ -77,7 +77,7 @@ class ModelCallIntended(Event, tag="model_call_intended"):
     summary: int | None = None
 
 
-class ModelReplied(Event, tag="model_replied"):
+class ModelReplied(Event, frozen=True, tag="model_replied"):
     """A model's complete reply; nothing of a partial one is ever recorded."""
 
     call: str
@@ -89,7 +89,7 @@ class ModelReplied(Event, tag="model_replied"):
     extra: Any = None
 
 
-class ModelCallFailed(Event, tag="model_call_failed"):
+class ModelCallFailed(Event, frozen=True, tag="model_call_failed"):
     """A model could not be asked, or its reply could not be used."""
 
     call: str
@@ -98,7 +98,7 @@ class ModelCallFailed(Event, tag="model_call_failed"):
     message: str
 
 
-class RetryScheduled(Event, tag="retry_scheduled"):
+class RetryScheduled(Event, frozen=True, tag="retry_scheduled"):
     """The model will be asked again at `due_at`; `attempt` is the number of that attempt."""
 
     call: str
@@ -107,13 +107,13 @@ class RetryScheduled(Event, tag="retry_scheduled"):
     due_at: int
 
 
-class RetryFellDue(Event, tag="retry_fell_due"):
+class RetryFellDue(Event, frozen=True, tag="retry_fell_due"):
     """The delay before the next attempt is over."""
 
     call: str
 
 
-class CompactionIntended(Event, tag="compaction_intended"):
+class CompactionIntended(Event, frozen=True, tag="compaction_intended"):
     """A model is to fold the log from `first` to `upto` into a summary."""
 
     call: str
@@ -126,7 +126,7 @@ class CompactionIntended(Event, tag="compaction_intended"):
     summary: int | None = None
 
 
-class ContextCompacted(Event, tag="context_compacted"):
+class ContextCompacted(Event, frozen=True, tag="context_compacted"):
     """The history before `keep_from` is now represented by this summary."""
 
     call: str
@@ -135,7 +135,7 @@ class ContextCompacted(Event, tag="context_compacted"):
     usage: Usage = Usage()
 
 
-class CompactionFailed(Event, tag="compaction_failed"):
+class CompactionFailed(Event, frozen=True, tag="compaction_failed"):
     """No summary could be had; the run goes on with the whole history."""
 
     call: str
@@ -144,7 +144,7 @@ class CompactionFailed(Event, tag="compaction_failed"):
     message: str
 
 
-class ToolCallIntended(Event, tag="tool_call_intended"):
+class ToolCallIntended(Event, frozen=True, tag="tool_call_intended"):
     """A tool call was allowed by `rule` and may be sent to a worker."""
 
     call: str
@@ -156,7 +156,7 @@ class ToolCallIntended(Event, tag="tool_call_intended"):
     rule: str = "declared"
 
 
-class ToolCallDenied(Event, tag="tool_call_denied"):
+class ToolCallDenied(Event, frozen=True, tag="tool_call_denied"):
     """A tool call was refused before anything was sent; `content` is what the model is told."""
 
     call: str
@@ -167,7 +167,7 @@ class ToolCallDenied(Event, tag="tool_call_denied"):
     content: Any
 
 
-class ToolCallBegun(Event, tag="tool_call_begun"):
+class ToolCallBegun(Event, frozen=True, tag="tool_call_begun"):
     """A worker may now run this `once` call: from here on it is never sent again."""
 
     call: str
@@ -175,7 +175,7 @@ class ToolCallBegun(Event, tag="tool_call_begun"):
     worker: str
 
 
-class ToolCallSucceeded(Event, tag="tool_call_succeeded"):
+class ToolCallSucceeded(Event, frozen=True, tag="tool_call_succeeded"):
     """The call took effect; `by` says who knew: the worker, the tool's probe, or a person."""
 
     call: str
@@ -183,7 +183,7 @@ class ToolCallSucceeded(Event, tag="tool_call_succeeded"):
     by: str = "worker"
 
 
-class ToolCallFailed(Event, tag="tool_call_failed"):
+class ToolCallFailed(Event, frozen=True, tag="tool_call_failed"):
     """The call ended without a usable result; `content` is what the model is told."""
 
     call: str
@@ -192,7 +192,7 @@ class ToolCallFailed(Event, tag="tool_call_failed"):
     by: str = "worker"
 
 
-class ToolCallLost(Event, tag="tool_call_lost"):
+class ToolCallLost(Event, frozen=True, tag="tool_call_lost"):
     """The worker was lost in mid-call; the call may be repeated and will be sent again."""
 
     call: str
@@ -200,7 +200,7 @@ class ToolCallLost(Event, tag="tool_call_lost"):
     reason: str
 
 
-class ToolCallUnknown(Event, tag="tool_call_unknown"):
+class ToolCallUnknown(Event, frozen=True, tag="tool_call_unknown"):
     """Nobody here can know whether this `once` call took effect."""
 
     call: str
@@ -208,28 +208,28 @@ class ToolCallUnknown(Event, tag="tool_call_unknown"):
     reason: str
 
 
-class ToolCallReopened(Event, tag="tool_call_reopened"):
+class ToolCallReopened(Event, frozen=True, tag="tool_call_reopened"):
     """It is now known that the call did not take effect: it may be sent again."""
 
     call: str
     by: str
 
 
-class DecisionRequested(Event, tag="decision_requested"):
+class DecisionRequested(Event, frozen=True, tag="decision_requested"):
     """A person must say whether the call took effect."""
 
     call: str
     question: str
 
 
-class ToolCallCancelled(Event, tag="tool_call_cancelled"):
+class ToolCallCancelled(Event, frozen=True, tag="tool_call_cancelled"):
     """An open call was given up with its run; `content` is what the model would be told."""
 
     call: str
     content: Any
 
 
-class TimerStarted(Event, tag="timer_started"):
+class TimerStarted(Event, frozen=True, tag="timer_started"):
     """The agent waits until `due_at`, an absolute time that outlives every process."""
 
     call: str
@@ -239,14 +239,14 @@ class TimerStarted(Event, tag="timer_started"):
     reason: str = ""
 
 
-class TimerFired(Event, tag="timer_fired"):
+class TimerFired(Event, frozen=True, tag="timer_fired"):
     """The wait is over."""
 
     call: str
     content: Any = "The wait is over."
 
 
-class QuestionAsked(Event, tag="question_asked"):
+class QuestionAsked(Event, frozen=True, tag="question_asked"):
     """The agent waits for a person's answer."""
 
     call: str
@@ -255,7 +255,7 @@ class QuestionAsked(Event, tag="question_asked"):
     question: str
 
 
-class QuestionAnswered(Event, tag="question_answered"):
+class QuestionAnswered(Event, frozen=True, tag="question_answered"):
     """A person answered."""
 
     call: str
@@ -263,14 +263,14 @@ class QuestionAnswered(Event, tag="question_answered"):
     by: str | None = None
 
 
-class RunCompleted(Event, tag="run_completed"):
+class RunCompleted(Event, frozen=True, tag="run_completed"):
     """The run ended with an answer: the content of the `model_replied` event at `answer`."""
 
     run: str
     answer: int
 
 
-class RunFailed(Event, tag="run_failed"):
+class RunFailed(Event, frozen=True, tag="run_failed"):
     """The run ended without an answer."""
 
     run: str
@@ -279,7 +279,7 @@ class RunFailed(Event, tag="run_failed"):
     message: str
 
 
-class RunCancelled(Event, tag="run_cancelled"):
+class RunCancelled(Event, frozen=True, tag="run_cancelled"):
     """The run was cancelled by a person, a program, or an interrupting message."""
 
     run: str

@@ -187,10 +187,9 @@ def _with_distinct_ids(requests: tuple[ToolRequest, ...]) -> tuple[ToolRequest, 
     seen: set[str] = set()
     distinct = []
     for ordinal, request in enumerate(requests):
-        if request.id in seen:
-            request = replace(request, id=f"{request.id}~{ordinal}")
-        seen.add(request.id)
-        distinct.append(request)
+        own = request.id if request.id not in seen else f"{request.id}~{ordinal}"
+        seen.add(own)
+        distinct.append(request if own == request.id else replace(request, id=own))
     return tuple(distinct)
 
 

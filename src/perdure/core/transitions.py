@@ -1,12 +1,12 @@
 """Every rule about what may happen when, as two tables. A missing entry is an error.
 
-There are two coupled machines. A session is `idle`, or a run is in it: `acting` (tool calls, timers
-and questions are open, or the next model call is about to be planned in the same commit), `thinking`
-(a model was asked), `delayed` (a failed model call will be tried again), or `compacting` (a model
-is folding the history). Each call has a life of its own: `intended` (it may be sent), `begun` (a
-`once` call that may have acted and is never sent again), `unknown` (it may have acted, and the
-tool's probe is to be asked), `undecided` (a person is to be asked), `timing`, `asking`; an answered
-call leaves the table through `done`.
+There are two coupled machines. A session is `idle`, or a run is in it: `acting` (tool calls,
+timers and questions are open, or the next model call is about to be planned in the same commit),
+`thinking` (a model was asked), `delayed` (a failed model call will be tried again), or `compacting`
+(a model is folding the history). Each call has a life of its own: `intended` (it may be sent),
+`begun` (a `once` call that may have acted and is never sent again), `unknown` (it may have acted,
+and the tool's probe is to be asked), `undecided` (a person is to be asked), `timing`, `asking`; an
+answered call leaves the table through `done`.
 
 The two machines are coupled in one way only, and `evolve` checks it: a model is asked, and a run
 ends, when no call is open. Everything that decides is written elsewhere; everything that is

@@ -1,8 +1,8 @@
 """The dispatcher gives owed calls to workers, and takes back what is owed no more.
 
 It is called when everything decided for a session is durable, looks at what the state owes, and
-starts what no worker has yet. A `once` call that has begun and that no worker here has was lost with
-its worker: it is reported so, and never sent again.
+starts what no worker has yet. A `once` call that has begun and that no worker here has was lost
+with its worker: it is reported so, and never sent again.
 """
 
 from __future__ import annotations

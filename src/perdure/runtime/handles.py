@@ -106,8 +106,8 @@ class Run:
         self, after: int = 0, text: bool = True
     ) -> AsyncIterator[RecordedEvent | TextDelta]:
         """Yield events like `events`, and between them the text that models are writing."""
-        news: asyncio.Queue[str | None] = asyncio.Queue()
-        leave = self._followers.follow(self.session, news.put_nowait)
+        news = _News()
+        leave = self._followers.follow(self.session, news.tell)
         try:
             cursor, started = after, None
             while True:
@@ -122,18 +122,35 @@ class Run:
                         return
                 if started is None and (await self.row()).status in {"merged", "cancelled"}:
                     return
-                piece = await news.get()
-                while piece is not None:
+                self._node.check()
+                for piece in await news.pieces():
                     if text:
                         yield TextDelta(piece)
-                    piece = await news.get()
-                while not news.empty() and news.get_nowait() is None:
-                    continue
         finally:
             leave()
 
     def _mine(self, event: Event) -> bool:
         return getattr(event, "message", None) == self.id or getattr(event, "run", None) == self.id
+
+
+class _News:
+    """What came since it was last asked: pieces of text, and that there are new events."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._came = asyncio.Event()
+
+    def tell(self, piece: str | None) -> None:
+        if piece is not None:
+            self._pieces.append(piece)
+        self._came.set()
+
+    async def pieces(self) -> list[str]:
+        """Wait for news and return its text, which may be none."""
+        await self._came.wait()
+        self._came.clear()
+        pieces, self._pieces = self._pieces, []
+        return pieces
 
 
 _ENDINGS = frozenset({"run_completed", "run_failed", "run_cancelled", "run_withdrawn"})

@@ -73,6 +73,7 @@ class Host:
         self._verdicts: WeakValueDictionary[str, asyncio.Future[Refusal | None]] = (
             WeakValueDictionary()
         )
+        self._progress = asyncio.Event()
         self.draining = False
         self.on_store_failure: Callable[[StoreError], None] = lambda error: None
         self.on_parked: Callable[[int], None] = lambda at: None
@@ -116,16 +117,22 @@ class Host:
     async def drain(self) -> None:
         """Cut every session at its next commit and release it; wait for begun `once` calls."""
         self.draining = self._dispatcher.draining = True
-        deadline = self._clock.monotonic_ms() + self._settings.drain_ms
+        late = self._clock.call_later(self._settings.drain_ms, self._cut_short)
         while self._actors or self._mailboxes:
-            late = self._clock.monotonic_ms() >= deadline
+            self._progress.clear()
             for actor in tuple(self._actors.values()):
                 self._dispatcher.cancel_unbegun(actor)
-                if late or (actor.submitted == 0 and not actor.inflight):
+                if actor.submitted == 0 and not actor.inflight:
                     self._release(actor)
-            await self._pause(5)
+            if self._actors or self._mailboxes:
+                await self._progress.wait()
+        late.cancel()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _cut_short(self) -> None:
+        for actor in tuple(self._actors.values()):
+            self._release(actor)
 
     def lose_all(self, error: StoreError) -> None:
         """Drop every session without a word to the store."""
@@ -142,9 +149,11 @@ class Host:
                 loaded = await self._loader.load(session)
         except StoreError as error:
             del self._mailboxes[session]
+            self._progress.set()
             self._store_failed(error)
             return
         mailbox = self._mailboxes.pop(session)
+        self._progress.set()
         if loaded is None:
             return
         actor, inbox = loaded
@@ -247,6 +256,7 @@ class Host:
         error: StoreError | None,
     ) -> None:
         actor.submitted -= 1
+        self._progress.set()
         if error is not None:
             self._lose(actor, error)
             return
@@ -341,6 +351,7 @@ class Host:
 
     def _forget(self, actor: Actor) -> None:
         actor.gone = True
+        self._progress.set()
         self._dispatcher.abandon(actor)
         self._timekeeper.arm(actor, None)
         self._lingering.pop(actor.session, None)
@@ -351,8 +362,3 @@ class Host:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _pause(self, delay_ms: int) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._clock.call_later(delay_ms, lambda: future.done() or future.set_result(None))
-        await future

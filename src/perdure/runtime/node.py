@@ -40,6 +40,7 @@ from perdure.runtime.recovery import Recovery
 from perdure.runtime.settings import NodeSettings
 
 KEY_CHARS_MAX = 512
+IDLE_POLL_MS = 5
 
 
 class Node:
@@ -216,12 +217,17 @@ class Node:
             return answer_in(recorded(record.seq, record.body).event, row)
         raise NotFound(f"event {row.answer} of {row.session} is missing")
 
+    def check(self) -> None:
+        """Raise what made this node give up, if something did."""
+        if self.failure is not None:
+            raise self.failure
+
     async def idle(self) -> None:
         """Wait until no session has anything to do by itself (parked ones do not count)."""
         while self._host.busy() and self.failure is None:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._clock.call_later(5, lambda f=future: f.done() or f.set_result(None))  # type: ignore[misc]
-            await future
+            passed = asyncio.Event()
+            self._clock.call_later(IDLE_POLL_MS, passed.set)
+            await passed.wait()
 
     async def _start(self, session: SessionId, command: c.SendMessage) -> Run:
         now = self._clock.now_ms()
@@ -245,8 +251,7 @@ class Node:
     async def _accept(
         self, session: SessionId, command: c.InboxCommand, now: int, row: RunRow | None
     ) -> Receipt:
-        if self.failure is not None:
-            raise self.failure
+        self.check()
         if self._host.draining:
             raise PerdureError("this node is stopping and accepts nothing new")
         faults.reach("accept.before")

@@ -1,9 +1,9 @@
 """A real agent at real work, in a process of its own, to be killed at its worst moments.
 
 It surveys a directory: it lists files, measures some of them, saves a report under its idempotency
-key, and publishes a line, which can be done only once. The far ends of its effects are files outside
-its log. Everything it does is also written, at the moment it is done and with fsync, to a ledger
-that it never reads: the ledger is the witness. The model is a function, and says so.
+key, and publishes a line, which can be done only once. The far ends of its effects are files
+outside its log. Everything it does is also written, at the moment it is done and with fsync, to a
+ledger that it never reads: the ledger is the witness. The model is a function, and says so.
 
 `python -m perdure.testing.durability --store URL --root DIR --out DIR` runs it, or goes on with it.
 """
@@ -51,6 +51,7 @@ class World:
     def __init__(self, root: Path, out: Path) -> None:
         self.root = root
         self.out = out
+        out.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(out / "ledger.jsonl")
         self.published = out / "published.jsonl"
 
@@ -175,7 +176,6 @@ def _sha256(data: bytes) -> str:
 
 async def survey(store: str, root: Path, out: Path, model: str | None) -> str:
     """Start the survey, or go on with it; return the answer."""
-    out.mkdir(parents=True, exist_ok=True)
     world = World(root, out)
     async with Runtime(store, agents=[world.agent(model)]) as runtime:
         run = await runtime.send(

@@ -3,8 +3,8 @@
 A plan is written `site:n` or `site:n:action` and handed to a child process in the environment
 variable `PERDURE_FAULTS`, several separated by commas. `kill` sends the process SIGKILL; `hold`
 writes one line `reached SITE N` to the file descriptor in `PERDURE_FAULTS_FD` and stops there until
-somebody kills it. Besides the sites of the product there are your own: names that begin with `user.`
-can be reached by your tools through `perdure.ports.faults.reach`.
+somebody kills it. Besides the sites of the product there are your own: names that begin with
+`user.` can be reached by your tools through `perdure.ports.faults.reach`.
 """
 
 from __future__ import annotations

@@ -19,14 +19,45 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 from msgspec.structs import replace
 
-from perdure.adapters.models.scripted import asks, call, says
-from perdure.core.messages import ModelReply, ToolRequest, Usage
-from perdure.testing.stub_formats import Format, Thinking, body, error, objection, stream, turn
+from perdure.core.messages import ModelReply, Usage
+from perdure.testing.stub_formats import Format, body, error, objection, stream
+from perdure.testing.stub_script import (
+    Behaviour,
+    Received,
+    Script,
+    behaviour,
+    by_turn,
+    cut,
+    empty,
+    garbage,
+    hang,
+    huge_arguments,
+    loose_arguments,
+    repeated_ids,
+    status,
+    thinks,
+)
+
+__all__ = [
+    "Behaviour",
+    "Received",
+    "StubProvider",
+    "by_turn",
+    "cut",
+    "empty",
+    "garbage",
+    "hang",
+    "huge_arguments",
+    "loose_arguments",
+    "repeated_ids",
+    "status",
+    "thinks",
+]
 
 HEAD_BYTES_MAX = 64 * 1024
 PATHS: Mapping[str, Format] = {"/messages": "anthropic", "/chat/completions": "openai"}
@@ -38,110 +69,6 @@ ERRORS = {
     429: "rate_limit_error",
     529: "overloaded_error",
 }
-
-
-class Received(msgspec.Struct, frozen=True):
-    """A request as it came in; `number` counts from 1, header names are in lower case."""
-
-    number: int
-    path: str
-    format: Format
-    headers: dict[str, str]
-    body: dict[str, Any]
-
-    @property
-    def turn(self) -> int:
-        """How many assistant messages the request holds: which step of a conversation it is."""
-        return turn(self.body)
-
-
-class Behaviour(msgspec.Struct, frozen=True):
-    """What the stub does with one request. Made by the functions below."""
-
-    reply: ModelReply | None = None
-    thinking: Thinking | None = None
-    status: int = 200
-    headers: dict[str, str] = {}
-    message: str = ""
-    raw: bytes | None = None
-    cut_at: int | None = None
-    cleanly: bool = False
-    hang_at: int | None = None
-
-
-Item = str | ModelReply | Behaviour
-Script = Item | Callable[[Received], Item]
-
-
-def status(
-    code: int,
-    *,
-    retry_after: float | str | None = None,
-    message: str = "",
-    headers: Mapping[str, str] | None = None,
-) -> Behaviour:
-    """Answer with an HTTP error; `retry_after` is in seconds, or a date as HTTP writes it."""
-    sent = dict(headers or {})
-    if retry_after is not None:
-        sent["retry-after"] = str(retry_after)
-    return Behaviour(status=code, headers=sent, message=message or f"the stub says {code}")
-
-
-def cut(at_byte: int, reply: str | ModelReply = "Hello.", *, cleanly: bool = False) -> Behaviour:
-    """Break off after this many bytes of the body.
-
-    `cleanly` ends the HTTP body as if that were all, as a proxy does whose upstream died.
-    """
-    return replace(_behaviour(reply), cut_at=at_byte, cleanly=cleanly)
-
-
-def hang(after_byte: int | None = None, reply: str | ModelReply = "Hello.") -> Behaviour:
-    """Say nothing more after this many bytes of the body; with None, not even the headers."""
-    return replace(_behaviour(reply), hang_at=-1 if after_byte is None else after_byte)
-
-
-def repeated_ids(name: str = "tool") -> ModelReply:
-    """Two tool calls under one id."""
-    return asks(ToolRequest("call_same", name, {"n": 1}), ToolRequest("call_same", name, {"n": 2}))
-
-
-def huge_arguments(size_bytes: int = 10_000_000, name: str = "tool") -> ModelReply:
-    """A tool call with arguments of this size."""
-    return asks(call(name, text="x" * size_bytes))
-
-
-def loose_arguments(text: str = '{"n": 1,', name: str = "tool") -> ModelReply:
-    """A complete reply whose tool call has arguments that are no JSON object."""
-    return asks(ToolRequest("call_loose", name, undecodable=text))
-
-
-def empty() -> ModelReply:
-    """A complete reply that says nothing and asks for nothing."""
-    return ModelReply(usage=Usage(output_tokens=1))
-
-
-def garbage(raw: bytes = b'data: {"oh no\n\nevent: message_start\ndata: {{{\n\n') -> Behaviour:
-    """A body that is not what it should be, with status 200."""
-    return Behaviour(raw=raw)
-
-
-def thinks(text: str, signature: str, reply: str | ModelReply) -> Behaviour:
-    """A reply with signed thinking before it (Anthropic's format only)."""
-    return replace(_behaviour(reply), thinking=Thinking(text, signature))
-
-
-def by_turn(*items: Item) -> Callable[[Received], Item]:
-    """Choose by how far the conversation is, not by how many requests came: repeats are the same.
-
-    For tests that kill the caller: what it asks again is answered again.
-    """
-    return lambda request: items[request.turn]
-
-
-def _behaviour(item: Item) -> Behaviour:
-    if isinstance(item, Behaviour):
-        return item
-    return Behaviour(reply=says(item) if isinstance(item, str) else item)
 
 
 class StubProvider:
@@ -248,8 +175,8 @@ class StubProvider:
             return True
         request = Received(len(self.requests) + 1, path, kind, headers, msgspec.json.decode(sent))
         self.requests.append(request)
-        behaviour = await self._choose(request)
-        return await self._perform(behaviour, request, len(sent), reader, writer)
+        chosen = await self._choose(request)
+        return await self._perform(chosen, request, len(sent), reader, writer)
 
     async def _choose(self, request: Received) -> Behaviour:
         refused = objection(request.format, request.body) if self._strict else None
@@ -269,44 +196,44 @@ class StubProvider:
                 item = await asyncio.to_thread(item, request)
             except Exception as failure:  # noqa: BLE001  told to the client, where a test sees it
                 return status(400, message=f"the script failed: {failure!r}")
-        return _behaviour(item)
+        return behaviour(item)
 
     async def _perform(
         self,
-        behaviour: Behaviour,
+        chosen: Behaviour,
         request: Received,
         request_bytes: int,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> bool:
-        if behaviour.hang_at == -1:
+        if chosen.hang_at == -1:
             await reader.read()
             return False
-        if behaviour.status != 200:
-            name = ERRORS.get(behaviour.status, "api_error")
-            told = error(request.format, name, behaviour.message)
-            await _send(writer, behaviour.status, behaviour.headers, told)
+        if chosen.status != 200:
+            name = ERRORS.get(chosen.status, "api_error")
+            told = error(request.format, name, chosen.message)
+            await _send(writer, chosen.status, chosen.headers, told)
             return True
-        reply = behaviour.reply or ModelReply()
+        reply = chosen.reply or ModelReply()
         if reply.usage.input_tokens == 0:
             usage = replace(reply.usage, input_tokens=-(-request_bytes // 4))
             reply = replace(reply, usage=usage)
         self._bill(reply.usage)
         if not request.body.get("stream"):
-            raw = behaviour.raw or body(request.format, reply, behaviour.thinking)
-            await _send(writer, 200, behaviour.headers, raw)
+            raw = chosen.raw or body(request.format, reply, chosen.thinking)
+            await _send(writer, 200, chosen.headers, raw)
             return True
-        events = stream(request.format, reply, behaviour.thinking)
-        if behaviour.raw is not None:
-            events = [behaviour.raw]
-        end = next((n for n in (behaviour.cut_at, behaviour.hang_at) if n is not None), None)
+        events = stream(request.format, reply, chosen.thinking)
+        if chosen.raw is not None:
+            events = [chosen.raw]
+        end = next((n for n in (chosen.cut_at, chosen.hang_at) if n is not None), None)
         if end is not None:
             events = [b"".join(events)[:end]]
-        await _stream(writer, behaviour.headers, events)
-        if behaviour.hang_at is not None:
+        await _stream(writer, chosen.headers, events)
+        if chosen.hang_at is not None:
             await reader.read()
             return False
-        if behaviour.cut_at is None or behaviour.cleanly:
+        if chosen.cut_at is None or chosen.cleanly:
             writer.write(b"0\r\n\r\n")
             await writer.drain()
             return True
