@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import apsw
+
 from perdure.adapters.clock import SystemClock
 from perdure.adapters.models import resolve
 from perdure.adapters.stores.memory import MemoryStore
@@ -37,6 +39,11 @@ def sqlite_path(url: str) -> Path | None:
         f"the store URL {url!r} is not known; expected sqlite:///FILE (relative), "
         f"sqlite:////FILE (absolute) or {MEMORY_URL}"
     )
+
+
+def sqlite_version() -> str:
+    """Return the version of the SQLite that this package brings."""
+    return apsw.sqlite_lib_version()
 
 
 async def open_store(url: str, clock: Clock) -> MemoryStore | SqliteStore:

@@ -40,6 +40,10 @@ class RunCancelled(PerdureError):
     """The run was cancelled; the message says why."""
 
 
+class Quarantined(PerdureError):
+    """The session is set aside and runs no more until it is released by hand."""
+
+
 class Refused(PerdureError):
     """What was asked cannot apply any more, or not to this run; `code` names the reason."""
 

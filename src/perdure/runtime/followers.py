@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from perdure.core.errors import PerdureError
+from perdure.core.errors import PerdureError, Quarantined
 from perdure.core.events import Event, ModelReplied
 from perdure.core.ids import SessionId
 from perdure.core.runs import TERMINAL, RunRow
@@ -26,18 +26,25 @@ OnNews = Callable[[str | None], None]
 """Called with None when events were committed, and with a piece of text while a model writes."""
 
 
+class Ending(asyncio.Future[Ended]):
+    """The end of a run of a session; it lasts as long as somebody holds it."""
+
+    session: SessionId
+
+
 class Followers:
     """The waiting, told only of what is durable (text is the exception, and says so)."""
 
     def __init__(self) -> None:
-        self._endings: WeakValueDictionary[str, asyncio.Future[Ended]] = WeakValueDictionary()
+        self._endings: WeakValueDictionary[str, Ending] = WeakValueDictionary()
         self._news: dict[SessionId, set[OnNews]] = {}
 
-    def ending(self, run: str) -> asyncio.Future[Ended]:
-        """Return the future of a run's end; it lasts as long as somebody holds it."""
+    def ending(self, session: SessionId, run: str) -> Ending:
+        """Return the future of a run's end."""
         future = self._endings.get(run)
         if future is None:
-            future = asyncio.get_running_loop().create_future()
+            future = Ending(loop=asyncio.get_running_loop())
+            future.session = session
             self._endings[run] = future
         return future
 
@@ -71,15 +78,36 @@ class Followers:
         for on_news in tuple(self._news.get(session, ())):
             on_news(piece)
 
+    def set_aside(self, session: SessionId, reason: str) -> None:
+        """Tell those who wait for runs of a session that it is in quarantine."""
+        error = quarantined(session, reason)
+        for ending in list(self._endings.values()):
+            if ending.session == session:
+                _raise(ending, error)
+        for on_news in tuple(self._news.get(session, ())):
+            on_news(None)
+
     def fail(self, error: PerdureError) -> None:
         """Tell everybody that this node cannot go on."""
-        for future in list(self._endings.values()):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()
+        for ending in list(self._endings.values()):
+            _raise(ending, error)
         for waiting in tuple(self._news.values()):
             for on_news in tuple(waiting):
                 on_news(None)
+
+
+def quarantined(session: SessionId, reason: str) -> Quarantined:
+    """Return the error that says why a session is set aside and how it is released."""
+    return Quarantined(
+        f"session {session} is in quarantine: {reason}. Nothing of it is lost; when the cause is "
+        f"gone, release it: perdure sessions release {session.agent} {session.key}"
+    )
+
+
+def _raise(ending: Ending, error: PerdureError) -> None:
+    if not ending.done():
+        ending.set_exception(error)
+        ending.exception()
 
 
 def _content(row: RunRow, version: int, events: Sequence[Event]) -> Any:

@@ -51,7 +51,7 @@ class Run:
         self.receipt = receipt
         self._node = node
         self._followers = followers
-        self._ending = followers.ending(run_id)
+        self._ending = followers.ending(session, run_id)
         self._fresh = receipt is not None and not receipt.duplicate
 
     def __repr__(self) -> str:
@@ -68,6 +68,7 @@ class Run:
             if row.status in TERMINAL or row.status == "merged":
                 content = await self._node.answer_of(row)
                 return Ended(row, content)
+            await self._node.check_session(self.session)
         ended = await asyncio.shield(self._ending)
         if ended.row.answer is not None and ended.content is None:
             return Ended(ended.row, await self._node.answer_of(ended.row))
@@ -106,6 +107,7 @@ class Run:
         self, after: int = 0, text: bool = True
     ) -> AsyncIterator[RecordedEvent | TextDelta]:
         """Yield events like `events`, and between them the text that models are writing."""
+        await self._node.check_session(self.session)
         news = _News()
         leave = self._followers.follow(self.session, news.tell)
         try:
@@ -123,6 +125,8 @@ class Run:
                 if started is None and (await self.row()).status in {"merged", "cancelled"}:
                     return
                 self._node.check()
+                if self._ending.done() and (error := self._ending.exception()):
+                    raise error
                 for piece in await news.pieces():
                     if text:
                         yield TextDelta(piece)

@@ -315,6 +315,7 @@ class Host:
     def _set_aside(self, actor: Actor, reason: str) -> None:
         self._telemetry.emit("session.quarantined", session=str(actor.session), reason=reason)
         self._forget(actor)
+        self._followers.set_aside(actor.session, reason)
         self._spawn(self._let_go(actor, None, reason))
 
     async def _let_go(

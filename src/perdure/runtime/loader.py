@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from perdure.core.agent import Definition
 from perdure.core.codec import Record, decode_event, genesis, verify_chain
@@ -32,6 +32,7 @@ class Loader:
         telemetry: Telemetry,
         owner: str,
         read_batch_records: int,
+        on_set_aside: Callable[[SessionId, str], None],
     ) -> None:
         self._store = store
         self._agents = agents
@@ -39,6 +40,7 @@ class Loader:
         self._telemetry = telemetry
         self._owner = owner
         self._read_batch_records = read_batch_records
+        self._on_set_aside = on_set_aside
 
     async def load(self, session: SessionId) -> tuple[Actor, list[InboxCommand]] | None:
         """Claim and read a session; None if it is not ours to run.
@@ -51,6 +53,9 @@ class Loader:
             return None
         claimed = await self._store.claim(session, self._owner, self._clock.fresh_id())
         if isinstance(claimed, NotClaimed):
+            if claimed.why == "quarantined":
+                loaded = await self._store.load(session)
+                self._on_set_aside(session, (loaded and loaded.quarantine) or "no reason is kept")
             return None
         faults.reach("claim.after")
         loaded = claimed.loaded
@@ -78,6 +83,7 @@ class Loader:
         """Put a session in quarantine: nobody claims it until it is released by hand."""
         self._telemetry.emit("session.quarantined", session=str(session), reason=reason)
         await self._store.release(session, claimed.token, quarantine=reason)
+        self._on_set_aside(session, reason)
 
     async def _fold(self, loaded: Loaded) -> tuple[State, int]:
         state = decode_snapshot(loaded.snapshot) if loaded.snapshot is not None else EMPTY

@@ -31,7 +31,7 @@ from perdure.ports.session_store import InboxEntry, Receipt, RunQuery, SessionSt
 from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import Task, Worker
 from perdure.runtime.dispatcher import Dispatcher
-from perdure.runtime.followers import Followers
+from perdure.runtime.followers import Followers, quarantined
 from perdure.runtime.handles import RecordedEvent, Run, answer_in, recorded
 from perdure.runtime.heartbeat import Heartbeat
 from perdure.runtime.host import Host
@@ -67,7 +67,15 @@ class Node:
         self._settings = settings
         self._followers = Followers()
         dispatcher = Dispatcher(workers, store, telemetry, settings.read_batch_records, self._text)
-        loader = Loader(store, agents, clock, telemetry, self.owner, settings.read_batch_records)
+        loader = Loader(
+            store,
+            agents,
+            clock,
+            telemetry,
+            self.owner,
+            settings.read_batch_records,
+            self._followers.set_aside,
+        )
         self._host = Host(
             store, loader, dispatcher, agents, clock, telemetry, self._followers, settings
         )
@@ -222,6 +230,19 @@ class Node:
         if self.failure is not None:
             raise self.failure
 
+    async def check_session(self, session: SessionId) -> None:
+        """Raise `Quarantined` for a session that is set aside."""
+        loaded = await self._store.load(session)
+        if loaded is not None and loaded.quarantine is not None:
+            self._followers.set_aside(session, loaded.quarantine)
+            raise quarantined(session, loaded.quarantine)
+
+    async def release(self, agent: str, key: str) -> None:
+        """Lift the quarantine of a session and go on with it. Raises `NotFound`."""
+        session = SessionId(self.tenant, agent, key)
+        await self._store.release(session, None)
+        self._host.activate(session)
+
     async def idle(self) -> None:
         """Wait until no session has anything to do by itself (parked ones do not count)."""
         while self._host.busy() and self.failure is None:
@@ -231,7 +252,7 @@ class Node:
 
     async def _start(self, session: SessionId, command: c.SendMessage) -> Run:
         now = self._clock.now_ms()
-        ending = self._followers.ending(command.id)
+        ending = self._followers.ending(session, command.id)
         receipt = await self._accept(session, command, now, queued_row(session, command, now))
         run = Run(self, self._followers, session, command.id, receipt)
         del ending

@@ -51,8 +51,8 @@ def body(kind: Format, reply: ModelReply, thinking: Thinking | None = None) -> b
         if reply.content:
             content.append({"type": "text", "text": reply.content})
         for call in reply.tool_calls:
-            block = {"id": call.id, "name": call.name, "input": call.arguments}
-            content.append({"type": "tool_use", **block})
+            asked = {"id": call.id, "name": call.name, "input": call.arguments}
+            content.append({"type": "tool_use", **asked})
         return _json({**_anthropic_message(reply), "content": content, **_anthropic_stop(reply)})
     calls = [
         {"id": call.id, "type": "function", "function": _openai_function(call)}

@@ -1,0 +1,58 @@
+# Every target makes .venv first (scripts/bootstrap); the second time that costs nothing.
+# PYTHON=/path/to/python picks the interpreter, ARGS="..." is handed on.
+
+BIN := .venv/bin
+SEED ?= 1
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check bench sim proof docs fmt lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+install: ## make or mend .venv
+	@scripts/bootstrap
+
+run: install ## kill an agent in mid-work and watch it go on
+	@$(BIN)/perdure demo durability $(ARGS)
+
+test: install ## run every test; ARGS="-n 0 -k name" for one
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: install ## format, lint, types, imports, tidiness: under a minute
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest -q tests/architecture
+
+bench: install ## measure the spine
+	@$(BIN)/python bench/spine.py $(ARGS)
+
+sim: install ## replay one world of crashes: make sim SEED=7
+	@$(BIN)/python -m perdure.testing.crash --seed $(SEED) $(ARGS)
+
+proof: install ## run the crash suite and write docs/proof.md
+	@$(BIN)/python -m perdure.testing.crash --report docs/proof.md $(ARGS)
+
+docs: install ## write the pages that come out of the code
+	@$(BIN)/python scripts/docs.py
+
+fmt: install ## format, and mend what the linter can
+	$(BIN)/ruff check --fix --quiet
+	$(BIN)/ruff format --quiet
+
+# The lock is made with uv, from PATH or UV=...; installing it needs only pip.
+UV ?= uv
+lock: ## renew requirements.lock (needs uv); ARGS=--upgrade for newer ones
+	@$(UV) lock --quiet $(ARGS)
+	@$(UV) export --quiet --frozen --all-extras --all-groups --no-emit-project --no-header \
+		--no-emit-index-url --no-emit-find-links \
+		--format requirements-txt --output-file requirements.lock
+	@! grep -nE '://|(^|[ =])/' requirements.lock
+
+clean: ## remove .venv, caches and what runs left behind
+	rm -rf .venv .venv.installing dist build htmlcov .coverage* .hypothesis .import_linter_cache \
+		.mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,30 @@
+import asyncio
+import time
+
+from perdure import Agent, ModelReply, Runtime, ToolContext, ToolRequest, tool
+
+
+@tool(effect="idempotent")  # what was under way at a crash is done again, with the same key
+def pack(order: int, ctx: ToolContext) -> str:
+    """Pack an order."""
+    print(f"packing order {order}, key {ctx.key[:8]}", flush=True)
+    time.sleep(2)  # the work; time enough to kill this process
+    return f"order {order} is packed"
+
+
+def play_the_model(request):  # no key, no network: this function plays the model
+    step = len(request.messages) // 2  # every step adds a reply and a result
+    if step == 3:
+        return "All three are packed, says the function that plays the model."
+    return ModelReply(tool_calls=(ToolRequest(f"call{step}", "pack", {"order": step + 1}),))
+
+
+async def main():
+    model = play_the_model  # a real one: model = "anthropic:claude-sonnet-5"
+    packer = Agent("packer", model=model, instructions="Pack what is asked.", tools=[pack])
+    async with Runtime("sqlite:///perdure.db", agents=[packer]) as runtime:
+        run = await runtime.send("packer", "Pack orders 1, 2 and 3.", idempotency_key="monday")
+        print(await run.result())
+
+
+asyncio.run(main())

@@ -1,0 +1,148 @@
+"""What is checked before a file is trusted: the library, the disk, the file, the settings.
+
+Whatever is refused is left as it was found, to the byte.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import apsw
+
+from perdure.core.errors import StoreRefused, Unavailable
+
+Synchronous = Literal["FULL", "NORMAL"]
+
+APPLICATION_ID = 0x50524452
+"""In the header of every file of ours: `PRDR`."""
+
+SQLITE_MIN = (3, 51, 3)
+BUSY_TIMEOUT_MS = 5_000
+CACHE_KIB = 16 * 1024
+NETWORK_FILESYSTEMS = frozenset({
+    "9p", "afs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "glusterfs", "gpfs",
+    "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
+})  # fmt: skip
+
+
+def check_library(version: str) -> None:
+    """Raise `StoreRefused` for an SQLite whose write-ahead log can corrupt a file."""
+    if tuple(int(part) for part in version.split(".")) < SQLITE_MIN:
+        needed = ".".join(map(str, SQLITE_MIN))
+        raise StoreRefused(
+            f"SQLite {version} can corrupt a write-ahead log; at least {needed} is needed: "
+            "install a newer apsw (pip install --upgrade apsw)"
+        )
+
+
+def check_filesystem(folder: Path) -> None:
+    """Raise `StoreRefused` where the kernel says that `folder` is on a network filesystem."""
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    kind = filesystem(folder, mounts)
+    if kind in NETWORK_FILESYSTEMS:
+        raise StoreRefused(
+            f"{folder} is on a network filesystem ({kind}), where SQLite's log and locks do not "
+            "hold: put the store on a local disk"
+        )
+
+
+def filesystem(folder: Path, mounts: str) -> str:
+    """Return the type of the filesystem that holds `folder`, from the text of /proc/mounts."""
+    best, found = "", ""
+    for line in mounts.splitlines():
+        _, point, kind, *_ = [*line.split(" "), "", "", ""]
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)
+        if folder.is_relative_to(point) and len(point) >= len(best):
+            best, found = point, kind
+    return found
+
+
+def check_file(path: Path, newest: int) -> int:
+    """Return the schema version of the file at `path`: 0 if it is missing or empty.
+
+    Raises `StoreRefused` if it is not a store of ours, is damaged, or is newer than `newest`.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return 0
+    with refusing(path):
+        db = connect_to_read(path)
+        try:
+            application = db.pragma("application_id")
+            version = int(db.pragma("user_version"))
+            objects = int(db.execute("SELECT count(*) FROM sqlite_schema").get)
+        finally:
+            db.close()
+    if application != APPLICATION_ID and (application or version or objects):
+        raise StoreRefused(f"{path} is a database of another program: choose another file")
+    if version > newest:
+        raise StoreRefused(
+            f"{path} was written by a newer version of perdure (its schema is {version}, this one "
+            f"knows {newest}): upgrade perdure to open it"
+        )
+    return version
+
+
+def connect_to_write(path: Path, synchronous: Synchronous) -> apsw.Connection:
+    """Open the one connection that writes and checkpoints, with its settings read back."""
+    with refusing(path):
+        db = apsw.Connection(str(path))
+        try:
+            db.set_busy_timeout(BUSY_TIMEOUT_MS)
+            db.pragma("journal_mode", "wal")
+            db.pragma("synchronous", synchronous)
+            db.pragma("wal_autocheckpoint", 0)
+            db.pragma("cache_size", -CACHE_KIB)
+            db.pragma("temp_store", "memory")
+            check_settings(path, settings(db), synchronous)
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def connect_to_read(path: Path) -> apsw.Connection:
+    """Open a connection that cannot write."""
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    db.set_busy_timeout(BUSY_TIMEOUT_MS)
+    return db
+
+
+def settings(db: apsw.Connection) -> dict[str, str | int]:
+    """Return the settings that durability rests on, as the connection reports them."""
+    names = ("journal_mode", "synchronous", "wal_autocheckpoint", "busy_timeout", "page_size")
+    return {name: db.pragma(name) for name in names}
+
+
+def check_settings(path: Path, found: Mapping[str, object], synchronous: Synchronous) -> None:
+    """Raise `StoreRefused` if a setting was not taken."""
+    wanted = {"journal_mode": "wal", "synchronous": {"NORMAL": 1, "FULL": 2}[synchronous]}
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise StoreRefused(
+                f"{path} does not take PRAGMA {name}={value} (it has {found[name]}): "
+                "put the store on a local disk"
+            )
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turn SQLite's and the system's words for a file that cannot be opened into ours."""
+    try:
+        yield
+    except apsw.NotADBError:
+        raise StoreRefused(f"{path} is not an SQLite database: choose another file") from None
+    except apsw.CorruptError as error:
+        raise StoreRefused(f"{path} is damaged ({error}): restore it from a backup") from None
+    except (apsw.CantOpenError, apsw.PermissionsError, apsw.ReadOnlyError, OSError) as error:
+        where = "" if os.access(path.parent, os.W_OK) else "; its folder is not writable"
+        raise StoreRefused(f"{path} cannot be opened: {error}{where}") from None
+    except apsw.Error as error:
+        raise Unavailable(f"the store {path} could not be opened: {error}") from None

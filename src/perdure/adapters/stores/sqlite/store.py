@@ -1,0 +1,235 @@
+"""SqliteStore: one file, one process, and every promise of the port."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import apsw
+
+from perdure.adapters.stores.sqlite import checks, operations, reading, schema
+from perdure.adapters.stores.sqlite.checks import Synchronous
+from perdure.adapters.stores.sqlite.lock import FileLock
+from perdure.adapters.stores.sqlite.reader import ReadThread
+from perdure.adapters.stores.sqlite.writer import Commit, Request, Work, Writer
+from perdure.core.codec import Record
+from perdure.core.errors import InvalidInput, Unavailable
+from perdure.core.ids import SessionId
+from perdure.core.runs import RunRow
+from perdure.ports.session_store import (
+    Claimed,
+    CommitDone,
+    Durability,
+    InboxEntry,
+    Loaded,
+    NotClaimed,
+    Receipt,
+    RunQuery,
+    StepCommit,
+    Token,
+)
+
+T = TypeVar("T")
+
+
+class _HasTime(Protocol):
+    def now_ms(self) -> int: ...
+
+
+class SqliteStore:
+    """A store in one SQLite file, which it locks for this process.
+
+    After a failed write (a full disk, an I/O error) every operation raises `Unavailable` with the
+    reason, until the store is opened again. What was acknowledged stays.
+    """
+
+    durability: Durability
+
+    def __init__(
+        self,
+        path: Path,
+        now: Callable[[], int],
+        lock: FileLock,
+        writer: Writer,
+        reader: ReadThread,
+        settings: dict[str, str | int],
+    ) -> None:
+        self.durability = "fsynced" if settings["synchronous"] == FULL else "os"
+        self._path = path
+        self._now = now
+        self._lock = lock
+        self._writer = writer
+        self._reader = reader
+        self._settings = settings
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path | str,
+        clock: Callable[[], int] | _HasTime,
+        *,
+        synchronous: Synchronous = "FULL",
+    ) -> SqliteStore:
+        """Open the store at `path`, creating it and its folder if they are missing.
+
+        With `synchronous="NORMAL"` the last commits may be lost with the power, though not with
+        the process. Claims of earlier processes are void. Raises `StoreLocked` if another process
+        has the file open, and `StoreRefused` if the file or the disk cannot be trusted with it.
+        """
+        now = clock if callable(clock) else clock.now_ms
+        loop = asyncio.get_running_loop()
+        return await asyncio.to_thread(cls._open, Path(path), now, synchronous, loop)
+
+    @classmethod
+    def _open(
+        cls,
+        path: Path,
+        now: Callable[[], int],
+        synchronous: Synchronous,
+        loop: asyncio.AbstractEventLoop,
+    ) -> SqliteStore:
+        checks.check_library(apsw.sqlite_lib_version())
+        path = path.resolve()
+        with checks.refusing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            checks.check_filesystem(path.parent)
+            lock = FileLock(path)
+        try:
+            checks.check_file(path, schema.newest())
+            db = checks.connect_to_write(path, synchronous)
+            try:
+                with checks.refusing(path):
+                    schema.migrate(db, path, now(), schema.migrations())
+                    operations.free_claims(db)
+                settings = checks.settings(db)
+                reader = ReadThread(path)
+            except BaseException:
+                db.close()
+                raise
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, now, lock, Writer(db, str(path), loop), reader, settings)
+
+    async def close(self) -> None:
+        """Write what was submitted, close the file and give up its lock; safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._reader.close()
+        self._writer.stop()
+        self._lock.release()
+
+    async def accept(self, entry: InboxEntry, row: RunRow | None = None) -> Receipt:
+        """Put a command into a session's inbox, creating the session if it is new."""
+        try:
+            "".join((*entry.session, entry.id)).encode()
+        except UnicodeEncodeError as error:
+            why = f"{entry.id!r} or its session is not valid Unicode: {error}"
+            raise InvalidInput(why) from None
+        now = self._now()
+        duplicate: bool = await self._ask(
+            entry.session, lambda db, ids: operations.accept(db, entry, row, now)
+        )
+        return Receipt(entry.id, entry.session, self.durability, duplicate)
+
+    async def claim(self, session: SessionId, owner: str, nonce: str) -> Claimed | NotClaimed:
+        """Take the right to write a session, then read it, in one transaction."""
+        now = self._now()
+        claimed: Claimed | NotClaimed = await self._ask(
+            session, lambda db, ids: operations.claim(db, ids, session, owner, nonce, now)
+        )
+        return claimed
+
+    async def load(self, session: SessionId) -> Loaded | None:
+        """Read a session without the right to write it; None if there is none."""
+        return await self._read(lambda db: reading.load(db, session))
+
+    def commit(self, step: StepCommit, done: CommitDone) -> None:
+        """Submit a step commit; `done` is called on the event loop once its fate is known."""
+        if self._closed:
+            asyncio.get_running_loop().call_soon(done, self._unavailable())
+        else:
+            self._writer.submit(Commit(step, done))
+
+    async def renew(self, owner: str, lease_ms: int) -> bool:
+        """Confirm the node's lease for all its sessions; False if it had run out meanwhile."""
+        now = self._now()
+        alive: bool = await self._ask(
+            None, lambda db, ids: operations.renew(db, owner, lease_ms, now)
+        )
+        return alive
+
+    async def release(
+        self,
+        session: SessionId,
+        token: Token | None,
+        snapshot: tuple[int, bytes] | None = None,
+        quarantine: str | None = None,
+    ) -> None:
+        """Give up a claim, or put a session in quarantine, or lift that."""
+        await self._ask(
+            session,
+            lambda db, ids: operations.release(db, ids, session, token, snapshot, quarantine),
+        )
+
+    async def due(self, now: int, limit: int) -> tuple[builtins.list[SessionId], int | None]:
+        """Return sessions nobody runs that are due at `now`, and the time of the next one after."""
+        clock = self._now()
+        return await self._read(lambda db: reading.due(db, now, clock, limit))
+
+    async def read(self, session: SessionId, after: int, limit: int) -> builtins.list[Record]:
+        """Return up to `limit` records after position `after`, in order."""
+        return await self._read(lambda db: reading.read(db, session, after, limit))
+
+    async def list(self, query: RunQuery) -> builtins.list[RunRow]:
+        """Return the rows of runs that match, newest first."""
+        return await self._read(lambda db: reading.list_runs(db, query))
+
+    async def blob(self, address: str) -> bytes | None:
+        """Return the bytes kept under a content address."""
+        return await self._read(lambda db: reading.blob(db, address))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `perdure doctor` shows of this store."""
+        return {
+            "driver": "sqlite",
+            "path": str(self._path),
+            "durability": self.durability,
+            "sqlite_version": apsw.sqlite_lib_version(),
+            "apsw_version": apsw.apsw_version(),
+            "schema_version": schema.newest(),
+            "settings": dict(self._settings),
+            "database_bytes": _size(self._path),
+            "log_bytes": _size(Path(f"{self._path}-wal")),
+            "transactions": self._writer.transactions,
+            "failure": self._writer.failure,
+        }
+
+    def _unavailable(self) -> Unavailable:
+        return Unavailable(self._writer.failure or f"the store {self._path} is closed")
+
+    async def _ask(self, session: SessionId | None, work: Work) -> Any:
+        if self._closed:
+            raise self._unavailable()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._writer.submit(Request(session, work, future))
+        return await future
+
+    async def _read(self, query: Callable[[apsw.Connection], T]) -> T:
+        if self._closed or self._writer.failure is not None:
+            raise self._unavailable()
+        return await self._reader.run(query)
+
+
+FULL = 2
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

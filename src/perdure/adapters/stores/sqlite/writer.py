@@ -1,0 +1,262 @@
+"""The writer: one thread, the only connection that writes, and group commit.
+
+Whatever waits when the thread looks is written in one transaction and told after its COMMIT has
+returned, in one callback on the event loop: no timer, so that an idle store commits at once and a
+busy one pays a single fsync for hundreds of steps. The same thread makes the checkpoints, after
+everybody has been told.
+
+A batch is first written as if nothing could be refused. If something is, it is rolled back and
+written again one operation at a time, so that each learns its own fate. A failed write is another
+matter: what the disk holds is then unknown, so the store takes nothing more until it is opened
+again. What was acknowledged before is not affected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import apsw
+
+from perdure.adapters.stores.sqlite.commits import RowIds, why_refused, write_all
+from perdure.core.errors import Conflict, PerdureError, StoreError, Unavailable
+from perdure.core.ids import SessionId
+from perdure.ports import faults
+from perdure.ports.session_store import CommitDone, StepCommit, Token
+
+BATCH_OPERATIONS_MAX = 1_000
+CHECKPOINT_PAGES = 4_000
+UNSTORABLE = (apsw.ConstraintError, apsw.TooBigError, OverflowError, TypeError, ValueError)
+"""One operation's own fault: it is refused, and the store goes on."""
+
+Work = Callable[[apsw.Connection, RowIds], Any]
+ClaimKey = tuple[SessionId, Token]
+
+
+class Commit:
+    """A step commit on its way."""
+
+    __slots__ = ("done", "error", "step")
+
+    def __init__(self, step: StepCommit, done: CommitDone) -> None:
+        self.step = step
+        self.done = done
+        self.error: StoreError | None = None
+
+    def tell(self) -> None:
+        """Call back."""
+        self.done(self.error)
+
+
+class Request:
+    """Any other operation; `session` is the one it concerns, or None if it concerns many."""
+
+    __slots__ = ("answer", "error", "future", "session", "work")
+
+    def __init__(
+        self, session: SessionId | None, work: Work, future: asyncio.Future[Any] | None
+    ) -> None:
+        self.session = session
+        self.work = work
+        self.future = future
+        self.answer: Any = None
+        self.error: Exception | None = None
+
+    def run(self, db: apsw.Connection, ids: RowIds) -> None:
+        """Do the work; an error that it raises on purpose is its answer."""
+        self.error = None
+        try:
+            self.answer = self.work(db, ids)
+        except PerdureError as error:
+            self.error = error
+
+    def tell(self) -> None:
+        """Resolve the future, unless nobody waits any more."""
+        if self.future is None or self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(self.answer)
+        else:
+            self.future.set_exception(self.error)
+
+
+Operation = Commit | Request
+
+
+class Writer:
+    """Writes operations in the order in which they are submitted, many at a time."""
+
+    def __init__(self, db: apsw.Connection, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.failure: str | None = None
+        self.transactions = 0
+        self._db = db
+        self._name = name
+        self._loop = loop
+        self._queue: SimpleQueue[Operation | None] = SimpleQueue()
+        self._ids: RowIds = {}
+        self._untold: dict[ClaimKey, list[StoreError]] = {}
+        self._wal_pages = 0
+        self._stopping = False
+        db.set_wal_hook(self._note_wal)
+        self._thread = threading.Thread(target=self._run, name="perdure-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, operation: Operation) -> None:
+        """Queue an operation; it is told on the event loop what became of it."""
+        self._queue.put(operation)
+
+    def stop(self) -> None:
+        """Write what was submitted, close the connection, and wait for that. Blocks."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            batch = self._collect()
+            if not batch:
+                continue
+            refused = self._write(batch)
+            # A loop that is closed has nobody left to tell.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._tell, batch, refused)
+            del batch
+            self._checkpoint()
+        self._db.close()
+
+    def _collect(self) -> list[Operation]:
+        batch: list[Operation] = []
+        operation = self._queue.get()
+        with suppress(Empty):
+            while operation is not None:
+                batch.append(operation)
+                if len(batch) == BATCH_OPERATIONS_MAX:
+                    return batch
+                operation = self._queue.get_nowait()
+            self._stopping = True
+        return batch
+
+    def _write(self, batch: Sequence[Operation]) -> list[ClaimKey]:
+        """Write a batch, or mark the store as failed; return the claims of refused commits."""
+        refused: list[ClaimKey] = []
+        if self.failure is None:
+            try:
+                faults.reach("store.before_begin")
+                refused = self._transact(batch)
+                faults.reach("store.after_commit")
+            except BaseException as error:  # noqa: BLE001 - whoever waits must learn of it
+                self._fail(error)
+        if self.failure is not None:
+            for operation in batch:
+                operation.error = Unavailable(self.failure)
+        return refused
+
+    def _transact(self, batch: Sequence[Operation]) -> list[ClaimKey]:
+        db, refused = self._db, list[ClaimKey]()
+        db.execute("BEGIN IMMEDIATE")
+        if self._untold or not self._write_together(batch):
+            db.execute("ROLLBACK")
+            self._ids.clear()
+            db.execute("BEGIN IMMEDIATE")
+            refused = self._write_one_by_one(batch)
+        faults.reach("store.before_commit")
+        db.execute("COMMIT")
+        self.transactions += 1
+        return refused
+
+    def _write_together(self, batch: Sequence[Operation]) -> bool:
+        """Write a batch as if nothing were refused; False if something is.
+
+        Commits are gathered, because what concerns other sessions may go before them.
+        """
+        db, ids = self._db, self._ids
+        steps: list[StepCommit] = []
+        sessions: set[SessionId] = set()
+        try:
+            for operation in batch:
+                if isinstance(operation, Commit):
+                    steps.append(operation.step)
+                    sessions.add(operation.step.session)
+                    continue
+                if steps and (operation.session is None or operation.session in sessions):
+                    if not write_all(db, ids, steps):
+                        return False
+                    steps, sessions = [], set()
+                operation.run(db, ids)
+            return not steps or write_all(db, ids, steps)
+        except UNSTORABLE:
+            return False
+
+    def _write_one_by_one(self, batch: Sequence[Operation]) -> list[ClaimKey]:
+        refused = []
+        for operation in batch:
+            try:
+                with self._db:
+                    if isinstance(operation, Commit):
+                        self._write_alone(operation)
+                    else:
+                        operation.run(self._db, self._ids)
+            except StoreError as error:
+                operation.error = error
+            except UNSTORABLE as error:
+                operation.error = Conflict(f"it cannot be stored: {error}")
+            if isinstance(operation, Commit) and operation.error is not None:
+                claim = (operation.step.session, operation.step.token)
+                self._untold.setdefault(claim, []).append(operation.error)
+                refused.append(claim)
+        return refused
+
+    def _write_alone(self, commit: Commit) -> None:
+        """Write one commit; raise why it is refused, so that its savepoint is rolled back.
+
+        Whatever was decided on a commit that is refused is refused too, until its owner is told.
+        """
+        step = commit.step
+        earlier = self._untold.get((step.session, step.token))
+        if earlier is not None:
+            raise type(earlier[0])(str(earlier[0]))
+        if not write_all(self._db, self._ids, (step,)):
+            raise why_refused(self._db, step)
+
+    def _tell(self, batch: Sequence[Operation], refused: Sequence[ClaimKey] = ()) -> None:
+        if refused:
+            self.submit(Request(None, lambda db, ids: self._note_told(refused), None))
+        remaining = iter(batch)
+        try:
+            for operation in remaining:
+                operation.tell()
+        finally:
+            # A callback that raised is the event loop's to report; the others are told anyway.
+            if rest := list(remaining):
+                self._loop.call_soon(self._tell, rest)
+
+    def _note_told(self, refused: Sequence[ClaimKey]) -> None:
+        for claim in refused:
+            self._untold[claim].pop()
+            if not self._untold[claim]:
+                del self._untold[claim]
+
+    def _checkpoint(self) -> None:
+        if self.failure is None and self._wal_pages >= CHECKPOINT_PAGES:
+            try:
+                self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            except apsw.BusyError:
+                pass
+            except apsw.Error as error:
+                self._fail(error)
+
+    def _note_wal(self, db: apsw.Connection, schema: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _fail(self, error: BaseException) -> None:
+        with suppress(apsw.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        self.failure = (
+            f"the store {self._name} failed and takes nothing more until it is opened again: "
+            f"{type(error).__name__}: {error}"
+        )

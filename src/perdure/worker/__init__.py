@@ -1,0 +1,11 @@
+"""What an author of agents writes with, and the worker that executes their calls."""
+
+from __future__ import annotations
+
+from perdure.worker.agent import Agent
+from perdure.worker.builtin import ask_human, wait
+from perdure.worker.context import ToolContext
+from perdure.worker.local import LocalWorker
+from perdure.worker.tool import Tool, tool
+
+__all__ = ["Agent", "LocalWorker", "Tool", "ToolContext", "ask_human", "tool", "wait"]

@@ -1,0 +1,167 @@
+"""`Agent`: a model, instructions and tools under a name, checked when it is made."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from perdure.core.agent import AgentSpec, ContextPolicy, Definition, Limits, define
+from perdure.core.errors import InvalidInput
+from perdure.core.limits import WINDOW_MESSAGES_MAX
+from perdure.worker.tool import Tool, tool
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RESERVED = frozenset({"wait", "ask_human"})
+_CHOICES = {"on_failure": ("retry", "stop"), "resume": ("eager", "lazy")}
+_LIMITS = Limits()
+_CONTEXT = ContextPolicy()
+
+
+class Agent:
+    """An agent as its author writes it: data for the runtime, code for the worker.
+
+    `model` is a name (`anthropic:claude-sonnet-5`, `openai:gpt-5`, `scripted`), an object with an
+    async `reply(request, on_text)`, or a function from a `ModelRequest` to a `ModelReply` or text.
+    `tools` are tools or plain functions; a plain function is a tool with an undeclared effect.
+    `model_timeout` is how long one reply may take, in seconds; None leaves it to the worker.
+
+    Raises `InvalidInput` that names what is wrong and what was expected.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        model: Any,
+        instructions: str = "",
+        tools: Iterable[Tool[..., Any] | Callable[..., Any]] = (),
+        limits: Limits = _LIMITS,
+        context: ContextPolicy = _CONTEXT,
+        on_failure: str = "retry",
+        resume: str = "eager",
+        max_tokens: int | None = None,
+        model_timeout: float | None = None,
+    ) -> None:
+        where = f"agent {_checked_name(name)!r}"
+        self.name = name
+        self.model = model
+        self.model_timeout = model_timeout
+        self.tools = _tools(tools, where)
+        self.tools_by_name = {each.spec.name: each for each in self.tools}
+        fields = {
+            "name": name,
+            "model": _model_name(model, where),
+            "instructions": instructions,
+            "tools": [each.spec for each in self.tools],
+            "limits": limits,
+            "context": context,
+            "on_failure": on_failure,
+            "resume": resume,
+            "max_tokens": max_tokens,
+        }
+        self.spec = _spec(fields, where)
+        _check_ranges(self.spec, model_timeout, where)
+
+    @cached_property
+    def definition(self) -> Definition:
+        """The specification with the content addresses of its parts."""
+        return define(self.spec)
+
+    def with_model(self, model: Any) -> Agent:
+        """Return the same agent with another model."""
+        return Agent(
+            self.name,
+            model=model,
+            instructions=self.spec.instructions,
+            tools=self.tools,
+            limits=self.spec.limits,
+            context=self.spec.context,
+            on_failure=self.spec.on_failure,
+            resume=self.spec.resume,
+            max_tokens=self.spec.max_tokens,
+            model_timeout=self.model_timeout,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.name} ({self.spec.model}, {len(self.tools)} tools)>"
+
+
+def _checked_name(name: Any) -> Any:
+    if not NAME_PATTERN.fullmatch(name if isinstance(name, str) else ""):
+        raise InvalidInput(
+            f"{name!r} cannot be the name of an agent: use 1 to 64 letters, digits, `.`, `_` "
+            "and `-`, beginning with a letter or a digit"
+        )
+    return name
+
+
+def _tools(given: Any, where: str) -> tuple[Tool[..., Any], ...]:
+    if isinstance(given, Tool) or not isinstance(given, Iterable):
+        raise InvalidInput(f"{where}: tools is a list of tools, not {given!r}")
+    made: dict[str, Tool[..., Any]] = {}
+    for each in given:
+        if not isinstance(each, Tool) and not inspect.isroutine(each):
+            raise InvalidInput(f"{where}: {each!r} is neither a tool nor a function")
+        one = tool(each)
+        name = one.spec.name
+        if name in made:
+            raise InvalidInput(f"{where} has two tools called {name!r}: give one tool(name=...)")
+        if name in RESERVED and one.spec.builtin is None:
+            raise InvalidInput(
+                f"{where}: {name!r} is the name of a tool of the runtime: use perdure's, or "
+                "another name"
+            )
+        made[name] = one
+    return tuple(made.values())
+
+
+def _model_name(model: Any, where: str) -> str:
+    """Return how the specification names a model; code is named by where it was written."""
+    if isinstance(model, str) and model and not any(map(str.isspace, model)):
+        return model
+    if inspect.isroutine(model):
+        return f"function:{model.__qualname__}"
+    if not isinstance(model, type) and callable(getattr(model, "reply", None)):
+        return f"object:{type(model).__qualname__}"
+    raise InvalidInput(
+        f"{where}: model is a name as in 'anthropic:claude-sonnet-5', an object with an async "
+        f"`reply`, or a function of a request, not {model!r}"
+    )
+
+
+def _spec(fields: dict[str, Any], where: str) -> AgentSpec:
+    for field, choices in _CHOICES.items():
+        if fields[field] not in choices:
+            raise InvalidInput(f"{where}: {field} is one of {choices}, not {fields[field]!r}")
+    for field, kind in (("limits", Limits), ("context", ContextPolicy)):
+        if not isinstance(fields[field], kind):
+            raise InvalidInput(f"{where}: {field} is {kind.__name__}(...), not {fields[field]!r}")
+    try:
+        return msgspec.convert(msgspec.to_builtins(fields, enc_hook=repr), AgentSpec)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"{where}: {error}") from None
+
+
+def _check_ranges(spec: AgentSpec, model_timeout: Any, where: str) -> None:
+    window_max = WINDOW_MESSAGES_MAX
+    for name, value, most in (
+        ("limits.steps_max", spec.limits.steps_max, None),
+        ("limits.tokens_max", spec.limits.tokens_max, None),
+        ("limits.wall_ms_max", spec.limits.wall_ms_max, None),
+        ("context.window_messages", spec.context.window_messages, window_max),
+        ("context.compact_at_tokens", spec.context.compact_at_tokens, None),
+        ("context.keep_messages", spec.context.keep_messages, window_max),
+        ("max_tokens", spec.max_tokens, None),
+    ):
+        if value is not None and (value < 1 or (most is not None and value > most)):
+            to = f"between 1 and {most}" if most is not None else "at least 1"
+            raise InvalidInput(f"{where}: {name} is {to}, not {value}")
+    if model_timeout is not None and not (
+        isinstance(model_timeout, (int, float)) and 0 < model_timeout < float("inf")
+    ):
+        raise InvalidInput(f"{where}: model_timeout is a number of seconds, not {model_timeout!r}")

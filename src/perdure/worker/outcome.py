@@ -1,0 +1,80 @@
+"""How a tool call ended, in words that can be recorded and told to a model."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+
+from perdure.core.limits import RESULT_BYTES_MAX, clip
+from perdure.worker.values import Unserialisable, plain
+
+_log = logging.getLogger("perdure.worker")
+_EXCERPT_CHARS = 1_000
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A call that ended: with a result, or by saying what went wrong (`kind`)."""
+
+    ok: bool
+    content: Any
+    kind: str = "result"
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """A call that was given up without knowing whether it took effect."""
+
+    reason: str
+
+
+def returned(value: Any) -> Outcome:
+    """Return the outcome of a tool that returned `value`.
+
+    A result that is not JSON, or longer than `RESULT_BYTES_MAX`, is a failure that says that the
+    tool ran: whoever reads it must not think that nothing happened.
+    """
+    try:
+        content = plain(value)
+        body = msgspec.json.encode(content)
+    except Unserialisable as error:
+        return _unserialisable(str(error))
+    except Exception as error:  # noqa: BLE001  a result's own code may raise anything
+        return _unserialisable(describe(error))
+    if len(body) <= RESULT_BYTES_MAX:
+        return Outcome(True, content)
+    start = (
+        content if isinstance(content, str) else body[: 4 * _EXCERPT_CHARS].decode(errors="replace")
+    )
+    return Outcome(
+        False,
+        f"The tool ran, but its result has {len(body)} bytes of JSON, more than the limit of "
+        f"{RESULT_BYTES_MAX}. It begins: {start[:_EXCERPT_CHARS]}",
+        "result_too_large",
+    )
+
+
+def _unserialisable(why: str) -> Outcome:
+    text = f"The tool ran, but its result cannot be recorded: {why}"
+    return Outcome(False, printable(text), "unserialisable")
+
+
+def raised(error: BaseException, tool: str) -> Outcome:
+    """Return the outcome of a tool that raised: its class and message; the log has the rest."""
+    _log.debug("tool %s raised", tool, exc_info=error)
+    return Outcome(False, describe(error), "raised")
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception as `Class: message`, clipped."""
+    try:
+        message = str(error)
+    except Exception as inner:  # noqa: BLE001  an exception that cannot be printed is still told of
+        message = f"(its message cannot be read: {type(inner).__name__})"
+    name = type(error).__qualname__
+    return printable(f"{name}: {message}" if message else name)
+
+
+def printable(text: str) -> str:
+    """Return `text` as it can be recorded: clipped, and without lone surrogates."""
+    return clip(text).encode(errors="replace").decode()

@@ -1,0 +1,145 @@
+"""Isolated tools: each call in a process of its own, which can be killed with all it started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any
+
+import msgspec
+
+from perdure.core.limits import RESULT_BYTES_MAX
+from perdure.ports.clock import Clock, Timer
+from perdure.worker.context import ToolContext
+from perdure.worker.origin import Origin
+from perdure.worker.outcome import Lost, Outcome, describe
+
+ANSWER_BYTES_MAX = RESULT_BYTES_MAX + 64 * 1024
+EXIT_MS_MAX = 5_000
+"""How long a process may live on after its answer, to end in good order."""
+_STDIN, _STDOUT = 0, 1
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What a process is told: the function, its arguments as JSON, and where to import from."""
+
+    origin: Origin
+    tool: str
+    arguments: dict[str, Any]
+    context: ToolContext
+    path: list[str]
+
+
+class Processes:
+    """The processes of isolated tools that are alive."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._alive: set[_Process] = set()
+
+    async def run(self, job: Job) -> Outcome | Lost:
+        """Run a job in a new process and return how it ended; cancelling kills the process."""
+        loop = asyncio.get_running_loop()
+        process = _Process(self._clock, self._alive)
+        command = (sys.executable, "-P", "-m", "perdure.worker.child")
+        try:
+            await loop.subprocess_exec(
+                lambda: process,
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=None,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Outcome(False, f"No process for the tool: {describe(error)}", "not_started")
+        return await process.ask(msgspec.json.encode(job) + b"\n")
+
+    async def close(self) -> None:
+        """Kill every process and wait until it is gone."""
+        processes = tuple(self._alive)
+        for process in processes:
+            process.kill()
+        if processes:
+            await asyncio.wait([process.gone for process in processes])
+
+
+class _Process(asyncio.SubprocessProtocol):
+    """One process: the job goes in by its stdin, which stays open; a line comes back."""
+
+    def __init__(self, clock: Clock, alive: set[_Process]) -> None:
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._received = bytearray()
+        self._clock = clock
+        self._alive = alive
+        self._killed = False
+        self._linger: Timer | None = None
+        self._transport: asyncio.SubprocessTransport
+
+    async def ask(self, job: bytes) -> Outcome | Lost:
+        """Send the job and return the answer, or how the process ended without one."""
+        stdin = self._transport.get_pipe_transport(_STDIN)
+        assert isinstance(stdin, asyncio.WriteTransport)
+        stdin.write(job)
+        try:
+            answer = await self._answer
+        except asyncio.CancelledError:
+            self.kill()
+            raise
+        if answer is None:
+            return Lost(self._how_it_ended())
+        self._linger = self._clock.call_later(EXIT_MS_MAX, self.kill)
+        return msgspec.json.decode(answer, type=Outcome)
+
+    def kill(self) -> None:
+        """Kill the process and everything in its group; harmless when it has ended."""
+        if self._transport.get_returncode() is not None:
+            self._transport.close()
+        else:
+            self._killed = True
+            self._kill_group()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
+        self._alive.add(self)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._received += data
+        if self._answer.done():
+            return
+        if data.endswith(b"\n"):
+            self._answer.set_result(bytes(self._received))
+        elif len(self._received) > ANSWER_BYTES_MAX:
+            self.kill()
+
+    def process_exited(self) -> None:
+        # What the tool forked may hold the pipe open, and then its end would never be seen.
+        if not self._answer.done():
+            self._kill_group()
+        if self._answer.done() or self._killed:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+        self._alive.discard(self)
+        if not self._answer.done():
+            self._answer.set_result(None)
+        self.gone.set_result(None)
+
+    def _kill_group(self) -> None:
+        try:
+            os.killpg(self._transport.get_pid(), signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # macOS says the latter of a zombie
+            return
+
+    def _how_it_ended(self) -> str:
+        code = self._transport.get_returncode() or 0
+        how = f"exited with code {code}"
+        if code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        return f"the tool's process {how} before it answered"

@@ -1,0 +1,212 @@
+"""`@tool`: a function that a model may call, with what it promises about being repeated."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, ParamSpec, TypeVar, cast, get_args, overload
+
+from perdure.core.agent import Effect, OnUnknown, ToolSpec
+from perdure.core.errors import InvalidInput
+from perdure.worker import docs
+from perdure.worker.context import ToolContext
+from perdure.worker.origin import Origin, origin_of
+from perdure.worker.schema import Parameters
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Probe = Callable[..., Any]
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Tool(Generic[P, R]):
+    """A function with its specification. Calling it calls the function, and nothing else.
+
+    `origin` says where an isolated tool's process finds the function.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        spec: ToolSpec,
+        parameters: Parameters,
+        probe: Probe | None = None,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.spec = spec
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.origin: Origin | None = origin_of(function, spec.name) if spec.isolated else None
+        self._parameters = parameters
+        self._probe = probe
+        self.probe_is_async = inspect.iscoroutinefunction(probe)
+        self._probe_takes_context = probe is not None and _takes_context(probe, spec.name)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function."""
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Tool {self.spec.name} ({self.spec.effect})>"
+
+    def arguments(self, raw: object) -> dict[str, Any]:
+        """Return the arguments a model sent as the types that the function asks for.
+
+        Raises `InvalidInput` with every missing, unknown or wrong argument and its place.
+        """
+        return self._parameters.convert(raw)
+
+    def run(self, arguments: dict[str, Any], context: ToolContext) -> R:
+        """Call the function with checked arguments, and the context where it asks for it.
+
+        An async function gives a coroutine, as it does for everybody.
+        """
+        filled = arguments | dict.fromkeys(self._parameters.context, context)
+        return cast("Callable[..., R]", self.function)(**filled)
+
+    def probe(self, context: ToolContext) -> Any:
+        """Ask what became of the call with this key; a coroutine if the probe is async.
+
+        None: undecided. False: it did not happen. True: it happened. Anything else: it happened,
+        and this was its result. Without a probe, always None.
+        """
+        if self._probe is None:
+            return None
+        return self._probe(context.key, *(context,) * self._probe_takes_context)
+
+
+@overload
+def tool(function: Callable[P, R], /) -> Tool[P, R]: ...
+
+
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    effect: Effect | None = None,
+    probe: Probe | None = None,
+    on_unknown: OnUnknown | None = None,
+    timeout: float = 300,
+    capabilities: Iterable[str] = (),
+    isolated: bool = False,
+) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
+
+
+def tool(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    effect: Effect | None = None,
+    probe: Probe | None = None,
+    on_unknown: OnUnknown | None = None,
+    timeout: float = 300,
+    capabilities: Iterable[str] = (),
+    isolated: bool = False,
+) -> Any:
+    """Make a tool of a function, sync or async; use it bare, or with arguments.
+
+    `effect` is what the function promises about being repeated: `read` and `idempotent` are done
+    again after a crash, `once` never; undeclared is `once`. `probe(key)` or `probe(key, context)`
+    can say later whether a `once` call took effect (see `Tool.probe`). `on_unknown` says who hears
+    of an outcome that nobody can know: the model (`tell`, the default while the effect is
+    undeclared) or a person (`ask`, the default once it is declared). `timeout` is in seconds.
+    `isolated` runs the function in a process of its own, which can be killed.
+
+    The description and those of the parameters come from the docstring. A parameter annotated with
+    `ToolContext` is filled in by the worker. Raises `InvalidInput` for what cannot be a tool.
+    """
+    given = {
+        "effect": effect,
+        "on_unknown": on_unknown,
+        "timeout": timeout,
+        "capabilities": capabilities,
+        "isolated": isolated,
+    }
+    if function is None:
+        return lambda function: _make(function, name, probe, **given)
+    return function if isinstance(function, Tool) else _make(function, name, probe, **given)
+
+
+def _make(
+    function: Callable[..., Any], name: Any, probe: Probe | None, **given: Any
+) -> Tool[..., Any]:
+    if not inspect.isroutine(function):
+        raise InvalidInput(
+            f"a tool is made of a function, and {function!r} is none: wrap it in one"
+        )
+    name = function.__name__ if name is None else name
+    if not NAME_PATTERN.fullmatch(name if isinstance(name, str) else ""):
+        raise InvalidInput(
+            f"{name!r} cannot be the name of a tool: use 1 to 64 letters, digits, `_` and `-`, "
+            "as in tool(name='look_up')"
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidInput(f"tool {name!r} yields, and a call has one result: return a list")
+    told = docs.read(inspect.getdoc(function))
+    parameters = Parameters(function, name, told.parameters)
+    spec = ToolSpec(
+        name=name,
+        description=told.description,
+        parameters=parameters.schema,
+        probe=probe is not None,
+        **_promises(name, probe is not None, **given),
+    )
+    return Tool(function, spec, parameters, probe)
+
+
+def _promises(
+    name: str,
+    probed: bool,
+    *,
+    effect: Any,
+    on_unknown: Any,
+    timeout: Any,
+    capabilities: Any,
+    isolated: Any,
+) -> dict[str, Any]:
+    """Return what is declared of a tool, checked and with its defaults, as fields of its spec."""
+    for value, what, choices in (
+        (effect, "effect", get_args(Effect)),
+        (on_unknown, "on_unknown", get_args(OnUnknown)),
+    ):
+        if value is not None and value not in choices:
+            raise InvalidInput(f"tool {name!r}: {what} is one of {choices}, not {value!r}")
+    if probed and effect in ("read", "idempotent"):
+        raise InvalidInput(f"tool {name!r}: only a `once` tool is probed; a {effect} one is redone")
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if not is_number or not 0.001 <= timeout < float("inf"):
+        raise InvalidInput(f"tool {name!r}: timeout is a number of seconds, not {timeout!r}")
+    one = isinstance(capabilities, str) or not isinstance(capabilities, Iterable)
+    capabilities = (capabilities,) if one else tuple(capabilities)
+    if not all(each and isinstance(each, str) for each in capabilities):
+        raise InvalidInput(f"tool {name!r}: capabilities are strings, not {capabilities!r}")
+    cautious = effect == "once" or probed
+    return {
+        "effect": effect or "once",
+        "on_unknown": on_unknown or ("ask" if cautious else "tell"),
+        "timeout_ms": round(timeout * 1000),
+        "capabilities": capabilities,
+        "isolated": bool(isolated),
+    }
+
+
+def _takes_context(probe: Probe, name: str) -> bool:
+    """Say whether a probe wants the context after the key."""
+    if not callable(probe):
+        raise InvalidInput(f"tool {name!r}: probe is a function of the key, not {probe!r}")
+    try:
+        signature = inspect.signature(probe)
+        required = [
+            each
+            for each in signature.parameters.values()
+            if each.default is each.empty and each.kind in _POSITIONAL
+        ]
+        signature.bind(*("key", "context")[: max(1, len(required))])
+    except (TypeError, ValueError):
+        raise InvalidInput(f"tool {name!r}: the probe takes (key) or (key, context)") from None
+    return len(required) == 2

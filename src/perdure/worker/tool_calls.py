@@ -1,0 +1,170 @@
+"""Tool calls: check the arguments, ask to begin if it may happen only once, run, say how it ended.
+
+A call that began and whose outcome nobody can know is reported as lost, never as failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from perdure.core.commands import (
+    Report,
+    ReportProbe,
+    ReportToolBegin,
+    ReportToolLost,
+    ReportToolResult,
+)
+from perdure.core.errors import InvalidInput
+from perdure.ports import faults
+from perdure.ports.workers import ToolTask
+from perdure.worker.context import ToolContext
+from perdure.worker.outcome import Lost, Outcome, printable, raised, returned
+from perdure.worker.processes import Job, Processes
+from perdure.worker.running import Running, is_cancelled
+from perdure.worker.threads import Threads
+from perdure.worker.tool import Tool
+
+AnyTool = Tool[..., Any]
+HAPPENED = "It took effect."
+_log = logging.getLogger("perdure.worker")
+
+
+class ToolCalls:
+    """Runs tools: async ones on the loop, sync ones in threads, isolated ones in processes."""
+
+    def __init__(self, name: str, threads: Threads, processes: Processes) -> None:
+        self._name = name
+        self._threads = threads
+        self._processes = processes
+
+    async def call(self, running: Running, tool: AnyTool, task: ToolTask) -> None:
+        """Carry out a call from its arguments to its report."""
+        try:
+            arguments = tool.arguments(task.arguments)
+        except InvalidInput as error:
+            running.end(result(task, Outcome(False, str(error), "invalid_arguments")))
+            return
+        if tool.spec.effect == "once":
+            await running.begin(
+                ReportToolBegin(call=task.call, attempt=task.attempt, worker=self._name)
+            )
+            faults.reach("tool.begun")
+        faults.reach("tool.before")
+        running.limit(tool.spec.timeout_ms, lambda: self._timed_out(running, tool, task))
+        outcome = await self._run(running, tool, task, arguments)
+        faults.reach("tool.after")
+        running.end(result(task, outcome))
+
+    async def probe(self, running: Running, tool: AnyTool, task: ToolTask) -> None:
+        """Ask a tool what became of a call; a probe that raises or hangs leaves it undecided."""
+        context = _context(tool, task)
+        running.limit(tool.spec.timeout_ms, lambda: undecided(task))
+        outcome = await self._here(
+            running, lambda: tool.probe(context), tool.probe_is_async, f"{tool.spec.name} (probe)"
+        )
+        running.end(_verdict(task, outcome))
+
+    async def _run(
+        self, running: Running, tool: AnyTool, task: ToolTask, arguments: dict[str, Any]
+    ) -> Outcome | Lost:
+        context = _context(tool, task)
+        if tool.origin is not None:
+            path = [str(entry) for entry in sys.path]
+            job = Job(tool.origin, tool.spec.name, task.arguments, context, path)
+            return await self._processes.run(job)
+        return await self._here(
+            running, lambda: tool.run(arguments, context), tool.is_async, tool.spec.name
+        )
+
+    async def _here(
+        self, running: Running, function: Callable[[], Any], is_async: bool, name: str
+    ) -> Outcome:
+        """Run a function in this process: on the loop if it is async, else in a thread."""
+        if is_async:
+            return await _awaited(function, name)
+        future = self._threads.submit(lambda: _attempt(function, name))
+        running.withdraw = future.cancel
+        outcome = await asyncio.wrap_future(future)
+        return outcome if isinstance(outcome, Outcome) else await _awaited(outcome, name)
+
+    def _timed_out(self, running: Running, tool: AnyTool, task: ToolTask) -> Report:
+        within = f"within {tool.spec.timeout_ms / 1000:g} s"
+        if running.withdraw():
+            text = f"The tool did not start {within}: every thread of its worker is busy."
+        elif tool.spec.effect == "once":
+            return ReportToolLost(
+                call=task.call, attempt=task.attempt, reason=f"the tool did not answer {within}"
+            )
+        else:
+            text = f"The tool did not answer {within}."
+            if not tool.is_async and tool.origin is None:
+                text += " It cannot be stopped and may still be at work."
+        return result(task, Outcome(False, text, "timeout"))
+
+
+async def _awaited(function: Callable[[], Awaitable[Any]], name: str) -> Outcome:
+    try:
+        return returned(await function())
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        # KeyboardInterrupt and SystemExit too: a tool cannot end its worker.
+        if isinstance(error, asyncio.CancelledError) and is_cancelled():
+            raise
+        return raised(error, name)
+
+
+def _attempt(function: Callable[[], Any], name: str) -> Outcome | Callable[[], Awaitable[Any]]:
+    """Run a sync function in its thread; one that returns an awaitable is finished on the loop."""
+    try:
+        value = function()
+    except BaseException as error:  # noqa: BLE001  as above
+        return raised(error, name)
+    return (lambda: value) if inspect.isawaitable(value) else returned(value)
+
+
+def _context(tool: AnyTool, task: ToolTask) -> ToolContext:
+    return ToolContext(
+        key=task.key,
+        session=task.session,
+        run=task.run,
+        call=task.call,
+        attempt=task.attempt,
+        agent=task.agent,
+        timeout_ms=tool.spec.timeout_ms,
+    )
+
+
+def result(task: ToolTask, outcome: Outcome | Lost) -> Report:
+    """Return the report of how a call ended."""
+    if isinstance(outcome, Lost):
+        return ReportToolLost(call=task.call, attempt=task.attempt, reason=outcome.reason)
+    return ReportToolResult(
+        call=task.call,
+        attempt=task.attempt,
+        ok=outcome.ok,
+        content=outcome.content if outcome.ok else printable(outcome.content),
+        kind=outcome.kind,
+    )
+
+
+def undecided(task: ToolTask) -> Report:
+    """Return the report of a probe that could not tell."""
+    return ReportProbe(call=task.call, attempt=task.attempt, verdict="undecided")
+
+
+def _verdict(task: ToolTask, outcome: Outcome) -> Report:
+    """Return the report of a probe: see `Tool.probe` for what its values mean."""
+    if outcome.kind == "raised" or outcome.content is None:
+        if not outcome.ok:
+            _log.warning("the probe of %s failed: %s", task.tool, outcome.content)
+        return undecided(task)
+    if outcome.content is False:
+        return ReportProbe(call=task.call, attempt=task.attempt, verdict="did_not_happen")
+    content = outcome.content if outcome.ok and outcome.content is not True else HAPPENED
+    return ReportProbe(call=task.call, attempt=task.attempt, verdict="happened", content=content)
