@@ -17,9 +17,27 @@ from perdure.adapters.telemetry.logs import LogTelemetry
 from perdure.core.errors import InvalidInput
 from perdure.ports.clock import Clock
 from perdure.ports.telemetry import Telemetry
+from perdure.runtime.handles import RecordedEvent, Run, TextDelta, recorded
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
 from perdure.worker import Agent, LocalWorker
+
+__all__ = [
+    "MEMORY_URL",
+    "SQLITE_PREFIX",
+    "Agent",
+    "Node",
+    "RecordedEvent",
+    "Run",
+    "Runtime",
+    "SystemClock",
+    "TextDelta",
+    "open_reader",
+    "open_store",
+    "recorded",
+    "sqlite_path",
+    "sqlite_version",
+]
 
 SQLITE_PREFIX = "sqlite:///"
 MEMORY_URL = "memory://"

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.runtime.world import World, last, turn
 
 from perdure.adapters.models import asks, call, says
 from perdure.core.agent import Limits
@@ -22,6 +21,7 @@ from perdure.core.errors import (
 from perdure.ports.models import ModelError, ModelRequest
 from perdure.runtime.node import Node
 from perdure.worker import Agent, ToolContext, ask_human, tool, wait
+from tests.runtime.world import World, last, turn
 
 
 def echo(request: ModelRequest) -> str:

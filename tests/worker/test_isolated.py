@@ -29,26 +29,22 @@ class Fifo:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "fifo"
         os.mkfifo(self.path)
-        self._fd = -1
+        self._reader = asyncio.StreamReader()
 
     async def line(self) -> str:
         """Return what the first writer says."""
-
-        def read() -> str:
-            self._fd = os.open(self.path, os.O_RDONLY)
-            return os.read(self._fd, 100).decode().strip()
-
-        return await asyncio.wait_for(asyncio.to_thread(read), 20)
+        loop = asyncio.get_running_loop()
+        pipe = os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self._reader), pipe)
+        return (await asyncio.wait_for(self._reader.readline(), 20)).decode().strip()
 
     async def all_gone(self) -> bool:
         """Return when nobody holds it open any more."""
-        rest = await asyncio.wait_for(asyncio.to_thread(os.read, self._fd, 100), 20)
-        os.close(self._fd)
-        return rest == b""
+        return await asyncio.wait_for(self._reader.read(), 20) == b""
 
 
 @pytest.fixture
-def fifo(tmp_path: Path) -> Fifo:
+async def fifo(tmp_path: Path) -> Fifo:
     return Fifo(tmp_path)
 
 

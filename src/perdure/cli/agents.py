@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from perdure.bootstrap import Agent
 from perdure.core.errors import InvalidInput
-from perdure.worker import Agent
 
 
 def load_agent(reference: str) -> tuple[Agent, str]:

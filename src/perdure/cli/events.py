@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from perdure.bootstrap import RecordedEvent
 from perdure.cli.output import clock_time, short, timestamp
 from perdure.core import events as e
-from perdure.runtime.handles import RecordedEvent
 
 
 def event_fields(item: RecordedEvent) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from perdure.cli.demo import demo
 from perdure.cli.doctor import doctor
 from perdure.cli.run import resume, run
 from perdure.cli.runs import runs
+from perdure.cli.sessions import sessions
 from perdure.cli.verify import verify
 
 HELP = """A durable runtime for LLM agents.
@@ -28,5 +29,5 @@ def main() -> None:
     """Dispatch to a command."""
 
 
-for command in (run, resume, runs, verify, doctor, demo):
+for command in (run, resume, runs, sessions, verify, doctor, demo):
     main.add_command(command)

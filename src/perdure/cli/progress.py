@@ -11,12 +11,11 @@ from typing import Any
 
 import click
 
+from perdure.bootstrap import Node, RecordedEvent, Run, TextDelta
 from perdure.cli.events import event_fields, event_line
 from perdure.cli.output import Output, plain, short, timestamp
 from perdure.core import events as e
 from perdure.core.runs import RunRow
-from perdure.runtime.handles import RecordedEvent, Run, TextDelta
-from perdure.runtime.node import Node
 
 PARKED = 9
 FAILED = 4

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import click
 
-from perdure.bootstrap import Runtime, open_reader, sqlite_path
+from perdure.bootstrap import Agent, Runtime
 from perdure.cli.agents import load_agent
 from perdure.cli.common import command_body, json_option, store_option
 from perdure.cli.output import Output
 from perdure.cli.progress import follow
-from perdure.cli.source import agents_of, unfinished
-from perdure.core.errors import InvalidInput, NotFound
-from perdure.worker import Agent
+from perdure.cli.source import agents_of, reading, unfinished
+from perdure.core.errors import InvalidInput
 
 MODES = click.Choice(["queue", "steer", "interrupt"])
 
@@ -69,15 +68,9 @@ async def run(
 async def resume(run_id: str | None, agent: str | None, store: str, as_json: bool) -> int:
     """Go on with what was unfinished: RUN_ID, or every unfinished run, one after the other."""
     output = Output(as_json)
-    path = sqlite_path(store)
-    if path is None or not path.exists():
-        raise NotFound(f"there is no store at {store}: nothing to resume")
-    reader = await open_reader(store)
-    try:
+    async with reading(store) as reader:
         rows = await unfinished(reader, run_id)
         agents: dict[str, Agent] = await agents_of(reader, rows, agent)
-    finally:
-        await reader.close()
     if not rows:
         output.say("Nothing to resume: every run has ended.")
         return 0

@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import click
 
-from perdure.bootstrap import Runtime, open_reader, sqlite_path
+from perdure.bootstrap import Node, RecordedEvent, Run, Runtime, recorded
 from perdure.cli.common import command_body, json_option, store_option
 from perdure.cli.events import event_fields, event_line
 from perdure.cli.output import Output, plain, short, timestamp
 from perdure.cli.progress import describe_waiting, follow, plain_lines, row_fields
-from perdure.cli.source import PAGE_ROWS, TENANT, agents_of, row_of
+from perdure.cli.source import PAGE_ROWS, TENANT, agents_of, reading, row_of
 from perdure.core import events as e
-from perdure.core.errors import InvalidInput, NotFound
+from perdure.core.errors import InvalidInput
 from perdure.core.export import export_lines
 from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports.session_store import RunQuery
-from perdure.runtime.handles import RecordedEvent, Run, recorded
-from perdure.runtime.node import Node
 
 TAIL_INTERVAL_S = 0.2
 STATUSES = click.Choice(
@@ -33,18 +30,6 @@ STATUSES = click.Choice(
 @click.group()
 def runs() -> None:
     """List, show, follow, answer, cancel, retry and export runs."""
-
-
-@asynccontextmanager
-async def _reading(store: str) -> AsyncIterator[Any]:
-    path = sqlite_path(store)
-    if path is None or not path.exists():
-        raise NotFound(f"there is no store at {store}")
-    reader = await open_reader(store)
-    try:
-        yield reader
-    finally:
-        await reader.close()
 
 
 async def _events(reader: Any, row: RunRow, after: int = 0) -> AsyncIterator[RecordedEvent]:
@@ -79,7 +64,7 @@ async def list_runs(
 ) -> None:
     """List runs, newest first."""
     output = Output(as_json)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         query = RunQuery(tenant=TENANT, agent=agent, key=session, status=status, limit=limit)
         for row in await reader.list(query):
             when = (timestamp(row.created_at) or "")[:19].replace("T", " ")
@@ -96,7 +81,7 @@ async def list_runs(
 async def show(run_id: str, store: str, as_json: bool) -> None:
     """Show one run: where it stands, what it waits for, and its answer."""
     output = Output(as_json)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         row = await row_of(reader, run_id)
         fields, answer, steps = row_fields(row), None, 0
         async for item in _events(reader, row):
@@ -125,7 +110,7 @@ async def show(run_id: str, store: str, as_json: bool) -> None:
 async def events(run_id: str, after: int, store: str, as_json: bool) -> None:
     """Print the events of a run."""
     output = Output(as_json)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         row = await row_of(reader, run_id)
         async for item in _events(reader, row):
             if item.seq > after:
@@ -140,7 +125,7 @@ async def events(run_id: str, after: int, store: str, as_json: bool) -> None:
 async def tail(run_id: str, store: str, as_json: bool) -> int:
     """Follow a run that another process is running, to its end."""
     output = Output(as_json)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         row = await row_of(reader, run_id)
         after = 0
         while True:
@@ -160,7 +145,7 @@ async def _tell(
     store: str, run_id: str, agent: str | None, output: Output, telling: Telling
 ) -> int:
     """Run the agent's session here, tell it something, and follow the run if there is one."""
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         row = await row_of(reader, run_id)
         agents = await agents_of(reader, [row], agent)
         seen = (await reader.load(row.session)).version
@@ -275,7 +260,7 @@ async def retry(run_id: str, agent: str | None, store: str, as_json: bool) -> in
 @command_body
 async def export(run_id: str, to: str | None, store: str) -> None:
     """Write the whole log of the run's session in a form that anyone can verify."""
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         row = await row_of(reader, run_id)
         records: list[Any] = []
         while page := await reader.read(row.session, len(records), PAGE_ROWS):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
+from perdure.bootstrap import Agent, open_reader, sqlite_path
 from perdure.cli.agents import load_agent
 from perdure.core.codec import Record, decode_event
 from perdure.core.commands import SendMessage, decode_command
@@ -13,7 +15,6 @@ from perdure.core.events import MessageReceived
 from perdure.core.ids import SessionId
 from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports.session_store import InboxEntry, Loaded, RunQuery
-from perdure.worker import Agent
 
 TENANT = "default"
 PAGE_ROWS = 500
@@ -22,10 +23,6 @@ PAGE_ROWS = 500
 class Reader(Protocol):
     """What is read of a store without running it."""
 
-    async def list(self, query: RunQuery) -> list[RunRow]:
-        """Return rows of runs."""
-        ...
-
     async def load(self, session: SessionId) -> Loaded | None:
         """Return a session."""
         ...
@@ -33,6 +30,23 @@ class Reader(Protocol):
     async def read(self, session: SessionId, after: int, limit: int) -> list[Record]:
         """Return records of a session."""
         ...
+
+    async def list(self, query: RunQuery) -> list[RunRow]:
+        """Return rows of runs."""
+        ...
+
+
+@asynccontextmanager
+async def reading(store: str) -> AsyncIterator[Any]:
+    """Open an existing store for reading; raise `NotFound` if there is none."""
+    path = sqlite_path(store)
+    if path is None or not path.exists():
+        raise NotFound(f"there is no store at {store}")
+    reader = await open_reader(store)
+    try:
+        yield reader
+    finally:
+        await reader.close()
 
 
 async def all_rows(reader: Reader, query: RunQuery) -> list[RunRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,8 +16,29 @@ from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports.session_store import Receipt
 from perdure.runtime.followers import Ended, Followers
 
-if TYPE_CHECKING:
-    from perdure.runtime.node import Node
+
+class RunSource(Protocol):
+    """What a run's handle asks of the node that gave it."""
+
+    async def row(self, run_id: str) -> RunRow:
+        """Return the row of a run. Raises `NotFound`."""
+        ...
+
+    async def answer_of(self, row: RunRow) -> Any:
+        """Return the content of a completed run's answer; None for another run."""
+        ...
+
+    def read(self, session: SessionId, after: int) -> AsyncIterator[RecordedEvent]:
+        """Yield the durable events of a session after a position."""
+        ...
+
+    def check(self) -> None:
+        """Raise what made the node give up, if something did."""
+        ...
+
+    async def check_session(self, session: SessionId) -> None:
+        """Raise `Quarantined` for a session that is set aside."""
+        ...
 
 
 class RecordedEvent(msgspec.Struct, frozen=True):
@@ -40,7 +61,7 @@ class Run:
 
     def __init__(
         self,
-        node: Node,
+        node: RunSource,
         followers: Followers,
         session: SessionId,
         run_id: str,

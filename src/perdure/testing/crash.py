@@ -1,8 +1,8 @@
 """Kill real processes at every fault point of a short run, and compare with the undisturbed run.
 
 The run is that of `perdure.testing.durability`. Every point is first counted in an undisturbed
-process; then, for each, a process is forked that sends itself SIGKILL there, and others follow until
-one finishes. With `--twice` the second life is killed as well, while it recovers.
+process; then, for each, a process is forked that sends itself SIGKILL there, and others follow
+until one finishes. With `--twice` the second life is killed as well, while it recovers.
 
 `python -m perdure.testing.crash [--report FILE] [--seed N] [--twice]`
 """
@@ -160,14 +160,18 @@ def report(outcomes: Sequence[Outcome], rig: Rig) -> str:
         f"| runs completed with the undisturbed answer | {good} |",
         f"| slowest scenario, seconds | {max(o.seconds for o in outcomes):.2f} |",
         "",
-        f"Python {platform.python_version()}, SQLite {sqlite_version()}, "
-        f"{platform.system()} on {os.cpu_count()} cores.",
+        _machine(),
         "",
     ]
     missing = sorted(set(faults.SITES) - hit)
     if missing:
         lines += [f"Not reached by this run: {', '.join(missing)}.", ""]
     return "\n".join(lines)
+
+
+def _machine() -> str:
+    versions = f"Python {platform.python_version()}, SQLite {sqlite_version()}"
+    return f"{versions}, {platform.system()} on {os.cpu_count()} cores."
 
 
 COUNTED = ("re_executed_calls", "duplicate_effects", "missing_effects", "lost_events")

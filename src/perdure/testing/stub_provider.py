@@ -219,25 +219,19 @@ class StubProvider:
             usage = replace(reply.usage, input_tokens=-(-request_bytes // 4))
             reply = replace(reply, usage=usage)
         self._bill(reply.usage)
-        if not request.body.get("stream"):
-            raw = chosen.raw or body(request.format, reply, chosen.thinking)
-            await _send(writer, 200, chosen.headers, raw)
-            return True
-        events = stream(request.format, reply, chosen.thinking)
-        if chosen.raw is not None:
-            events = [chosen.raw]
         end = next((n for n in (chosen.cut_at, chosen.hang_at) if n is not None), None)
-        if end is not None:
-            events = [b"".join(events)[:end]]
-        await _stream(writer, chosen.headers, events)
+        if request.body.get("stream"):
+            events = stream(request.format, reply, chosen.thinking)
+            events = events if chosen.raw is None else [chosen.raw]
+            events = events if end is None else [b"".join(events)[:end]]
+            await _stream(writer, chosen.headers, events, ends=end is None or chosen.cleanly)
+        else:
+            whole = chosen.raw or body(request.format, reply, chosen.thinking)
+            said = len(whole) if end is None or not chosen.cleanly else min(end, len(whole))
+            await _send(writer, 200, {**chosen.headers, "content-length": str(said)}, whole[:end])
         if chosen.hang_at is not None:
             await reader.read()
-            return False
-        if chosen.cut_at is None or chosen.cleanly:
-            writer.write(b"0\r\n\r\n")
-            await writer.drain()
-            return True
-        return False
+        return end is None or chosen.cleanly
 
     def _bill(self, usage: Usage) -> None:
         before, spent = msgspec.structs.asdict(self.billed), msgspec.structs.asdict(usage)
@@ -253,7 +247,7 @@ async def _send(
 
 
 async def _stream(
-    writer: asyncio.StreamWriter, headers: Mapping[str, str], events: list[bytes]
+    writer: asyncio.StreamWriter, headers: Mapping[str, str], events: list[bytes], *, ends: bool
 ) -> None:
     chunked = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
     writer.write(_head(200, {**chunked, **headers}))
@@ -261,6 +255,9 @@ async def _stream(
         if event:
             writer.write(b"%x\r\n%b\r\n" % (len(event), event))
             await writer.drain()
+    if ends:
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
 
 
 def _head(code: int, headers: Mapping[str, str]) -> bytes:

@@ -14,13 +14,19 @@ from typing import Any, NamedTuple
 from perdure.bootstrap import SQLITE_PREFIX, open_reader
 from perdure.core.codec import Record
 from perdure.core.errors import BrokenChain
-from perdure.core.events import ModelReplied, RunCompleted
+from perdure.core.events import (
+    ModelReplied,
+    RunCompleted,
+    ToolCallFailed,
+    ToolCallIntended,
+    ToolCallSucceeded,
+)
 from perdure.core.export import verify_log
 from perdure.core.ids import SessionId
 from perdure.runtime.handles import RecordedEvent, recorded
 
 SESSION = SessionId("default", "surveyor", "survey")
-OUTCOMES = frozenset({"tool_call_succeeded", "tool_call_failed"})
+OUTCOMES = (ToolCallSucceeded, ToolCallFailed)
 
 
 class Kill(NamedTuple):
@@ -77,8 +83,8 @@ def judge(
     published = out / "published.jsonl"
     lines = published.read_text().splitlines() if published.exists() else []
     twice = Counter(json.loads(line)["key"] for line in lines)
-    done = [one for one in log if one.type == "tool_call_intended"]
-    keys = {one.event.key for one in done if one.event.effect != "read"}  # type: ignore[attr-defined]
+    done = [one.event for one in log if isinstance(one.event, ToolCallIntended)]
+    keys = {event.key for event in done if event.effect != "read"}
     return Found(
         completed=bool(log) and log[-1].type == "run_completed",
         kills=len(kills),
@@ -98,7 +104,7 @@ def _executed_again(ledger: list[dict[str, Any]], kills: list[Kill]) -> int:
     lives = [kill.pid for kill in kills]
     for number, kill in enumerate(kills):
         before = set(lives[: number + 1])
-        calls = {one.event.call for one in kill.log if one.type in OUTCOMES}  # type: ignore[attr-defined]
+        calls = {one.event.call for one in kill.log if isinstance(one.event, OUTCOMES)}
         turns = sum(isinstance(one.event, ModelReplied) for one in kill.log)
         for line in ledger:
             if line["pid"] in before:

@@ -126,6 +126,7 @@ class _Process(asyncio.SubprocessProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._linger is not None:
             self._linger.cancel()
+        self._transport.close()
         self._alive.discard(self)
         if not self._answer.done():
             self._answer.set_result(None)

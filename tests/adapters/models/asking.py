@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -67,7 +67,7 @@ async def refusal(model: Any, *messages: Message, **fields: Any) -> ModelError:
 class Stopwatch:
     """Measures a part of a test in seconds."""
 
-    def __enter__(self) -> Stopwatch:
+    def __enter__(self) -> Self:
         self._start = time.monotonic()
         return self
 

@@ -1,21 +1,12 @@
 """One provider's client, kept open between calls, and one call through it.
 
-Needs the extra `models`; imported by `direct`, when a model is asked for the first time.
+The extra `models` is imported by what is called here, never by importing this.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
-
-import httpx2
-from pydantic_ai import messages as pai
-from pydantic_ai.direct import model_request_stream
-from pydantic_ai.exceptions import UserError
-from pydantic_ai.models import Model, infer_model
-from pydantic_ai.models.openai import OpenAIChatModel
-from pydantic_ai.providers import Provider, infer_provider, infer_provider_class
-from pydantic_ai.settings import ModelSettings
+from typing import TYPE_CHECKING, Any
 
 from perdure.adapters.models import conversation, streams
 from perdure.adapters.models.failures import model_error
@@ -23,12 +14,25 @@ from perdure.core.limits import REPLY_BYTES_MAX
 from perdure.core.messages import ModelReply
 from perdure.ports.models import ModelError, ModelRequest, OnText
 
+if TYPE_CHECKING:
+    import httpx2
+    from pydantic_ai import messages as pai
+    from pydantic_ai.models import Model
+    from pydantic_ai.providers import Provider
+
 KEYLESS = "no-key"
-"""Sent where a key is required by the SDK and not by the server."""
+"""Sent where the SDK wants a key and the server does not."""
+
+CHAT = frozenset({"openai", "openai-chat"})
+OWN_CLIENT = CHAT | {"anthropic", "openai-responses"}
+"""Prefixes whose SDK client is made here."""
 
 
 class Connection:
-    """A pydantic-ai model whose HTTP client is ours: watched, without retries, with our limits."""
+    """A pydantic-ai model whose HTTP client is ours: watched, without retries, with our limits.
+
+    Making one imports the extra, which takes about a second.
+    """
 
     def __init__(
         self,
@@ -46,44 +50,46 @@ class Connection:
         self._api_key = api_key
         self._base_url = base_url
         self._read_timeout_s = read_timeout_s
-        self._timeout = httpx2.Timeout(read_timeout_s, connect=connect_timeout_s)
-        self._http = httpx2.AsyncClient(
-            timeout=self._timeout,
-            limits=httpx2.Limits(max_connections=1_000, max_keepalive_connections=100),
-            headers={"Accept-Encoding": "identity"},
-            event_hooks={"response": [streams.watch]},
-        )
-        self._model = self._build()
+        text, code = "", ""
+        try:
+            self._http = _http_client(connect_timeout_s, read_timeout_s)
+            self._model = self._build()
+        except ImportError as error:
+            text = f"not everything for it is installed ({error}): pip install 'perdure[models]'"
+            code = "extra_missing"
+        except (RuntimeError, ValueError, TypeError) as error:  # a UserError is a RuntimeError
+            text = str(error)
+            code = "missing_api_key" if "environment variable" in text else "unknown_model"
+        if text:
+            told = f"{name} cannot be set up: {text}"
+            raise ModelError(told, error_class="validation", code=code)
         key = getattr(getattr(self._model, "client", None), "api_key", None)
         self._secrets = tuple(s for s in (api_key, key) if isinstance(s, str) and s != KEYLESS)
 
     def _build(self) -> Model:
-        try:
-            if self._prefix in {"openai", "openai-chat"}:
-                return OpenAIChatModel(self._model_name, provider=self._make("openai"))
+        from pydantic_ai.models import infer_model
+
+        if self._prefix not in CHAT:
             return infer_model(self._name, provider_factory=self._make)
-        except ImportError as error:
-            text, code = f"{self._name} needs another package: {error}", "extra_missing"
-        except UserError as error:
-            text, code = _setting_up(self._name, error)
-        except (ValueError, TypeError) as error:
-            text, code = f"{self._name} cannot be set up: {error}", "unknown_model"
-        raise ModelError(text, error_class="validation", code=code)
+        from pydantic_ai.models.openai import OpenAIChatModel
+
+        return OpenAIChatModel(self._model_name, provider=self._make("openai"))
 
     def _make(self, prefix: str) -> Provider[Any]:
         """Return the provider of this prefix, with our HTTP client where it takes one."""
-        if prefix == "anthropic":
-            return _anthropic(self._http, self._api_key, self._base_url, self._timeout)
-        if prefix in {"openai", "openai-responses"}:
-            return _openai(self._http, self._api_key, self._base_url, self._timeout)
+        from pydantic_ai.exceptions import UserError
+        from pydantic_ai.providers import infer_provider, infer_provider_class
+
+        given = {"http_client": self._http, "api_key": self._api_key, "base_url": self._base_url}
+        if prefix in OWN_CLIENT:
+            return _own_client(prefix, **given)
         if prefix.startswith("gateway/"):
             return infer_provider(prefix)
         provider_class = infer_provider_class(prefix)
         taken = inspect.signature(provider_class.__init__).parameters
-        given = {"http_client": self._http, "api_key": self._api_key, "base_url": self._base_url}
         if self._base_url and "base_url" not in taken:
             raise UserError(f"the provider {prefix!r} takes no base_url")
-        wanted = {name: value for name, value in given.items() if value and name in taken}
+        wanted: dict[str, Any] = {name: it for name, it in given.items() if it and name in taken}
         provider = provider_class(**wanted)
         if hasattr(provider.client, "max_retries"):
             provider.client.max_retries = 0
@@ -91,19 +97,20 @@ class Connection:
 
     async def ask(self, request: ModelRequest, on_text: OnText) -> ModelReply:
         """Return the whole reply; raises `ModelError`."""
-        messages = conversation.history(request, self._provider)
-        parameters = conversation.parameters(request)
+        from pydantic_ai.direct import model_request_stream
+        from pydantic_ai.settings import ModelSettings
+
         settings = ModelSettings()
         if request.max_tokens is not None:
             settings["max_tokens"] = request.max_tokens
-        if self._prefix not in {"anthropic", "openai", "openai-chat", "openai-responses"}:
+        if self._prefix not in OWN_CLIENT:
             settings["timeout"] = self._read_timeout_s
         try:
             async with model_request_stream(
                 self._model,
-                messages,
+                conversation.history(request, self._provider),
                 model_settings=settings,
-                model_request_parameters=parameters,
+                model_request_parameters=conversation.parameters(request),
                 instrument=False,
             ) as stream:
                 size = 0
@@ -116,17 +123,19 @@ class Connection:
                         on_text(conversation.well_formed(text))
                 response = stream.get()
             return self._reply(response, request)
-        except Exception as error:  # noqa: BLE001  an SDK may raise anything; it is told, not hidden
+        except Exception as error:  # noqa: BLE001  an SDK may raise anything
             failure = model_error(error, self._name, self._secrets)
         # Outside of the handler: the original's text and headers may hold the key.
         raise failure
 
     def _reply(self, response: pai.ModelResponse, request: ModelRequest) -> ModelReply:
         """Return a response as a reply; raises `ModelError` if it is not a complete one."""
-        finish = response.finish_reason
+        from pydantic_ai.models.openai import OpenAIChatModel
+
+        finish: str | None = response.finish_reason
         raw = (response.provider_details or {}).get("finish_reason")
         if isinstance(self._model, OpenAIChatModel) and raw is None and finish != "content_filter":
-            finish = None  # pydantic-ai fills in `stop`
+            finish = None  # pydantic-ai filled in a `stop` that nobody sent
         if finish == "error":
             raise streams.incomplete(f"{self._name} broke it off ({raw or 'error'})")
         if finish is None and raw is None:
@@ -141,55 +150,41 @@ class Connection:
         await self._http.aclose()
 
 
-def _anthropic(
-    http: httpx2.AsyncClient, api_key: str | None, base_url: str | None, timeout: httpx2.Timeout
-) -> Provider[Any]:
-    from anthropic import AsyncAnthropic
-    from pydantic_ai.providers.anthropic import AnthropicProvider
+def _http_client(connect_timeout_s: float, read_timeout_s: float) -> httpx2.AsyncClient:
+    import httpx2
 
-    client = AsyncAnthropic(
-        api_key=api_key, base_url=base_url, http_client=http, timeout=timeout, max_retries=0
+    return httpx2.AsyncClient(
+        timeout=httpx2.Timeout(read_timeout_s, connect=connect_timeout_s),
+        limits=httpx2.Limits(max_connections=1_000, max_keepalive_connections=100),
+        # The end of a stream is looked for in its bytes; a compressed one could not be read.
+        headers={"Accept-Encoding": "identity"},
+        event_hooks={"response": [streams.watch]},
     )
-    return AnthropicProvider(anthropic_client=client)
 
 
-def _openai(
-    http: httpx2.AsyncClient, api_key: str | None, base_url: str | None, timeout: httpx2.Timeout
-) -> Provider[Any]:
+def _own_client(prefix: str, *, http_client: Any, **given: Any) -> Provider[Any]:
+    """Return a provider on an SDK client that tries once and has our HTTP client's timeouts."""
+    given |= {"http_client": http_client, "timeout": http_client.timeout, "max_retries": 0}
+    if prefix == "anthropic":
+        from anthropic import AsyncAnthropic
+        from pydantic_ai.providers.anthropic import AnthropicProvider
+
+        return AnthropicProvider(anthropic_client=AsyncAnthropic(**given))
     from openai import AsyncOpenAI
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    client = AsyncOpenAI(
-        api_key=api_key, base_url=base_url, http_client=http, timeout=timeout, max_retries=0
-    )
-    return OpenAIProvider(openai_client=client)
+    return OpenAIProvider(openai_client=AsyncOpenAI(**given))
 
 
-def _setting_up(name: str, error: UserError) -> tuple[str, str]:
-    text = str(error)
-    code = "missing_api_key" if "environment variable" in text else "unknown_model"
-    return f"{name} cannot be set up: {text}", code
-
-
-def _news(event: pai.ModelResponseStreamEvent) -> tuple[str, int]:
-    """Return the text an event adds to the reply, and how many bytes it adds in all."""
-    text = ""
-    other: Any = None
-    if isinstance(event, pai.PartStartEvent):
-        if isinstance(event.part, pai.TextPart):
-            text = event.part.content
-        elif isinstance(event.part, pai.ToolCallPart):
-            other = event.part.args
-        else:
-            other = getattr(event.part, "content", None)
-    elif isinstance(event, pai.PartDeltaEvent):
-        if isinstance(event.delta, pai.TextPartDelta):
-            text = event.delta.content_delta
-        elif isinstance(event.delta, pai.ToolCallPartDelta):
-            other = event.delta.args_delta
-        else:
-            other = getattr(event.delta, "content_delta", None)
-    added = len(text.encode(errors="replace"))
-    if other is not None:
-        added += len(str(other).encode(errors="replace"))
-    return text, added
+def _news(event: Any) -> tuple[str, int]:
+    """Return the text that an event of a stream adds to the reply, and the bytes it adds in all."""
+    if event.event_kind == "part_start":
+        part, kind = event.part, event.part.part_kind
+        content = part.args if kind == "tool-call" else getattr(part, "content", None)
+    elif event.event_kind == "part_delta":
+        part, kind = event.delta, event.delta.part_delta_kind
+        content = part.args_delta if kind == "tool_call" else getattr(part, "content_delta", None)
+    else:
+        return "", 0
+    news = "" if content is None else str(content)
+    return (news if kind == "text" else ""), len(news.encode(errors="replace"))

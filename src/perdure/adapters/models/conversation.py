@@ -3,24 +3,19 @@
 What a provider wants back unchanged, such as signed thinking, travels in the `extra` of a reply as
 plain JSON: the order of the reply's parts, with the text and the tool calls named by their place
 and everything else dumped. Another provider does not read it.
-
-Needs the extra `models`; imported by `connection` only.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from pydantic import TypeAdapter, ValidationError
-from pydantic_ai import messages as pai
-from pydantic_ai.models import ModelRequestParameters
-from pydantic_ai.tools import ToolDefinition
 
 from perdure.core.limits import clip
 from perdure.core.messages import (
@@ -33,6 +28,10 @@ from perdure.core.messages import (
 )
 from perdure.ports.models import ModelRequest
 
+if TYPE_CHECKING:
+    from pydantic_ai import messages as pai
+    from pydantic_ai.models import ModelRequestParameters
+
 COMPACT_INSTRUCTION = (
     "Summarise the conversation so far for an assistant that will continue it and will see nothing "
     "but your summary. Keep what was asked and every constraint, what was decided and why, what "
@@ -41,15 +40,19 @@ COMPACT_INSTRUCTION = (
 )
 NOTHING = "(empty)"
 """Stands for an empty text: providers refuse one."""
+UNDECODABLE = "INVALID_JSON"
+"""The argument under which a model is shown its undecodable arguments: pydantic-ai's convention."""
 UNDECODABLE_CHARS_MAX = 2_000
 
 _WIRE_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_PART: TypeAdapter[Any] = TypeAdapter(pai.ModelResponsePart)
 
 
 def parameters(request: ModelRequest) -> ModelRequestParameters:
     """Return the tools of a request; a request for a summary has none."""
+    from pydantic_ai.models import ModelRequestParameters
+    from pydantic_ai.tools import ToolDefinition
+
     if request.purpose == "compact":
         return ModelRequestParameters()
     tools = [
@@ -65,6 +68,8 @@ def parameters(request: ModelRequest) -> ModelRequestParameters:
 
 def history(request: ModelRequest, provider: str) -> list[pai.ModelMessage]:
     """Return the messages of a request, its instructions first."""
+    from pydantic_ai import messages as pai
+
     out: list[pai.ModelMessage] = []
     if request.instructions:
         out.append(pai.ModelRequest(parts=[pai.SystemPromptPart(request.instructions)]))
@@ -107,6 +112,8 @@ class _CallNames:
 
 
 def _to_last_request(out: list[pai.ModelMessage], part: pai.ModelRequestPart) -> None:
+    from pydantic_ai import messages as pai
+
     if out and isinstance(out[-1], pai.ModelRequest):
         out[-1] = pai.ModelRequest(parts=[*out[-1].parts, part])
     else:
@@ -114,6 +121,8 @@ def _to_last_request(out: list[pai.ModelMessage], part: pai.ModelRequestPart) ->
 
 
 def _told(message: Message, names: _CallNames) -> pai.ModelRequestPart:
+    from pydantic_ai import messages as pai
+
     if isinstance(message, ToolMessage):
         return pai.ToolReturnPart(
             tool_name=_tool_name(message.name),
@@ -128,6 +137,8 @@ def _told(message: Message, names: _CallNames) -> pai.ModelRequestPart:
 def _assistant(
     message: AssistantMessage, names: _CallNames, provider: str
 ) -> Iterator[pai.ModelResponsePart]:
+    from pydantic_ai import messages as pai
+
     text = _text(message.content)
     calls = [
         pai.ToolCallPart(_tool_name(call.name), _shown_arguments(call), names[call.id])
@@ -147,7 +158,7 @@ def _assistant(
 def _shown_arguments(call: ToolRequest) -> dict[str, Any]:
     if call.undecodable is None:
         return call.arguments
-    return {pai.INVALID_JSON_KEY: clip(call.undecodable, UNDECODABLE_CHARS_MAX)}
+    return {UNDECODABLE: clip(call.undecodable, UNDECODABLE_CHARS_MAX)}
 
 
 def _text(content: Any) -> str:
@@ -165,14 +176,15 @@ def _tool_name(name: str) -> str:
 
 def reply(response: pai.ModelResponse, provider: str, finish: str) -> ModelReply:
     """Return a complete response as a reply in our format."""
-    texts = [part.content for part in response.parts if isinstance(part, pai.TextPart)]
-    calls = [part for part in response.parts if isinstance(part, pai.ToolCallPart)]
+    parts: Sequence[Any] = response.parts
     stopped_short = finish in {"length", "content_filter"}
     requests = tuple(
-        _request(part, cut=stopped_short and part is response.parts[-1]) for part in calls
+        _request(part, cut=stopped_short and part is parts[-1])
+        for part in parts
+        if part.part_kind == "tool-call"
     )
-    text = "".join(texts)
-    if not response.parts:
+    text = "".join(part.content for part in parts if part.part_kind == "text")
+    if not parts:
         text = str((response.provider_details or {}).get("refusal") or "")
     usage = response.usage
     return ModelReply(
@@ -186,7 +198,7 @@ def reply(response: pai.ModelResponse, provider: str, finish: str) -> ModelReply
             cache_write_tokens=usage.cache_write_tokens,
         ),
         model=response.model_name,
-        extra=_extra(response.parts, provider),
+        extra=_extra(parts, provider),
     )
 
 
@@ -215,18 +227,27 @@ def well_formed(text: str) -> str:
     return text
 
 
-def _extra(parts: Any, provider: str) -> Any:
+@functools.cache
+def _adapter() -> Any:
+    """Return what dumps and reads a part of a response as JSON."""
+    from pydantic import TypeAdapter
+    from pydantic_ai.messages import ModelResponsePart
+
+    return TypeAdapter(ModelResponsePart)
+
+
+def _extra(parts: Sequence[Any], provider: str) -> Any:
     """Return what the provider wants back beyond text and calls, or None if there is no such."""
     layout: list[dict[str, Any]] = []
     calls, special = 0, False
     for part in parts:
         entry: dict[str, Any] = {}
-        dumped = _PART.dump_python(part, mode="json", exclude_none=True)
-        if isinstance(part, pai.TextPart):
+        dumped = _adapter().dump_python(part, mode="json", exclude_none=True)
+        if part.part_kind == "text":
             entry["text"] = len(well_formed(part.content))
             keep = not set(dumped) <= {"content", "part_kind"}
             dumped["content"] = ""
-        elif isinstance(part, pai.ToolCallPart):
+        elif part.part_kind == "tool-call":
             entry["call"] = calls
             calls += 1
             keep = not set(dumped) <= {"args", "part_kind", "tool_call_id", "tool_name"}
@@ -244,13 +265,15 @@ def _remembered(
     extra: Any, provider: str, text: str, calls: list[pai.ToolCallPart]
 ) -> list[pai.ModelResponsePart] | None:
     """Return the parts of an earlier reply as its provider gave them, or None if that is gone."""
+    from pydantic_ai import messages as pai
+
     if not isinstance(extra, dict) or extra.get("provider") != provider:
         return None
     parts: list[pai.ModelResponsePart] = []
     position = used = 0
     try:
         for entry in extra["parts"]:
-            known = _PART.validate_python(entry["part"]) if "part" in entry else None
+            known = _adapter().validate_python(entry["part"]) if "part" in entry else None
             if "text" in entry:
                 end = position + entry["text"]
                 piece, position = text[position:end], end
@@ -261,7 +284,7 @@ def _remembered(
                 same = {"args": call.args, "tool_call_id": call.tool_call_id}
                 parts.append(replace(known, tool_name=call.tool_name, **same) if known else call)
             else:
-                parts.append(_PART.validate_python(entry["part"]))
-    except (ValidationError, KeyError, IndexError, TypeError):
+                parts.append(_adapter().validate_python(entry["part"]))
+    except (ValueError, KeyError, IndexError, TypeError):
         return None
     return parts if (position, used) == (len(text), len(calls)) else None

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
-from typing import TYPE_CHECKING
 
+from perdure.adapters.models.connection import KEYLESS, Connection
 from perdure.core.messages import ModelReply
 from perdure.ports.models import ModelError, ModelRequest, OnText
-
-if TYPE_CHECKING:
-    from perdure.adapters.models.connection import Connection
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 120.0
@@ -91,23 +87,13 @@ class DirectModel:
             return self._connection
 
     def _open(self, api_key: str | None) -> Connection:
-        try:
-            module = importlib.import_module("perdure.adapters.models.connection")
-        except ImportError as error:
-            raise ModelError(
-                f"{self.name} needs packages that are not installed ({error}): "
-                "pip install 'perdure[models]'",
-                error_class="validation",
-                code="extra_missing",
-            ) from error
-        connection: Connection = module.Connection(
+        return Connection(
             self.name,
             api_key=api_key,
             base_url=self._base_url,
             connect_timeout_s=self._connect_timeout_s,
             read_timeout_s=self._read_timeout_s,
         )
-        return connection
 
     def _key(self) -> str | None:
         """Return the key to use; None where pydantic-ai or the SDK looks for it."""
@@ -118,7 +104,7 @@ class DirectModel:
         if any(os.environ.get(name) for name in names):
             return None
         if prefix.startswith("openai") and (self._base_url or os.environ.get("OPENAI_BASE_URL")):
-            return "no-key"
+            return KEYLESS
         raise ModelError(
             f"{self.name} needs an API key: set the environment variable {names[0]} where the "
             "worker runs. To try things without a provider, use a ScriptedModel or a function "

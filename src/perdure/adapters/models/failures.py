@@ -2,8 +2,6 @@
 
 pydantic-ai wraps what the SDKs raise, and these wrap what the HTTP client raises; the facts that
 matter (status, headers, body) are looked for along the whole chain of causes.
-
-Needs the extra `models`; imported by `connection` only.
 """
 
 from __future__ import annotations
@@ -14,9 +12,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-
-import httpx2
-from pydantic_ai.exceptions import UnexpectedModelBehavior
 
 from perdure.adapters.models.streams import incomplete
 from perdure.core.limits import clip
@@ -52,6 +47,9 @@ def model_error(error: BaseException, who: str, secrets: tuple[str, ...] = ()) -
 
 
 def _told(error: BaseException, who: str) -> ModelError:
+    import httpx2
+    from pydantic_ai.exceptions import UnexpectedModelBehavior
+
     chain = list(_chain(error))
     for link in chain:
         if isinstance(link, ModelError):

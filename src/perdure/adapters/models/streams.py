@@ -3,19 +3,20 @@
 Neither the SDKs nor pydantic-ai insist on the event that ends a stream. When a proxy or a dying
 server ends the HTTP body early but in good order, Anthropic's SDK and OpenAI's both take what came
 for all there is, and pydantic-ai fills in a `stop`. So the bytes are watched before they see them.
-
-Needs the extra `models`; imported by `connection` only.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import httpx2
+import functools
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
 
 from perdure.core.limits import REPLY_BYTES_MAX
 from perdure.ports.models import ModelError
+
+if TYPE_CHECKING:
+    import httpx2
 
 LAST_EVENT = {
     "/messages": (b"event", b"message_stop"),
@@ -67,77 +68,84 @@ class Scanner:
             self._pending = True
 
 
-class WatchedStream(httpx2.AsyncByteStream):
-    """The body of a streamed reply; ends with an error unless the last event came."""
+async def watched(inner: AsyncIterator[bytes], scanner: Scanner) -> AsyncIterator[bytes]:
+    """Yield the body of a streamed reply.
 
-    def __init__(self, inner: httpx2.AsyncByteStream, last: tuple[bytes, bytes]) -> None:
-        self._inner = inner
-        self._scanner = Scanner(last)
+    Raises `ModelError` when it ends before its last event, or one of its events is too large.
+    """
+    import httpx2
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the bytes; raises `ModelError` when they end too early or get too many."""
-        inner = aiter(self._inner)
-        while True:
-            complete = self._scanner.complete
-            try:
-                async with asyncio.timeout(DRAIN_SECONDS if complete else None):
-                    chunk = await anext(inner)
-            except StopAsyncIteration:
-                break
-            except (httpx2.TransportError, TimeoutError) as error:
-                if complete:
-                    return
-                if isinstance(error, httpx2.TransportError) and not isinstance(
-                    error, httpx2.TimeoutException
-                ):
-                    raise incomplete("the connection broke in the middle of the reply") from None
-                raise
-            self._scanner.feed(chunk)
-            yield chunk
-        if not self._scanner.complete:
-            raise incomplete("the stream ended before its last event")
-
-    async def aclose(self) -> None:
-        """Close the body."""
-        await self._inner.aclose()
-
-
-class ClippedStream(httpx2.AsyncByteStream):
-    """The body of an answer that is no reply; what is too long for an error's text is not read."""
-
-    def __init__(self, inner: httpx2.AsyncByteStream) -> None:
-        self._inner = inner
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the bytes up to the limit."""
-        size = 0
-        async for chunk in self._inner:
-            size += len(chunk)
-            yield chunk
-            if size > ERROR_BODY_BYTES_MAX:
+    while True:
+        complete = scanner.complete
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS if complete else None):
+                chunk = await anext(inner)
+        except StopAsyncIteration:
+            break
+        except (httpx2.TransportError, TimeoutError) as error:
+            if complete:
                 return
+            if isinstance(error, httpx2.TimeoutException | TimeoutError):
+                raise
+            raise incomplete("the connection broke in the middle of the reply") from None
+        scanner.feed(chunk)
+        yield chunk
+    if not scanner.complete:
+        raise incomplete("the stream ended before its last event")
 
-    async def aclose(self) -> None:
-        """Close the body."""
-        await self._inner.aclose()
+
+async def clipped(inner: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the body of an answer that is no reply, as far as an error's text may need it."""
+    size = 0
+    async for chunk in inner:
+        size += len(chunk)
+        yield chunk
+        if size > ERROR_BODY_BYTES_MAX:
+            return
+
+
+@functools.cache
+def _body_class() -> Any:
+    import httpx2
+
+    class Body(httpx2.AsyncByteStream):
+        """A body whose bytes go through a check; the check may be entered again, to drain it."""
+
+        def __init__(
+            self,
+            inner: httpx2.AsyncByteStream,
+            check: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]],
+        ) -> None:
+            self._inner = inner
+            self._check = check
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return self._check(aiter(self._inner))
+
+        async def aclose(self) -> None:
+            await self._inner.aclose()
+
+    return Body
 
 
 async def watch(response: httpx2.Response) -> None:
     """Put a check on the body of a response (an httpx2 hook)."""
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
     if response.status_code != 200:
-        response.stream = ClippedStream(response.stream)
+        response.stream = _body_class()(response.stream, clipped)
         return
-    for path, last in LAST_EVENT.items():
-        if response.request.url.path.endswith(path):
-            encoding = response.headers.get("content-encoding", "identity")
-            if encoding.lower() != "identity":
-                raise ModelError(
-                    f"the provider compressed its reply ({encoding}) though it was asked not to",
-                    error_class="validation",
-                    code="unexpected_encoding",
-                )
-            response.stream = WatchedStream(response.stream, last)
+    path = response.request.url.path
+    last = next((last for end, last in LAST_EVENT.items() if path.endswith(end)), None)
+    if last is None:
+        return
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise ModelError(
+            f"the provider compressed its reply ({encoding}) though it was asked not to",
+            error_class="validation",
+            code="unexpected_encoding",
+        )
+    check = functools.partial(watched, scanner=Scanner(last))
+    response.stream = _body_class()(response.stream, check)
 
 
 def incomplete(why: str) -> ModelError:

@@ -12,7 +12,7 @@ import pytest
 from perdure.core.codec import Record, verify_chain
 from perdure.core.errors import StoreError
 from perdure.core.runs import RunRow
-from perdure.ports.session_store import RunQuery, SessionStore, StepCommit, Token
+from perdure.ports.session_store import CommitDone, RunQuery, SessionStore, StepCommit, Token
 from perdure.testing.conformance.claimant import (
     SESSION,
     Claimant,
@@ -136,8 +136,12 @@ class Committing:
     async def test_callbacks_come_in_the_order_of_submission(self, store: SessionStore) -> None:
         owner = await created(store)
         told: list[tuple[int, StoreError | None]] = []
+
+        def teller(n: int) -> CommitDone:
+            return lambda error: told.append((n, error))
+
         for n in range(5):
-            store.commit(owner.step(b"event"), lambda error, n=n: told.append((n, error)))  # type: ignore[misc]
+            store.commit(owner.step(b"event"), teller(n))
         assert told == []
         assert await submit(store, owner.step(b"last")) == [None]
         assert told == [(n, None) for n in range(5)]

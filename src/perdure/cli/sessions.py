@@ -1,0 +1,65 @@
+"""`perdure sessions`: what is set aside, and its release."""
+
+from __future__ import annotations
+
+import click
+
+from perdure.bootstrap import SystemClock, open_store
+from perdure.cli.common import command_body, json_option, store_option
+from perdure.cli.output import Output, plain
+from perdure.cli.source import TENANT, all_rows, reading
+from perdure.core.errors import NotFound
+from perdure.core.ids import SessionId
+from perdure.ports.session_store import RunQuery
+
+
+@click.group()
+def sessions() -> None:
+    """List sessions; release those in quarantine."""
+
+
+@sessions.command("list", epilog="Example: perdure sessions list --quarantined")
+@click.option("--quarantined", is_flag=True, help="Only those that are set aside.")
+@store_option
+@json_option
+@command_body
+async def list_sessions(quarantined: bool, store: str, as_json: bool) -> None:
+    """List sessions, the last used first."""
+    output = Output(as_json)
+    async with reading(store) as reader:
+        rows = await all_rows(reader, RunQuery(tenant=TENANT))
+        for session in dict.fromkeys(row.session for row in rows):
+            loaded = await reader.load(session)
+            if loaded is None or (quarantined and loaded.quarantine is None):
+                continue
+            fields = {
+                "agent": session.agent,
+                "session": session.key,
+                "events": loaded.version,
+                "waiting_commands": len(loaded.inbox),
+                "quarantine": loaded.quarantine,
+            }
+            aside = f"  IN QUARANTINE: {plain(loaded.quarantine)}" if loaded.quarantine else ""
+            name = f"{plain(session.agent)} {plain(session.key)}"
+            output.record(fields, f"{name}  {loaded.version} events{aside}")
+
+
+@sessions.command(epilog="Example: perdure sessions release support slack:U01")
+@click.argument("agent")
+@click.argument("session")
+@store_option
+@json_option
+@command_body
+async def release(agent: str, session: str, store: str, as_json: bool) -> None:
+    """Lift the quarantine of a session; the next `perdure resume` goes on with it."""
+    async with reading(store) as reader:
+        found = SessionId(TENANT, agent, session)
+        if await reader.load(found) is None:
+            raise NotFound(f"there is no session {session!r} of agent {agent!r}")
+    opened = await open_store(store, SystemClock())
+    try:
+        await opened.release(found, None)
+    finally:
+        await opened.close()
+    released = {"agent": agent, "session": session, "released": True}
+    Output(as_json).record(released, f"{plain(agent)} {plain(session)} is released")
