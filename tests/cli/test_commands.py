@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.cli.terminal import Terminal
 
 
@@ -99,7 +100,9 @@ def test_a_run_is_cancelled_and_listed_so(terminal: Terminal) -> None:
     assert terminal.perdure("runs", "cancel", run, "--reason", "enough").code == 0
     shown = terminal.perdure("runs", "show", run, "--json").lines[0]
     assert (shown["status"], shown["message"]) == ("cancelled", "enough")
-    assert terminal.perdure("runs", "list", "--status", "cancelled", "--json").lines[0]["run"] == run
+    assert (
+        terminal.perdure("runs", "list", "--status", "cancelled", "--json").lines[0]["run"] == run
+    )
     assert terminal.perdure("runs", "cancel", run).code == 6
 
 
