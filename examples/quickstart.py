@@ -13,10 +13,9 @@ def pack(order: int, ctx: ToolContext) -> str:
 
 
 def play_the_model(request):  # no key, no network: this function plays the model
-    step = len(request.messages) // 2  # every step adds a reply and a result
-    if step == 3:
-        return "All three are packed, says the function that plays the model."
-    return ModelReply(tool_calls=(ToolRequest(f"call{step}", "pack", {"order": step + 1}),))
+    step = len(request.messages) // 2 + 1  # every step adds a reply and a result
+    call = ToolRequest(f"call{step}", "pack", {"order": step})
+    return ModelReply(tool_calls=(call,)) if step <= 3 else "All packed, says the function."
 
 
 async def main():
@@ -27,4 +26,5 @@ async def main():
         print(await run.result())
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -5,16 +5,30 @@ A page that a person would have to keep in step with a table is printed from the
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from inspect import getdoc
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
+import click
 import msgspec
 
+import perdure
+from perdure import Tool, testing
+from perdure.bootstrap import Node
+from perdure.cli import common, progress
+from perdure.cli.main import main as command_line
+from perdure.core import limits
+from perdure.core.errors import PerdureError
 from perdure.core.events import EVENT_TYPES
+from perdure.core.retry import DELAY_MS_MAX, POLICY
 from perdure.core.transitions import CALL, SESSION
+from perdure.ports import faults, telemetry
+from perdure.runtime.settings import NodeSettings
 
 ROOT: Final = Path(__file__).parents[1]
 GENERATED: Final = "<!-- Written by `make docs`; change the code, not this page. -->"
@@ -33,12 +47,335 @@ Printed from the two tables in `src/perdure/core/transitions.py`. What has no ar
 the event is refused with an error, and nothing is written."""
 
 
+API_HEAD: Final = f"""# Python API
+
+{GENERATED}
+
+What `from perdure import ...` gives, and what `perdure.testing` adds for tests. Every other name
+may change without notice."""
+CLI_HEAD: Final = f"""# Command line
+
+{GENERATED}
+
+How to use it: [the command line](../howto/command-line.md). Every command prints help with
+`--help`."""
+SETTINGS_HEAD: Final = f"""# Settings
+
+{GENERATED}
+
+How a node behaves: `Runtime(..., settings=NodeSettings(linger_ms=0))`. The defaults suit one
+process on one machine. What belongs to an agent (its limits, its context policy) is in the
+[Python API](api.md)."""
+LIMITS_HEAD: Final = f"""# Limits and retries
+
+{GENERATED}
+
+Every limit of the core is a constant in `src/perdure/core/limits.py`, with its unit in its name. An
+error that comes of one names it and its value. They are not settings. What a run may spend is
+declared with its agent: `Limits` in the [Python API](api.md)."""
+FAULTS_HEAD: Final = f"""# Fault points
+
+{GENERATED}
+
+Named places in product code at which a test may let the process die; in production they do nothing.
+How to use them: [test your agent](../howto/test-your-agent.md)."""
+TELEMETRY_HEAD: Final = f"""# Telemetry
+
+{GENERATED}
+
+What the runtime tells about itself. By default each fact is one line of Python's logging, under the
+logger `perdure`: its name, then its fields as JSON; at level WARNING if something went wrong, else
+at DEBUG. An object with `emit(name, **fields)`, handed to `Runtime(..., telemetry=...)`, gets them
+instead. No payload is ever among the fields."""
+
+SETTINGS_SAID: Final = {
+    "lease_ms": "How long a node may write its sessions without renewing its lease. It renews three"
+    " times in that time.",
+    "scan_interval_ms": "How often, at the latest, the node looks for sessions that are due.",
+    "scan_batch_sessions": "How many sessions one scan takes at most.",
+    "activations_max": "How many sessions are being claimed and loaded at once, at most.",
+    "linger_ms": "How long a session with nothing to do stays loaded.",
+    "drain_ms": "How long a drain waits for `once` calls that have begun.",
+    "read_batch_records": "How many events one read of the store returns at most.",
+}
+ENVIRONMENT_SAID: Final = {
+    "PERDURE_STORE": "The store of the command line, where `--store` is not given.",
+    "ANTHROPIC_API_KEY": "The key for `anthropic:` models (or ANTHROPIC_AUTH_TOKEN).",
+    "ANTHROPIC_BASE_URL": "Another address for `anthropic:` models.",
+    "OPENAI_API_KEY": "The key for `openai:` and `openai-responses:` models.",
+    "OPENAI_BASE_URL": "Another address for `openai:` models; it may do without a key.",
+    "PERDURE_FAULTS": "A fault plan, in processes that ask for it: see the fault points.",
+    "PERDURE_FAULTS_FD": "Where such a process tells that it holds still.",
+}
+LIMITS_SAID: Final = {
+    "MESSAGE_BYTES_MAX": "A message, as JSON. `send` raises `LimitExceeded`.",
+    "REPLY_BYTES_MAX": "A model's reply, as JSON. The run fails with `reply_too_large`.",
+    "ARGUMENT_BYTES_MAX": "The arguments of a tool call. The call is denied and the model told.",
+    "RESULT_BYTES_MAX": "A tool's result, as JSON. The model is told that the tool ran, and sees"
+    " the beginning.",
+    "ERROR_CHARS_MAX": "An error's text; the rest is cut off.",
+    "TOOL_CALLS_PER_STEP_MAX": "Tool calls in one reply. The others are denied.",
+    "ATTEMPTS_PER_TOOL_CALL_MAX": "How often one tool call is sent. After that it has failed.",
+    "WINDOW_MESSAGES_MAX": "The largest `window_messages` and `keep_messages` of a context policy.",
+    "WAIT_SECONDS_MAX": "The longest `wait`.",
+    "INBOX_ENTRIES_MAX": "Commands that wait in one session. `send` raises `LimitExceeded`.",
+    "BLOB_THRESHOLD_BYTES": "From this size on a payload is kept by its content, compressed.",
+    "SNAPSHOT_EVERY_EVENTS": "How many events of a log are folded at most when it is loaded.",
+    "STRIKES_MAX": "How often in a row a session's host may die without any progress of that"
+    " session. Then it is put in quarantine.",
+}
+MADE_FOR_YOU: Final = {"Node", "RecordedEvent", "Run", "TextDelta", "Tool", "RunFailed", "Refused"}
+"""Classes whose objects are handed out: how they are made is nobody's concern."""
+
+
 def pages() -> dict[Path, str]:
     """Return every generated page: where it stands -> its text."""
+    reference = ROOT / "docs" / "reference"
     return {
-        ROOT / "docs" / "reference" / "events.md": _events(),
+        reference / "api.md": _api(),
+        reference / "cli.md": _cli(),
+        reference / "events.md": _events(),
+        reference / "faults.md": _faults(),
+        reference / "limits.md": _limits(),
+        reference / "settings.md": _settings(),
+        reference / "telemetry.md": _telemetry(),
         ROOT / "docs" / "internals" / "states.md": _states(),
     }
+
+
+def _page(*parts: str) -> str:
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [list(head)]
+    lines.append(["---"] * len(lines[0]))
+    lines += [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# ---------------------------------------------------------------------------------- Python API
+
+
+def _api() -> str:
+    parts = [API_HEAD, "## perdure"]
+    named = {name: getattr(perdure, name) for name in perdure.__all__}
+    named["Node"] = Node
+    errors = {name: thing for name, thing in named.items() if _is_error(thing)}
+    for name in sorted(named.keys() - errors.keys(), key=str.lower):
+        parts += _entry(name, named[name])
+    parts.append("## Errors")
+    for name in sorted(errors):
+        parts += _entry(name, errors[name])
+    parts.append("## perdure.testing")
+    for name in sorted(testing.__all__, key=str.lower):
+        parts += _entry(name, getattr(testing, name))
+    return _page(*parts)
+
+
+def _is_error(thing: Any) -> bool:
+    return isinstance(thing, type) and issubclass(thing, PerdureError)
+
+
+def _entry(name: str, thing: Any) -> Iterator[str]:
+    yield f"### `{name}`"
+    if isinstance(thing, Tool):
+        yield f"A tool. {thing.spec.description}"
+        properties = thing.spec.parameters["properties"]
+        yield _table(
+            ("argument", "meaning"),
+            ((f"`{key}`", field.get("description", "")) for key, field in properties.items()),
+        )
+        return
+    if name not in MADE_FOR_YOU and not _is_struct(thing):
+        yield _signature(name, thing)
+    yield getdoc(thing) or ""
+    if _is_struct(thing):
+        yield _fields(thing)
+    if isinstance(thing, type):
+        for member, method in vars(thing).items():
+            if callable(method) and not member.startswith("_"):
+                yield f"#### `{name}.{member}`"
+                yield _signature(member, method)
+                yield getdoc(method) or ""
+
+
+def _is_struct(thing: Any) -> bool:
+    return isinstance(thing, type) and issubclass(thing, msgspec.Struct)
+
+
+def _fields(struct: type[msgspec.Struct]) -> str:
+    rows = [
+        (f"`{field.name}`", _python(field.type), "required" if field.required else _value(field))
+        for field in msgspec.structs.fields(struct)
+    ]
+    return _table(("field", "type", "default"), rows)
+
+
+def _python(kind: Any) -> str:
+    text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    return f"`{re.sub(r'(?:[a-z_]+[.])+(?=[A-Za-z])', '', text)}`"
+
+
+def _value(field: Any) -> str:
+    value = field.default
+    if value is msgspec.NODEFAULT:
+        value = field.default_factory()
+    return f"`{value!r}`"
+
+
+def _signature(name: str, thing: Any) -> str:
+    signature = inspect.signature(thing)
+    given = [each for each in signature.parameters.values() if each.name != "self"]
+    returned = signature.return_annotation
+    end = "" if returned in (inspect.Signature.empty, None, "None") else f" -> {returned}"
+    waits = inspect.iscoroutinefunction(thing)
+    lead = f"{'await ' if waits else ''}{name}"
+    line = f"{lead}{signature.replace(parameters=given, return_annotation=inspect._empty)}{end}"
+    line = re.sub(r"'([^']*)'(?=[,)=\s]|$)", r"\1", line) if "'" in line else line
+    if len(line) > 90:
+        line = f"{lead}(\n    {_split(given)}\n){end}"
+    return f"```text\n{line}\n```"
+
+
+def _split(given: list[inspect.Parameter]) -> str:
+    lines: list[str] = []
+    for each in given:
+        if each.kind is each.KEYWORD_ONLY and "*," not in lines:
+            lines.append("*,")
+        lines.append(f"{str(each).replace(chr(39), '')},")
+    return "\n    ".join(lines)
+
+
+# -------------------------------------------------------------------------------- command line
+
+
+def _cli() -> str:
+    codes = _exit_codes()
+    parts = [CLI_HEAD, "## Exit codes", _table(("code", "when"), codes)]
+    for path, command in _commands("perdure", command_line):
+        context = click.Context(command, info_name=path)
+        parts.append(f"## `{path}`")
+        parts.append(inspect.cleandoc(command.help or "").replace("\b\n", "").strip())
+        if isinstance(command, click.Group):
+            inside = ", ".join(f"`{each}`" for each in command.list_commands(context))
+            parts.append(f"Commands: {inside}.")
+            continue
+        parts.append(f"```text\n{command.get_usage(context).removeprefix('Usage: ')}\n```")
+        options = [each for each in command.params if isinstance(each, click.Option)]
+        rows = [(_spelt(each), each.help or "", _default_of(each)) for each in options]
+        if rows:
+            parts.append(_table(("option", "meaning", "default"), rows))
+        if command.epilog:
+            parts.append(f"```sh\n{command.epilog.removeprefix('Example: ')}\n```")
+    return _page(*parts)
+
+
+def _commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, inside in command.commands.items():
+            yield from _commands(f"{path} {name}", inside)
+
+
+def _spelt(option: click.Option) -> str:
+    if isinstance(option.type, click.Choice):
+        return f"`{option.opts[0]} {'/'.join(option.type.choices)}`"
+    return f"`{option.opts[0]}`" if option.is_flag else f"`{option.opts[0]} {_kind(option)}`"
+
+
+def _kind(option: click.Option) -> str:
+    return (option.metavar or option.name or "").upper()
+
+
+def _default_of(option: click.Option) -> str:
+    default = option.to_info_dict()["default"]
+    shown = f"`{default}`" if isinstance(default, (str, int)) and not option.is_flag else ""
+    return f"{shown} or ${option.envvar}" if option.envvar else shown
+
+
+def _exit_codes() -> list[tuple[str, str]]:
+    said = {
+        0: "All went well. Of a run that was followed: it completed.",
+        common.OTHER_ERROR: "Any other error. `doctor` and `demo`: a check failed.",
+        progress.PARKED: "The run waits for a person; it was told what to do.",
+        common.INTERRUPTED: "Ctrl-C or SIGTERM. Nothing is lost: `perdure resume` goes on.",
+    }
+    for kind, code in common.EXIT_CODES:
+        first = (getdoc(kind) or "").split(";")[0].split(":")[0].rstrip(".")
+        said[code] = f"`{kind.__name__}`: {first[0].lower()}{first[1:]}."
+    return [(f"`{code}`", said[code]) for code in sorted(said)]
+
+
+# ------------------------------------------------------------------- settings, limits, telemetry
+
+
+def _settings() -> str:
+    rows = [
+        (f"`{field.name}`", f"{field.default:,}", SETTINGS_SAID[field.name])
+        for field in msgspec.structs.fields(NodeSettings)
+    ]
+    environment = [(f"`{name}`", text) for name, text in ENVIRONMENT_SAID.items()]
+    return _page(
+        SETTINGS_HEAD,
+        _table(("setting", "default", "meaning"), rows),
+        "## Environment variables",
+        _table(("variable", "meaning"), environment),
+    )
+
+
+def _limits() -> str:
+    named = {name: value for name, value in vars(limits).items() if name.isupper()}
+    retries = [
+        (f"`{error_class}`", f"`{code}`", rule.retries_max, _delays(rule))
+        for (error_class, code), rule in POLICY.items()
+    ]
+    return _page(
+        LIMITS_HEAD,
+        _table(
+            ("limit", "value", "of what, and what happens"),
+            ((f"`{name}`", f"{value:,}", LIMITS_SAID[name]) for name, value in named.items()),
+        ),
+        "## Retries of model calls",
+        "What kind of failure it was decides whether the model is asked again, and when. A delay is"
+        " an event of the log and outlives every process. A provider's own Retry-After wins when it"
+        f" is longer; no delay is longer than {DELAY_MS_MAX // 60_000} minutes. Every other failure"
+        ' ends the run at once. `on_failure="stop"` of an agent ends it at the first failure.',
+        _table(("class", "code", "retries", "delays in seconds"), retries),
+    )
+
+
+def _delays(rule: Any) -> str:
+    growing = rule.growth == "linear"
+    factors = [n + 1 if growing else 2**n for n in range(rule.retries_max)]
+    times = [f"{rule.base_ms * factor / 1000:g}" for factor in factors]
+    return ", ".join(times if len(times) <= 4 else [*times[:3], "…", times[-1]])
+
+
+def _faults() -> str:
+    return _page(
+        FAULTS_HEAD,
+        _table(("point", "what is true there"), ((f"`{k}`", v) for k, v in faults.SITES.items())),
+    )
+
+
+def _telemetry() -> str:
+    table = (getdoc(telemetry) or "").partition("\n\n")[2]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    warnings = importlib.import_module("perdure.adapters.telemetry.logs").WARNINGS
+    return _page(
+        TELEMETRY_HEAD,
+        _table(
+            ("fact", "fields", "when", "level"),
+            (
+                (f"`{name}`", fields, when, "WARNING" if name in warnings else "DEBUG")
+                for name, fields, when in rows
+            ),
+        ),
+    )
+
+
+# ------------------------------------------------------------------------------ events, states
 
 
 def _events() -> str:

@@ -230,7 +230,7 @@ class TestEffects:
         story.reply(call("look", id="same"), call("look", id="same"))
         story.result("look", "seen")
         answers = [one for one in story.messages() if isinstance(one, ToolMessage)]
-        assert [one.tool_call_id for one in answers] == ["same", "same~1"]
+        assert [one.tool_call_id for one in answers] == ["same", "same-1"]
         assert answers[1].is_error
 
     def test_too_many_calls_in_one_reply_are_denied(self) -> None:

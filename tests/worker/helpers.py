@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from perdure.core.commands import Report, ReportToolBegin
 from perdure.core.ids import SessionId
@@ -36,7 +36,7 @@ class Desk:
         self.reports: asyncio.Queue[Report] = asyncio.Queue()
         self.pieces: list[str] = []
 
-    async def __aenter__(self) -> Desk:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -57,6 +57,8 @@ def fail(how: str) -> Any:
         return b"x"
     if how == "large":
         return "x" * (1 << 20)
+    if how == "ended":
+        os.kill(os.getpid(), signal.SIGTERM)
     if how == "forked" and os.fork() == 0:
         signal.pause()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -110,6 +110,7 @@ async def test_a_failure_is_reported_as_in_this_process(how: str, kind: str, con
     [
         ("vanish", "the tool's process exited with code 3 before it answered"),
         ("kill", "the tool's process was killed by SIGKILL before it answered"),
+        ("ended", "the tool's process was killed by SIGTERM before it answered"),
         ("forked", "the tool's process was killed by SIGKILL before it answered"),
     ],
 )

@@ -15,6 +15,7 @@ from perdure.core.state import State
 
 RowStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "merged"]
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
+WAITING = frozenset({"asking", "undecided", "timing"})
 
 
 class RunRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -60,25 +61,29 @@ def rows_of(
         state = before
         for event in events:
             state = evolve(state, event)
-            row = run_row(session, state)
-            if row is not None and isinstance(event, _ENDINGS):
-                rows[row.id] = row
+            if isinstance(event, _ENDINGS):
+                rows[event.run] = run_row(session, state)
     for event in events:
         if isinstance(event, e.MessageReceived) and event.mode == "steer":
             rows.update(_steered(session, event, after, events))
         elif isinstance(event, e.RunWithdrawn):
             rows[event.run] = _withdrawn(session, event)
-    now, then = run_row(session, after), run_row(session, before)
-    if now is not None and not (then and _same_standing(then, now)):
-        rows[now.id] = now
+    if after.run is not None and _standing(before) != _standing(after):
+        rows[after.run.id] = run_row(session, after)
     return tuple(rows.values())
 
 
 _ENDINGS = (e.RunCompleted, e.RunFailed, e.RunCancelled)
 
 
-def _same_standing(then: RunRow, now: RunRow) -> bool:
-    return (then.id, then.status, then.waiting_for) == (now.id, now.status, now.waiting_for)
+def _standing(state: State) -> tuple[Any, ...]:
+    """Return what a row tells of a state: which run, how it stands, and what it waits for."""
+    run = state.run
+    if run is None:
+        return ()
+    calls = state.calls.values()
+    waits = tuple(call.id + call.status for call in calls if call.status in WAITING)
+    return run.id, run.status, waits, len(waits) == len(calls)
 
 
 def _steered(
@@ -108,11 +113,10 @@ def _withdrawn(session: SessionId, event: e.RunWithdrawn) -> RunRow:
     )
 
 
-def run_row(session: SessionId, state: State) -> RunRow | None:
-    """Return the row of the session's current or last run."""
+def run_row(session: SessionId, state: State) -> RunRow:
+    """Return the row of the session's current or last run; there must have been one."""
     run = state.run
-    if run is None:
-        return None
+    assert run is not None
     waits = waiting_for(state) if run.status == "running" else ()
     status: RowStatus = run.status
     if waits and len(waits) == len(state.calls):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from perdure.core.codec import decode_event
 from perdure.core.commands import Report, ReportToolBegin, ReportToolLost
+from perdure.core.errors import PerdureError
 from perdure.core.history import History
 from perdure.core.session import owed
 from perdure.core.state import Call
@@ -23,6 +24,7 @@ from perdure.ports.workers import ModelTask, Task, ToolTask, Worker
 from perdure.runtime.actor import Actor, InFlight
 
 OnReport = Callable[[Actor, Task, Report], None]
+OnFailure = Callable[[Actor, PerdureError], None]
 HISTORY_SLACK_EVENTS = 1_000
 
 
@@ -43,13 +45,15 @@ class Dispatcher:
         self._read_batch_records = read_batch_records
         self._on_text = on_text
         self._on_report: OnReport = lambda actor, task, report: None
+        self._on_failure: OnFailure = lambda actor, error: None
         self._loading: set[asyncio.Task[None]] = set()
         self._holders: dict[int, Worker] = {}
         self.draining = False
 
-    def attach(self, on_report: OnReport) -> None:
-        """Say who takes the reports."""
+    def attach(self, on_report: OnReport, on_failure: OnFailure) -> None:
+        """Say who takes the reports, and the errors of sessions that cannot be dispatched."""
         self._on_report = on_report
+        self._on_failure = on_failure
 
     def dispatch(self, actor: Actor) -> None:
         """Start what the durable state owes and nobody has; stop what it owes no more."""
@@ -212,11 +216,11 @@ class Dispatcher:
     async def _read_history(self, actor: Actor, first: int, summary: int | None) -> None:
         """Read the log from `first` to the present, and dispatch once it is all there."""
         history = History(first)
+        at = first - 1
         try:
             if summary is not None and summary < first:
                 for record in await self._store.read(actor.session, summary - 1, 1):
                     history.fold(record.seq, decode_event(record.body))
-            at = first - 1
             while at < actor.state.version and not actor.gone:
                 records = await self._store.read(actor.session, at, self._read_batch_records)
                 if not records:
@@ -224,6 +228,10 @@ class Dispatcher:
                 for record in records:
                     history.fold(record.seq, decode_event(record.body))
                 at = records[-1].seq
+        except PerdureError as error:
+            if not actor.gone:
+                self._on_failure(actor, error)
+            return
         finally:
             actor.history_loading = False
         if actor.gone:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeGuard
 from weakref import WeakValueDictionary
 
 from perdure.core.agent import Definition
 from perdure.core.codec import seal
 from perdure.core.commands import AnyCommand, FireTimer, InboxCommand, Report, SendMessage
-from perdure.core.errors import Conflict, Fenced, PerdureError, StoreError
+from perdure.core.errors import Conflict, Fenced, PerdureError, Refused, StoreError
 from perdure.core.ids import SessionId
 from perdure.core.limits import SNAPSHOT_EVERY_EVENTS
 from perdure.core.runs import RunRow, rows_of
@@ -77,7 +77,7 @@ class Host:
         self.draining = False
         self.on_store_failure: Callable[[StoreError], None] = lambda error: None
         self.on_parked: Callable[[int], None] = lambda at: None
-        dispatcher.attach(self._report)
+        dispatcher.attach(self._report, self._dispatch_failed)
 
     def deliver(self, session: SessionId, command: AnyCommand) -> None:
         """Give a command to a session, loading it if need be."""
@@ -155,6 +155,7 @@ class Host:
         mailbox = self._mailboxes.pop(session)
         self._progress.set()
         if loaded is None:
+            self._leave_undecided(command.id for command in mailbox if _has_id(command))
             return
         actor, inbox = loaded
         self._actors[session] = actor
@@ -163,6 +164,20 @@ class Host:
                 self._handle(actor, command)
         if not actor.gone and actor.submitted == 0:
             self._settle(actor)
+
+    def _leave_undecided(self, command_ids: Iterable[str]) -> None:
+        """Tell those who wait for a verdict that there is none here for now."""
+        for command_id in command_ids:
+            future = self._verdicts.get(command_id)
+            if future is not None and not future.done():
+                text = "the command is kept, but its session is not run by this process"
+                future.set_exception(Refused(text, "not_run_here"))
+
+    def _dispatch_failed(self, actor: Actor, error: PerdureError) -> None:
+        if isinstance(error, StoreError):
+            self._lose(actor, error)
+        else:
+            self._set_aside(actor, str(error))
 
     def _report(self, actor: Actor, task: Task, report: Report) -> None:
         if not actor.gone and self._handle(actor, report) is not None:
@@ -315,6 +330,7 @@ class Host:
     def _set_aside(self, actor: Actor, reason: str) -> None:
         self._telemetry.emit("session.quarantined", session=str(actor.session), reason=reason)
         self._forget(actor)
+        self._leave_undecided(actor.offered)
         self._followers.set_aside(actor.session, reason)
         self._spawn(self._let_go(actor, None, reason))
 
@@ -343,6 +359,8 @@ class Host:
             self._telemetry.emit(name, session=str(actor.session), version=actor.state.version)
             if isinstance(error, Conflict):
                 self.activate(actor.session)
+            else:
+                self._leave_undecided(actor.offered)
         else:
             self._store_failed(error)
 
@@ -363,3 +381,7 @@ class Host:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _has_id(command: AnyCommand) -> TypeGuard[InboxCommand]:
+    return isinstance(command, InboxCommand)

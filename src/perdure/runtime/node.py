@@ -122,7 +122,7 @@ class Node:
         if agent not in self._agents:
             known = ", ".join(sorted(self._agents)) or "none"
             raise NotFound(f"there is no agent {agent!r} here; the agents are: {known}")
-        size = len(_encode(content))
+        size = len(_encode(content)) + len(_encode((sender, meta)))
         if size > MESSAGE_BYTES_MAX:
             raise LimitExceeded(
                 f"the message is {size} bytes long; at most MESSAGE_BYTES_MAX = "
@@ -136,10 +136,7 @@ class Node:
             scope = f"{agent}\x1f{session or ''}\x1f{idempotency_key}"
             run_id = digest(scope.encode())
             key = run_id if session is None else session
-        if not key or len(key) > KEY_CHARS_MAX or any(ord(char) < 32 for char in key):
-            raise InvalidInput(
-                f"the session key {key[:40]!r} must have 1 to {KEY_CHARS_MAX} printable characters"
-            )
+        _check_key(key)
         command = c.SendMessage(id=run_id, content=content, mode=mode, sender=sender, meta=meta)
         return await self._start(SessionId(self.tenant, agent, key), command)
 
@@ -302,3 +299,11 @@ def _encode(content: Any) -> bytes:
         return msgspec.json.encode(content)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"the message cannot be written as JSON: {error}") from None
+
+
+def _check_key(key: str) -> None:
+    odd = any(ord(char) < 32 or 0xD800 <= ord(char) <= 0xDFFF for char in key)
+    if not key or len(key) > KEY_CHARS_MAX or odd:
+        raise InvalidInput(
+            f"the session key {key[:40]!r} must have 1 to {KEY_CHARS_MAX} printable characters"
+        )

@@ -1,8 +1,9 @@
-"""The process of one isolated call: `python -m perdure.worker.child`.
+"""The two processes of an isolated call: `python -m perdure.worker.child`.
 
-The job is one line on stdin, the answer one line on stdout. Both are moved out of the tool's reach
-first: it reads nothing, and what it prints goes to stderr. Stdin stays open as long as the worker
-lives; when it closes, this process and all it started are killed.
+The job is one line on stdin, the answer one line on stdout. The child does the job; both pipes are
+out of its reach, so that its tool reads nothing, and what it prints goes to stderr. The guard runs
+no code of a user, so that it can always act: when the worker closes stdin or dies, it kills the
+child with all that this started, and it ends in the way in which the child has ended.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -30,16 +31,22 @@ _CHUNK_BYTES = 1024 * 1024
 
 
 def main() -> None:
-    """Do the one job and answer."""
-    _die_with_parent()
-    jobs, answers = os.dup(0), os.dup(1)
+    """Do the one job and answer, under guard."""
+    line = _read_line(0)
+    worker, answers = os.dup(0), os.dup(1)
     nothing, closed = os.pipe()
     os.close(closed)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
-    job = msgspec.json.decode(_read_line(jobs), type=Job)
-    threading.Thread(target=_watch, args=(jobs,), daemon=True).start()
-    answer = msgspec.json.encode(perform(job)) + b"\n"
+    child = os.fork()
+    # Both sides say it, as either may be the first: the child leads a group of its own.
+    os.setpgid(child, child)
+    if child:
+        os.close(answers)
+        _guard(child, worker)
+    _when_parent_dies(signal.SIGKILL)
+    os.close(worker)
+    answer = msgspec.json.encode(perform(msgspec.json.decode(line, type=Job))) + b"\n"
     while answer:
         answer = answer[os.write(answers, answer) :]
 
@@ -69,17 +76,39 @@ async def _wait_for(result: Awaitable[Any]) -> Any:
     return await result
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process with its parent: it works also while `_watch` cannot run."""
+def _guard(child: int, worker: int) -> NoReturn:
+    """Wait for the child and end as it did; kill its group once the worker is gone or says so."""
+
+    def watch() -> None:
+        while os.read(worker, 1):
+            pass
+        _kill_group(child)
+
+    # A fork of the worker may hold the pipe open: Linux can tell of the worker's death by a signal.
+    signal.signal(signal.SIGTERM, lambda *_: _kill_group(child))
+    _when_parent_dies(signal.SIGTERM)
+    threading.Thread(target=watch, daemon=True).start()
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code != 0:
+        _kill_group(child)
+    if code < 0:
+        if code != -signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
+def _when_parent_dies(number: signal.Signals) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
-def _watch(jobs: int) -> None:
-    """Kill this process and its group when the worker's end of stdin is closed."""
-    while os.read(jobs, 1):
-        pass
-    os.killpg(0, signal.SIGKILL)
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # macOS says the latter of a zombie
+        return
 
 
 def _read_line(fd: int) -> bytes:
@@ -87,7 +116,7 @@ def _read_line(fd: int) -> bytes:
     while not line.endswith(b"\n"):
         chunk = os.read(fd, _CHUNK_BYTES)
         if not chunk:
-            sys.exit("the worker closed its end before it sent the job")
+            sys.exit("the worker went away before it sent the job")
         line += chunk
     return bytes(line)
 

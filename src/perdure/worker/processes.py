@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from typing import Any
@@ -18,8 +17,7 @@ from perdure.worker.outcome import Lost, Outcome, describe
 
 ANSWER_BYTES_MAX = RESULT_BYTES_MAX + 64 * 1024
 EXIT_MS_MAX = 5_000
-"""How long a process may live on after its answer, to end in good order."""
-_STDIN, _STDOUT = 0, 1
+"""How long a process may take to end in good order, after its answer or when it is told to."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -76,14 +74,13 @@ class _Process(asyncio.SubprocessProtocol):
         self._clock = clock
         self._alive = alive
         self._killed = False
-        self._linger: Timer | None = None
+        self._timer: Timer | None = None
         self._transport: asyncio.SubprocessTransport
+        self._stdin: asyncio.WriteTransport
 
     async def ask(self, job: bytes) -> Outcome | Lost:
         """Send the job and return the answer, or how the process ended without one."""
-        stdin = self._transport.get_pipe_transport(_STDIN)
-        assert isinstance(stdin, asyncio.WriteTransport)
-        stdin.write(job)
+        self._stdin.write(job)
         try:
             answer = await self._answer
         except asyncio.CancelledError:
@@ -91,20 +88,26 @@ class _Process(asyncio.SubprocessProtocol):
             raise
         if answer is None:
             return Lost(self._how_it_ended())
-        self._linger = self._clock.call_later(EXIT_MS_MAX, self.kill)
+        if not self.gone.done():
+            self._timer = self._clock.call_later(EXIT_MS_MAX, self.kill)
         return msgspec.json.decode(answer, type=Outcome)
 
     def kill(self) -> None:
-        """Kill the process and everything in its group; harmless when it has ended."""
+        """Have the guard kill the child and its group; harmless when all has ended."""
         if self._transport.get_returncode() is not None:
             self._transport.close()
-        else:
+        elif not self._killed:
             self._killed = True
-            self._kill_group()
+            self._stdin.abort()
+            self._stop_timer()
+            self._timer = self._clock.call_later(EXIT_MS_MAX, self._transport.kill)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.SubprocessTransport)
+        stdin = transport.get_pipe_transport(0)
+        assert isinstance(stdin, asyncio.WriteTransport)
         self._transport = transport
+        self._stdin = stdin
         self._alive.add(self)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
@@ -117,26 +120,21 @@ class _Process(asyncio.SubprocessProtocol):
             self.kill()
 
     def process_exited(self) -> None:
-        # What the tool forked may hold the pipe open, and then its end would never be seen.
-        if not self._answer.done():
-            self._kill_group()
+        # Whatever the tool left behind may hold the pipes open: nothing more is read from it.
         if self._answer.done() or self._killed:
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._linger is not None:
-            self._linger.cancel()
+        self._stop_timer()
         self._transport.close()
         self._alive.discard(self)
         if not self._answer.done():
             self._answer.set_result(None)
         self.gone.set_result(None)
 
-    def _kill_group(self) -> None:
-        try:
-            os.killpg(self._transport.get_pid(), signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # macOS says the latter of a zombie
-            return
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _how_it_ended(self) -> str:
         code = self._transport.get_returncode() or 0

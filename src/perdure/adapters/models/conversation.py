@@ -43,6 +43,8 @@ NOTHING = "(empty)"
 UNDECODABLE = "INVALID_JSON"
 """The argument under which a model is shown its undecodable arguments: pydantic-ai's convention."""
 UNDECODABLE_CHARS_MAX = 2_000
+PLAIN_FIELDS = frozenset({"content", "part_kind", "tool_call_id", "tool_name"})
+"""What a text or a tool call consists of; a part that has more has something to remember."""
 
 _WIRE_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_-]")
@@ -123,15 +125,16 @@ def _to_last_request(out: list[pai.ModelMessage], part: pai.ModelRequestPart) ->
 def _told(message: Message, names: _CallNames) -> pai.ModelRequestPart:
     from pydantic_ai import messages as pai
 
+    text = _text(message.content)
+    text = text if text.strip() else NOTHING
     if isinstance(message, ToolMessage):
         return pai.ToolReturnPart(
             tool_name=_tool_name(message.name),
-            content=_text(message.content) or NOTHING,
+            content=text,
             tool_call_id=names[message.tool_call_id],
             outcome="failed" if message.is_error else "success",
         )
-    text = _text(message.content)
-    return pai.UserPromptPart(text if text.strip() else NOTHING)
+    return pai.UserPromptPart(text)
 
 
 def _assistant(
@@ -237,27 +240,30 @@ def _adapter() -> Any:
 
 
 def _extra(parts: Sequence[Any], provider: str) -> Any:
-    """Return what the provider wants back beyond text and calls, or None if there is no such."""
+    """Return what the provider wants back beyond text and calls, or None if there is no such.
+
+    What cannot be stored (half of a surrogate pair in a thought) is not sent back either.
+    """
     layout: list[dict[str, Any]] = []
-    calls, special = 0, False
-    for part in parts:
-        entry: dict[str, Any] = {}
-        dumped = _adapter().dump_python(part, mode="json", exclude_none=True)
-        if part.part_kind == "text":
-            entry["text"] = len(well_formed(part.content))
-            keep = not set(dumped) <= {"content", "part_kind"}
-            dumped["content"] = ""
-        elif part.part_kind == "tool-call":
-            entry["call"] = calls
-            calls += 1
-            keep = not set(dumped) <= {"args", "part_kind", "tool_call_id", "tool_name"}
-            dumped.pop("args", None)
-        else:
-            keep = True
-        if keep:
-            entry["part"] = dumped
-            special = True
-        layout.append(entry)
+    calls = 0
+    try:
+        for part in parts:
+            entry: dict[str, Any] = {}
+            bare = part
+            if part.part_kind == "text":
+                entry["text"] = len(well_formed(part.content))
+                bare = replace(part, content="")
+            elif part.part_kind == "tool-call":
+                entry["call"], calls = calls, calls + 1
+                bare = replace(part, args=None)
+            dumped = _adapter().dump_python(bare, mode="json", exclude_none=True)
+            if not (entry and set(dumped) <= PLAIN_FIELDS):
+                entry["part"] = dumped
+            layout.append(entry)
+        msgspec.json.encode(layout)
+    except ValueError:
+        return None
+    special = any("part" in entry for entry in layout)
     return {"provider": provider, "parts": layout} if special else None
 
 

@@ -48,6 +48,7 @@ SESSIONS = (SessionId("t1", "a", "k"), SessionId("t1", "b", "k"), SessionId("t2"
 OWNERS = ("n1", "n2")
 ADDRESSES = ("b1", "b2")
 LEASE_MS = 100
+MANY = 10**6
 EVERYTHING = frozenset({
     "accept: accepted", "accept: duplicate", "accept: KeyReused", "accept: LimitExceeded",
     "claim: claimed", "claim: strike", "claim: absent", "claim: held", "claim: quarantined",
@@ -268,19 +269,19 @@ class StoreMachine(RuleBasedStateMachine):
 
     async def compare(self) -> None:
         """Read the whole store."""
-        now, store, oracle, all_ = self.clock.now_ms(), self.store, self.oracle, 10**6
-        queries = [RunQuery(tenant=tenant, limit=all_) for tenant in TENANTS]
+        now, store, oracle = self.clock.now_ms(), self.store, self.oracle
+        queries = [RunQuery(tenant=tenant, limit=MANY) for tenant in TENANTS]
         found = await asyncio.gather(
-            store.due(now, all_),
+            store.due(now, MANY),
             *(store.load(session) for session in SESSIONS),
-            *(store.read(session, 0, all_) for session in SESSIONS),
+            *(store.read(session, 0, MANY) for session in SESSIONS),
             *(store.list(query) for query in queries),
             *(store.blob(address) for address in ADDRESSES),
         )
         assert [plain(one) for one in found] == [
-            oracle.due(now, all_, now),
+            oracle.due(now, MANY, now),
             *(oracle.load(session) for session in SESSIONS),
-            *(oracle.read(session, 0, all_) for session in SESSIONS),
+            *(oracle.read(session, 0, MANY) for session in SESSIONS),
             *(oracle.list(query) for query in queries),
             *(oracle.contents.get(address) for address in ADDRESSES),
         ]

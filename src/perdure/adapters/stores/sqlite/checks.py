@@ -40,16 +40,18 @@ def check_library(version: str) -> None:
         )
 
 
-def check_filesystem(folder: Path) -> None:
-    """Raise `StoreRefused` where the kernel says that `folder` is on a network filesystem."""
+def check_place(path: Path) -> None:
+    """Raise `StoreRefused` for a folder, and where the kernel knows a network filesystem."""
+    if path.is_dir():
+        raise StoreRefused(f"{path} is a folder: name a file in it")
     try:
         mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
-    kind = filesystem(folder, mounts)
+    kind = filesystem(path.parent, mounts)
     if kind in NETWORK_FILESYSTEMS:
         raise StoreRefused(
-            f"{folder} is on a network filesystem ({kind}), where SQLite's log and locks do not "
+            f"{path.parent} is on a network filesystem ({kind}), where SQLite's log and locks do not "
             "hold: put the store on a local disk"
         )
 

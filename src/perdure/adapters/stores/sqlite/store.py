@@ -96,7 +96,7 @@ class SqliteStore:
         path = path.resolve()
         with checks.refusing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            checks.check_filesystem(path.parent)
+            checks.check_place(path)
             lock = FileLock(path)
         try:
             checks.check_file(path, schema.newest())
