@@ -26,8 +26,10 @@ from perdure.core import limits
 from perdure.core.errors import PerdureError
 from perdure.core.events import EVENT_TYPES
 from perdure.core.retry import DELAY_MS_MAX, POLICY
+from perdure.core.runs import RunRow
 from perdure.core.transitions import CALL, SESSION
 from perdure.ports import faults, telemetry
+from perdure.runtime.followers import Ended
 from perdure.runtime.settings import NodeSettings
 
 ROOT: Final = Path(__file__).parents[1]
@@ -107,6 +109,11 @@ ENVIRONMENT_SAID: Final = {
     "PERDURE_FAULTS": "A fault plan, in processes that ask for it: see the fault points.",
     "PERDURE_FAULTS_FD": "Where such a process tells that it holds still.",
 }
+RETRIES_SAID: Final = f"""\
+What kind of failure it was decides whether the model is asked again, and when. A delay is an event
+of the log and outlives every process. A provider's own Retry-After wins when it is longer; no delay
+is longer than {DELAY_MS_MAX // 60_000} minutes. Every other failure ends the run at once. With
+`on_failure="stop"` the first failure ends the run, whatever it was."""
 LIMITS_SAID: Final = {
     "MESSAGE_BYTES_MAX": "A message, as JSON. `send` raises `LimitExceeded`.",
     "REPLY_BYTES_MAX": "A model's reply, as JSON. The run fails with `reply_too_large`.",
@@ -119,13 +126,17 @@ LIMITS_SAID: Final = {
     "WINDOW_MESSAGES_MAX": "The largest `window_messages` and `keep_messages` of a context policy.",
     "WAIT_SECONDS_MAX": "The longest `wait`.",
     "INBOX_ENTRIES_MAX": "Commands that wait in one session. `send` raises `LimitExceeded`.",
-    "BLOB_THRESHOLD_BYTES": "From this size on a payload is kept by its content, compressed.",
-    "SNAPSHOT_EVERY_EVENTS": "How many events of a log are folded at most when it is loaded.",
+    "BLOB_THRESHOLD_BYTES": "A payload larger than this is kept by its content, compressed.",
+    "SNAPSHOT_EVERY_EVENTS": "A snapshot is kept this often, so that loading a session reads"
+    " only the tail of its log.",
     "STRIKES_MAX": "How often in a row a session's host may die without any progress of that"
     " session. Then it is put in quarantine.",
 }
-MADE_FOR_YOU: Final = {"Node", "RecordedEvent", "Run", "TextDelta", "Tool", "RunFailed", "Refused"}
+HANDED_OUT: Final = {"Node": Node, "RunRow": RunRow, "Ended": Ended}
+MADE_FOR_YOU: Final = {"Node", "Refused", "Run", "RunFailed", "Tool"}
 """Classes whose objects are handed out: how they are made is nobody's concern."""
+FOR_HANDLES: Final = {"start", "stop", "answer_of", "check", "check_session"}
+"""Methods of `Node` that `Runtime` and `Run` call for their users."""
 
 
 def pages() -> dict[Path, str]:
@@ -160,10 +171,12 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 def _api() -> str:
     parts = [API_HEAD, "## perdure"]
     named = {name: getattr(perdure, name) for name in perdure.__all__}
-    named["Node"] = Node
     errors = {name: thing for name, thing in named.items() if _is_error(thing)}
     for name in sorted(named.keys() - errors.keys(), key=str.lower):
         parts += _entry(name, named[name])
+    parts += ["## Handed out", "What you are given; there is nothing to import."]
+    for name, thing in HANDED_OUT.items():
+        parts += _entry(name, thing)
     parts.append("## Errors")
     for name in sorted(errors):
         parts += _entry(name, errors[name])
@@ -187,13 +200,16 @@ def _entry(name: str, thing: Any) -> Iterator[str]:
             ((f"`{key}`", field.get("description", "")) for key, field in properties.items()),
         )
         return
-    if name not in MADE_FOR_YOU and not _is_struct(thing):
+    made = not isinstance(thing, type) or "__init__" in vars(thing)
+    if made and name not in MADE_FOR_YOU:
         yield _signature(name, thing)
     yield getdoc(thing) or ""
     if _is_struct(thing):
         yield _fields(thing)
     if isinstance(thing, type):
         for member, method in vars(thing).items():
+            if thing is Node and member in FOR_HANDLES:
+                continue
             if callable(method) and not member.startswith("_"):
                 yield f"#### `{name}.{member}`"
                 yield _signature(member, method)
@@ -226,25 +242,30 @@ def _value(field: Any) -> str:
 
 def _signature(name: str, thing: Any) -> str:
     signature = inspect.signature(thing)
-    given = [each for each in signature.parameters.values() if each.name != "self"]
+    given: list[str] = []
+    for each in signature.parameters.values():
+        if each.name == "self":
+            continue
+        if each.kind is each.KEYWORD_ONLY and not any(one.startswith("*") for one in given):
+            given.append("*")
+        stars = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+        text = f"{stars}{each.name}"
+        if each.annotation is not each.empty:
+            text += f": {_annotation(each.annotation)}"
+        if each.default is not each.empty:
+            text += f" = {each.default!r}"
+        given.append(f"{text}, /" if each.kind is each.POSITIONAL_ONLY else text)
+    lead = f"{'await ' if inspect.iscoroutinefunction(thing) else ''}{name}"
     returned = signature.return_annotation
-    end = "" if returned in (inspect.Signature.empty, None, "None") else f" -> {returned}"
-    waits = inspect.iscoroutinefunction(thing)
-    lead = f"{'await ' if waits else ''}{name}"
-    line = f"{lead}{signature.replace(parameters=given, return_annotation=inspect._empty)}{end}"
-    line = re.sub(r"'([^']*)'(?=[,)=\s]|$)", r"\1", line) if "'" in line else line
+    end = "" if returned in (signature.empty, None, "None") else f" -> {_annotation(returned)}"
+    line = f"{lead}({', '.join(given)}){end}"
     if len(line) > 90:
-        line = f"{lead}(\n    {_split(given)}\n){end}"
+        line = f"{lead}(\n    " + ",\n    ".join(given) + f",\n){end}"
     return f"```text\n{line}\n```"
 
 
-def _split(given: list[inspect.Parameter]) -> str:
-    lines: list[str] = []
-    for each in given:
-        if each.kind is each.KEYWORD_ONLY and "*," not in lines:
-            lines.append("*,")
-        lines.append(f"{str(each).replace(chr(39), '')},")
-    return "\n    ".join(lines)
+def _annotation(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else _python(annotation).strip("`")
 
 
 # -------------------------------------------------------------------------------- command line
@@ -254,9 +275,9 @@ def _cli() -> str:
     codes = _exit_codes()
     parts = [CLI_HEAD, "## Exit codes", _table(("code", "when"), codes)]
     for path, command in _commands("perdure", command_line):
-        context = click.Context(command, info_name=path)
+        context = click.Context(command, info_name=path, terminal_width=200)
         parts.append(f"## `{path}`")
-        parts.append(inspect.cleandoc(command.help or "").replace("\b\n", "").strip())
+        parts.append(_help(command.help or ""))
         if isinstance(command, click.Group):
             inside = ", ".join(f"`{each}`" for each in command.list_commands(context))
             parts.append(f"Commands: {inside}.")
@@ -269,6 +290,15 @@ def _cli() -> str:
         if command.epilog:
             parts.append(f"```sh\n{command.epilog.removeprefix('Example: ')}\n```")
     return _page(*parts)
+
+
+def _help(text: str) -> str:
+    """Return a help text as Markdown; what click would not wrap is a block of its own."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(
+        f"```sh\n{inspect.cleandoc(one.removeprefix(chr(8)))}\n```" if one.startswith("\b") else one
+        for one in paragraphs
+    )
 
 
 def _commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:

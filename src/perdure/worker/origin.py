@@ -16,7 +16,8 @@ import msgspec
 
 from perdure.core.errors import InvalidInput
 
-_STAND_IN = "__perdure_main__"
+_STAND_IN = "__perdure_file__"
+"""The name of a module loaded by its file: not its own, which may be that of another module."""
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -64,11 +65,10 @@ def load(origin: Origin) -> Any:
 def _module(origin: Origin) -> ModuleType:
     if origin.module != "__main__" and _is_importable(origin):
         return importlib.import_module(origin.module)
-    name = _STAND_IN if origin.module == "__main__" else origin.module
-    loader = SourceFileLoader(name, origin.file)
-    module = importlib.util.module_from_spec(ModuleSpec(name, loader, origin=origin.file))
+    loader = SourceFileLoader(_STAND_IN, origin.file)
+    module = importlib.util.module_from_spec(ModuleSpec(_STAND_IN, loader, origin=origin.file))
     module.__file__ = origin.file
-    sys.modules[name] = module
+    sys.modules[_STAND_IN] = module
     loader.exec_module(module)
     return module
 

@@ -18,6 +18,7 @@ from perdure.worker.hints import wants_pydantic, with_formats
 
 Convert = Callable[[Any], Any]
 _REFERENCE = "#/$defs/{name}"
+_FLOAT_EXACT_MAX = 2**53
 
 
 class Types:
@@ -130,7 +131,7 @@ def _adapter(hint: Any, problem: str, where: str) -> Any:
 
 def _whole(value: Any) -> Any:
     """Return JSON with every float that is a whole number as an int; the same object if none is."""
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _FLOAT_EXACT_MAX:
         return int(value)
     if isinstance(value, list):
         items = [_whole(item) for item in value]
