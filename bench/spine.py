@@ -1,9 +1,9 @@
 """What durability costs: the runtime against the floor, in one run, as ratios.
 
-A run is one message and ten steps, each a model reply of about 1 KB and one tool call with a result
-of about 1 KB, both faked and instant: 20 durable calls. The *floor* is the least that could make the
-same calls durable: a bare loop that appends the same payloads to one SQLite table with the same
-settings, grouped into commits by one writer thread, where a call is over when its commit is.
+A run is one message and ten steps, each a model reply of about 1 KB and one tool call with a
+result of about 1 KB, both faked and instant: 20 durable calls. The *floor* is the least that could
+make the same calls durable: a bare loop that appends the same payloads to one SQLite table with the
+same settings, grouped into commits by one writer thread, where a call is over when its commit is.
 
 Absolute figures are this machine on this day. The ratios are what counts.
 """
@@ -213,7 +213,8 @@ def table(clients: int, runs: int, repetitions: int) -> list[str]:
         high = [getattr(one, field) for one in found["perdure"]]
         ratios = sorted(mine / least for mine, least in zip(high, low, strict=True))
         lines.append(
-            f"| {clients} | {field} | {statistics.median(low):,.2f} | {statistics.median(high):,.2f} "
+            f"| {clients} | {field} "
+            f"| {statistics.median(low):,.2f} | {statistics.median(high):,.2f} "
             f"| **{statistics.median(ratios):.2f}** [{ratios[0]:.2f}-{ratios[-1]:.2f}] {better} |"
         )
     return lines
@@ -227,7 +228,8 @@ def main() -> None:
     options = parser.parse_args()
     print(f"Python {platform.python_version()}, SQLite {apsw.sqlite_lib_version()}, WAL, FULL,")
     print(
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {options.repetitions} repetitions.\n"
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
+        f"{options.repetitions} repetitions.\n"
     )
     print("| clients | figure | floor | perdure | ratio, median [range] |")
     print("| --- | --- | --- | --- | --- |")

@@ -3,7 +3,7 @@
     python examples/librarian_stub.py
 
 It prints two lines to paste into another terminal, in which `perdure run` then asks it instead of a
-provider. It searches for the longest word of the question and lists what was found.
+provider. It searches for the last word of the question and lists what was found.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def play_the_librarian(request: Received) -> ModelReply:
     """Answer one request: first with two tool calls, then with what they found."""
     messages = request.body["messages"]
     question = next(_text(m["content"]) for m in messages if m["role"] == "user")
-    word = max(re.findall(r"\w+", question), key=len, default="")
+    word = (re.findall(r"\w+", question) or [""])[-1]
     if request.turn == 0:
         return asks(call("search_text", text=word), call("list_files"))
     matches, files = [json.loads(result) for result in _results(messages)[:2]]

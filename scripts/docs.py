@@ -172,7 +172,7 @@ def _api() -> str:
     parts = [API_HEAD, "## perdure"]
     named = {name: getattr(perdure, name) for name in perdure.__all__}
     errors = {name: thing for name, thing in named.items() if _is_error(thing)}
-    for name in sorted(named.keys() - errors.keys(), key=str.lower):
+    for name in sorted(named.keys() - errors.keys(), key=_alphabetically):
         parts += _entry(name, named[name])
     parts += ["## Handed out", "What you are given; there is nothing to import."]
     for name, thing in HANDED_OUT.items():
@@ -181,9 +181,13 @@ def _api() -> str:
     for name in sorted(errors):
         parts += _entry(name, errors[name])
     parts.append("## perdure.testing")
-    for name in sorted(testing.__all__, key=str.lower):
+    for name in sorted(testing.__all__, key=_alphabetically):
         parts += _entry(name, getattr(testing, name))
     return _page(*parts)
+
+
+def _alphabetically(name: str) -> tuple[str, str]:
+    return name.lower(), name
 
 
 def _is_error(thing: Any) -> bool:
@@ -367,10 +371,7 @@ def _limits() -> str:
             ((f"`{name}`", f"{value:,}", LIMITS_SAID[name]) for name, value in named.items()),
         ),
         "## Retries of model calls",
-        "What kind of failure it was decides whether the model is asked again, and when. A delay is"
-        " an event of the log and outlives every process. A provider's own Retry-After wins when it"
-        f" is longer; no delay is longer than {DELAY_MS_MAX // 60_000} minutes. Every other failure"
-        ' ends the run at once. `on_failure="stop"` of an agent ends it at the first failure.',
+        RETRIES_SAID,
         _table(("class", "code", "retries", "delays in seconds"), retries),
     )
 

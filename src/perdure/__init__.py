@@ -6,7 +6,8 @@ exact step where it stopped.
 
 from __future__ import annotations
 
-from perdure.bootstrap import Runtime
+from typing import TYPE_CHECKING, Any
+
 from perdure.core.agent import ContextPolicy, Limits
 from perdure.core.errors import (
     InvalidInput,
@@ -25,6 +26,9 @@ from perdure.ports.models import ModelError, ModelRequest
 from perdure.runtime.handles import RecordedEvent, Run, TextDelta
 from perdure.runtime.settings import NodeSettings
 from perdure.worker import Agent, Tool, ToolContext, ask_human, tool, wait
+
+if TYPE_CHECKING:
+    from perdure.bootstrap import Runtime
 
 __all__ = [
     "Agent",
@@ -56,3 +60,12 @@ __all__ = [
     "tool",
     "wait",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Runtime`, and with it every adapter, only when it is asked for."""
+    if name == "Runtime":
+        from perdure.bootstrap import Runtime  # noqa: PLC0415  that it is late is the point
+
+        return Runtime
+    raise AttributeError(f"module 'perdure' has no attribute {name!r}")

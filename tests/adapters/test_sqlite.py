@@ -109,9 +109,8 @@ class TestOpening:
 
     async def test_the_settings_are_those_the_promise_rests_on(self, store: SqliteStore) -> None:
         facts = store.facts()
-        settings = facts["settings"]
-        assert (settings["journal_mode"], settings["synchronous"]) == ("wal", 2)
-        assert settings["wal_autocheckpoint"] == 0
+        assert (facts["journal_mode"], facts["synchronous"]) == ("wal", 2)
+        assert facts["wal_autocheckpoint"] == 0
         assert facts["durability"] == store.durability == "fsynced"
         assert facts["schema_version"] == schema.newest()
         assert facts["sqlite_version"] == apsw.sqlite_lib_version()
@@ -271,6 +270,32 @@ class TestRefusing:
         with pytest.raises(StoreRefused):
             checks.check_settings(path, found, "FULL")
 
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (apsw.CantOpenError("no"), StoreRefused),
+            (apsw.ReadOnlyError("no"), StoreRefused),
+            (PermissionError("no"), StoreRefused),
+            (apsw.FullError("no"), Unavailable),
+            (apsw.IOError("no"), Unavailable),
+            (StoreLocked("no"), StoreLocked),
+        ],
+    )
+    def test_what_the_system_says_is_said_in_our_words(
+        self, path: Path, error: Exception, said: type[Exception]
+    ) -> None:
+        with pytest.raises(said, match="no"), checks.refusing(path):
+            raise error
+
+    async def test_a_setting_that_is_not_taken_leaves_nothing_open(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patched:
+            patched.setitem(checks.SYNCHRONOUS, "FULL", 3)
+            with pytest.raises(StoreRefused, match="synchronous=3"):
+                await SqliteStore.open(path, FakeClock())
+        await made(path)
+
 
 class TestLocking:
     """One process per file."""
@@ -319,6 +344,8 @@ class TestReading:
         await made(path)
         reader = await SqliteReader.open(path)
         assert await reader.list(RunQuery(tenant="tenant")) == [ROW]
+        facts = await reader.facts()
+        assert (facts["journal_mode"], facts["schema_version"]) == ("wal", schema.newest())
         await reader.close()
 
     async def test_it_does_not_make_a_store(self, path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from perdure.adapters.stores.sqlite import SqliteStore, writer
 from perdure.core.errors import StoreError, Unavailable
+from perdure.core.limits import INBOX_ENTRIES_MAX
 from perdure.ports import faults
 from perdure.ports.session_store import CommitDone, NotClaimed, RunQuery
 from perdure.testing.clock import FakeClock
@@ -136,6 +137,21 @@ class TestGroupCommit:
         assert store.facts()["transactions"] - before == 2
         assert [r.body for r in await store.read(SESSION, 0, 9)] == [b"one", b"two", b"three"]
 
+    async def test_what_is_gathered_is_written_before_what_was_submitted_after_it(
+        self, store: SqliteStore, hook: Hook
+    ) -> None:
+        owner = await created(store)
+        names = [f"m{n}" for n in range(INBOX_ENTRIES_MAX)]
+        await asyncio.gather(*(store.accept(entry(name)) for name in names))
+        async with together(store, hook):
+            asked = asyncio.gather(
+                outcomes(store, owner.step(b"one", consumed=("m7",), postponed=999)),
+                store.accept(entry("there is room for this")),
+                store._ask(None, lambda db, ids: db.execute("SELECT count(*) FROM events").get),
+            )
+        written, receipt, events = await asked
+        assert (written, receipt.duplicate, events) == (["written"], False, 1)
+
     async def test_a_batch_is_told_in_one_callback(
         self, store: SqliteStore, hook: Hook, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -223,6 +239,25 @@ class TestOneByOne:
         again = await claim(store, nonce="again")
         assert await outcomes(store, again.step(b"event")) == ["written"]
 
+    async def test_a_refusal_says_what_is_wrong(self, store: SqliteStore) -> None:
+        old = await created(store)
+        owner = await claim(store, nonce="new")
+        step, change = owner.step(b"event"), msgspec.structs.replace
+        wrong = {
+            "claim 1 of tenant/agent/key is not the current one": old.step(b"event"),
+            "tenant/agent/key is at 0, not at 7": change(step, expected=7, records=()),
+            "records do not follow position 0 of tenant/agent/key": change(
+                step, records=(step.records[0]._replace(seq=2),)
+            ),
+            "a consumed command is not in the inbox of tenant/agent/key": change(
+                step, consumed=("first",)
+            ),
+            "cannot be stored": change(step, wake_at=1 << 70),
+        }
+        for message, refused in wrong.items():
+            (error,) = await submit(store, refused)
+            assert message in str(error)
+
     async def test_operations_of_all_kinds_are_done_once_when_a_batch_is_written_again(
         self, store: SqliteStore, hook: Hook
     ) -> None:
@@ -256,7 +291,7 @@ class TestOneByOne:
         store.commit(wrong, told.append)
         # The event loop stands still meanwhile: the owner cannot have been told.
         hook.committed.wait()
-        assert await outcomes(store, right_by_number, right_by_number) == ["Conflict"] * 2
+        assert await outcomes(store, right_by_number) == ["Conflict"]
         assert [type(error).__name__ for error in told] == ["Conflict"]
         assert await outcomes(store, right_by_number) == ["written"]
 

@@ -28,6 +28,8 @@ from perdure.core.retry import DELAY_MS_MAX, POLICY, Failure, classify, delay_be
         ("Overloaded", None, ("external_dependency", "upstream_unavailable")),
         ("Request timed out.", None, ("transient", "timeout")),
         ("Connection reset by peer", None, ("transient", "connection_lost")),
+        ("ConnectionError: nobody there", None, ("transient", "connection_lost")),
+        ("All connection attempts failed", None, ("transient", "connection_lost")),
         ("worker disconnected", None, ("transient", "worker_disconnected")),
         ("Incorrect API key provided", None, ("validation", "not_authorised")),
         ("I ate 429 apples", None, ("internal", "unexpected_failure")),

@@ -1,4 +1,4 @@
-"""Real processes, killed with SIGKILL at every fault point, finish their work; and the rig can fail."""
+"""Real processes, killed at every fault point, finish their work; and the judge can say no."""
 
 from __future__ import annotations
 

@@ -59,7 +59,10 @@ class Desk:
             "arguments": {} if arguments is None else arguments,
             "key": "key-1",
         }
-        return ToolTask(**given | fields)
+        given |= fields
+        tool = self.agent.tools_by_name.get(given["tool"])
+        given.setdefault("effect", tool.spec.effect if tool else "read")
+        return ToolTask(**given)
 
     def model_task(self, **fields: Any) -> ModelTask:
         """Return a model call."""

@@ -214,7 +214,7 @@ async def main():
     worker = LocalWorker([agent], None, FakeClock())
     reports = asyncio.Queue()
     name, fifo = sys.argv[1:]
-    task = ToolTask(("t", "a", "s"), "r", "c", 1, "a", name, {"fifo": fifo}, "k")
+    task = ToolTask(("t", "a", "s"), "r", "c", 1, "a", name, "read", {"fifo": fifo}, "k")
     worker.start(task, lambda task, report: reports.put_nowait(report), None)
     print(os.getpid(), (await reports.get()).content)
     await worker.close()

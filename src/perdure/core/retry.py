@@ -71,7 +71,9 @@ _WORDS: tuple[tuple[re.Pattern[str], ErrorClass, str], ...] = (
     (re.compile(r"worker disconnected", re.IGNORECASE), "transient", "worker_disconnected"),
     (
         re.compile(
-            r"connection (?:reset|refused|closed|error|aborted)|disconnected|eof", re.IGNORECASE
+            r"connection ?(?:reset|refused|closed|error|aborted|lost)|connection attempts? failed"
+            r"|disconnected|\beof\b",
+            re.IGNORECASE,
         ),
         "transient",
         "connection_lost",

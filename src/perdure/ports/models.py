@@ -9,6 +9,7 @@ import msgspec
 
 from perdure.core.agent import ToolSpec
 from perdure.core.errors import PerdureError
+from perdure.core.events import ErrorClass
 from perdure.core.messages import Message, ModelReply
 
 OnText = Callable[[str], None]
@@ -38,7 +39,7 @@ class ModelError(PerdureError):
         *,
         status: int | None = None,
         retry_after_ms: int | None = None,
-        error_class: str | None = None,
+        error_class: ErrorClass | None = None,
         code: str | None = None,
     ) -> None:
         super().__init__(message)

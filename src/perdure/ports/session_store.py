@@ -81,7 +81,8 @@ class StepCommit(msgspec.Struct, frozen=True):
     """The only write to a session, one transaction.
 
     `expected` is the version it was decided on; `records` are the positions after it. `consumed`
-    are inbox entries that it settles: their ids stay known for ever. `wake_at` (milliseconds since
+    are inbox entries that it settles: their ids stay known for ever. Records that do not follow,
+    or an entry that is not waiting, are a `Conflict`. `wake_at` (milliseconds since
     1970) is when somebody must look at the session if nobody runs it; None: only when something is
     accepted. `rows` are upserted, but keep the `created_at` of their first write; `snapshot` is of
     the version after the commit; `blobs` are kept by content. A commit with records is progress:
@@ -132,8 +133,8 @@ class SessionStore(Protocol):
 
         `row` is the row of the run that the command asks for. A known id with the same command
         gives the same receipt and writes nothing; with another command it raises `KeyReused`.
-        Raises `LimitExceeded` when `INBOX_ENTRIES_MAX` entries are unconsumed. Makes the session
-        due at once.
+        Raises `LimitExceeded` when `INBOX_ENTRIES_MAX` entries are unconsumed, and `InvalidInput`
+        for a name that is not Unicode. Makes the session due at once.
         """
         ...
 
@@ -153,12 +154,16 @@ class SessionStore(Protocol):
         """Submit a step commit; `done` is called on the event loop once it is durable or failed.
 
         `done` gets None, or the `Fenced`, `Conflict` or `Unavailable` because of which nothing
-        counts as written.
+        counts as written. Steps of the same claim that were submitted before the owner was told of
+        a refusal are refused with it: they were decided on what never happened.
         """
         ...
 
     async def renew(self, owner: str, lease_ms: int) -> bool:
-        """Confirm the node's lease for all its sessions; False if it had run out meanwhile."""
+        """Confirm the node's lease for all its sessions; False if it had run out meanwhile.
+
+        Then a new lease begins, and the claims that the node had are void.
+        """
         ...
 
     async def release(
@@ -170,13 +175,18 @@ class SessionStore(Protocol):
     ) -> None:
         """Give up a claim, keeping a snapshot (version, bytes), or put the session in quarantine.
 
-        Resets the strikes, unless it quarantines. Without a token it is done by hand: it lifts a
-        quarantine. Raises `Fenced` when the token is not the current one.
+        The token is void after that. Resets the strikes, unless it quarantines. A snapshot of a
+        version that the log has not reached is not kept. Without a token it is done by hand: it
+        lifts a quarantine, or takes the session away from its owner. Raises `Fenced` when the token
+        is not the current one, and by hand `NotFound` when there is no such session.
         """
         ...
 
     async def due(self, now: int, limit: int) -> tuple[list[SessionId], int | None]:
-        """Return sessions nobody runs that are due at `now`, and the time of the next one after."""
+        """Return sessions nobody runs that are due at `now`, and the time of the next one after.
+
+        The earliest come first. Whether an owner's lease is alive is for the store's clock to say.
+        """
         ...
 
     async def read(self, session: SessionId, after: int, limit: int) -> list[Record]:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from perdure.core.agent import Effect
 from perdure.core.commands import Report
 from perdure.core.ids import SessionId
 from perdure.ports.models import ModelRequest
@@ -28,7 +29,10 @@ class ModelTask(msgspec.Struct, frozen=True):
 
 
 class ToolTask(msgspec.Struct, frozen=True):
-    """A tool call to execute, or, with `probing`, a call whose outcome the tool is asked about."""
+    """A tool call to execute, or, with `probing`, a call whose outcome the tool is asked about.
+
+    `effect` is the class that the tool had when the call was intended: that is what counts.
+    """
 
     session: SessionId
     run: str
@@ -36,6 +40,7 @@ class ToolTask(msgspec.Struct, frozen=True):
     attempt: int
     agent: str
     tool: str
+    effect: Effect
     arguments: dict[str, Any]
     key: str
     probing: bool = False
@@ -67,5 +72,5 @@ class Worker(Protocol):
         ...
 
     async def close(self) -> None:
-        """Stop everything."""
+        """Stop everything, and close the models that were opened."""
         ...

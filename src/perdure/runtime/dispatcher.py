@@ -11,7 +11,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from perdure.core.codec import decode_event
-from perdure.core.commands import Report, ReportToolBegin, ReportToolLost
+from perdure.core.commands import (
+    Report,
+    ReportProbe,
+    ReportToolBegin,
+    ReportToolLost,
+    ReportToolResult,
+)
 from perdure.core.errors import PerdureError
 from perdure.core.history import History
 from perdure.core.session import owed
@@ -113,6 +119,9 @@ class Dispatcher:
         """Give a call to a worker; False when the history has to be read first."""
         if self.draining:
             return False
+        if call.kind == "tool" and call.name not in actor.agent.tools_by_name:
+            self._tool_is_gone(actor, call)
+            return False
         need = call.reply if call.kind == "tool" else call.first
         history = actor.history
         if history is None or need < history.first or not history.summarised(call.summary):
@@ -134,6 +143,18 @@ class Dispatcher:
 
         worker.start(task, on_report, self._on_text)
         return True
+
+    def _tool_is_gone(self, actor: Actor, call: Call) -> None:
+        """Answer a call of a tool that the agent's present definition does not have any more."""
+        report: Report
+        if call.status == "unknown":
+            report = ReportProbe(call=call.id, attempt=call.attempt, verdict="undecided")
+        else:
+            text = f"There is no tool {call.name!r} any more; the call was not made."
+            report = ReportToolResult(
+                call=call.id, attempt=call.attempt, ok=False, content=text, kind="unknown_tool"
+            )
+        self._on_report(actor, self._bare_task(actor, call), report)
 
     def _reported(self, actor: Actor, task: Task, report: Report) -> None:
         flight = actor.inflight.get(task.call)
@@ -185,6 +206,7 @@ class Dispatcher:
             attempt=call.attempt,
             agent=actor.session.agent,
             tool=call.name,
+            effect=call.effect,
             arguments=history.request(call.reply, call.ordinal).arguments,
             key=call.key,
             probing=call.status == "unknown",
@@ -198,6 +220,7 @@ class Dispatcher:
             attempt=call.attempt,
             agent=actor.session.agent,
             tool=call.name,
+            effect=call.effect,
             arguments={},
             key=call.key,
         )

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 from weakref import WeakValueDictionary
 
 from perdure.core.agent import Definition
-from perdure.core.codec import seal
+from perdure.core.codec import Record, seal
 from perdure.core.commands import AnyCommand, FireTimer, InboxCommand, Report, SendMessage
 from perdure.core.errors import Conflict, Fenced, PerdureError, Refused, StoreError
 from perdure.core.ids import SessionId
@@ -210,6 +210,7 @@ class Host:
         )
         try:
             decision = decide(actor.state, command, context)
+            records = seal(actor.head, actor.state.version, decision.events)
         except (PerdureError, AssertionError, LookupError, TypeError, ValueError) as error:
             self._set_aside(actor, f"{type(command).__name__} could not be decided: {error!r}")
             return None
@@ -223,14 +224,13 @@ class Host:
         if decision.postponed and isinstance(command, SendMessage):
             actor.waiting[command.id] = command
         if decision.events or decision.consumed or decision.postponed:
-            self._submit(actor, decision)
+            self._submit(actor, decision, records)
         elif actor.submitted == 0:
             self._settle(actor)
         return decision.refusal
 
-    def _submit(self, actor: Actor, decision: Decision) -> None:
+    def _submit(self, actor: Actor, decision: Decision, records: list[Record]) -> None:
         before, after = actor.state, decision.state
-        records = seal(actor.head, before.version, decision.events)
         rows = rows_of(actor.session, before, decision.events, after)
         for entry in decision.consumed:
             actor.waiting.pop(entry, None)

@@ -123,6 +123,10 @@ class LocalWorker:
             await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS_MAX)
         await self._processes.close()
         self._threads.close()
+        for model in self._named.values():
+            close = getattr(model, "aclose", None)
+            if close is not None:
+                await close()
 
     def _work(self, running: Running, on_text: OnText) -> Coroutine[Any, Any, None]:
         task = running.task

@@ -28,6 +28,7 @@ _KNOWN: tuple[tuple[type[BaseException], ErrorClass, str], ...] = (
     (TimeoutError, "transient", "timeout"),
     (ConnectionError, "transient", "connection_lost"),
 )
+PIECE_CHARS = 16
 
 
 class FunctionModel:
@@ -38,7 +39,7 @@ class FunctionModel:
         self._threads = threads
 
     async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
-        """Return what the function returns; text becomes a reply."""
+        """Return what the function returns; text becomes a reply, and is told piece by piece."""
         if inspect.iscoroutinefunction(self._function):
             reply = await self._function(request)
         else:
@@ -48,7 +49,13 @@ class FunctionModel:
                 raise error
             if inspect.isawaitable(reply):
                 reply = await reply
-        return ModelReply(content=reply) if isinstance(reply, str) else reply
+        if isinstance(reply, str):
+            reply = ModelReply(content=reply)
+        content = getattr(reply, "content", None)
+        if isinstance(content, str):
+            for start in range(0, len(content), PIECE_CHARS):
+                on_text(content[start : start + PIECE_CHARS])
+        return cast(ModelReply, reply)
 
 
 def _attempt(

@@ -49,7 +49,7 @@ class ToolCalls:
         except InvalidInput as error:
             running.end(result(task, Outcome(False, str(error), "invalid_arguments")))
             return
-        if tool.spec.effect == "once":
+        if task.effect == "once":
             await running.begin(
                 ReportToolBegin(call=task.call, attempt=task.attempt, worker=self._name)
             )
@@ -96,7 +96,7 @@ class ToolCalls:
         within = f"within {tool.spec.timeout_ms / 1000:g} s"
         if running.withdraw():
             text = f"The tool did not start {within}: every thread of its worker is busy."
-        elif tool.spec.effect == "once":
+        elif task.effect == "once":
             return ReportToolLost(
                 call=task.call, attempt=task.attempt, reason=f"the tool did not answer {within}"
             )

@@ -28,6 +28,7 @@ _SCALARS = (
     decimal.Decimal,
     uuid.UUID,
 )
+_JSON_SCALARS = (int, float, bool, type(None))
 _BYTES = (bytes, bytearray, memoryview)
 
 
@@ -35,40 +36,65 @@ class Unserialisable(PerdureError):
     """A value cannot be JSON: the message names its type and its place."""
 
 
-def plain(value: Any, path: str = "$", depth: int = 0) -> Any:
-    """Return `value` in terms of None, bool, int, float, str, list and dict.
+def plain(value: Any) -> Any:
+    """Return `value` in terms of None, bool, int, float, str, list and dict, as a copy.
 
     Knows dataclasses, named tuples, enums, sets, msgspec structs, pydantic models, dates, Decimal
     and UUID. NaN and the infinities become None, as JSON has no such numbers. Raises
     `Unserialisable` for anything else.
     """
+    if _is_json(value, 0):
+        try:
+            return msgspec.json.decode(msgspec.json.encode(value))
+        except (OverflowError, ValueError):
+            pass
+    return _plain(value, "$", 0)
+
+
+def _is_json(value: Any, depth: int) -> bool:
+    """Say whether a value is made of nothing but JSON's own types: nearly all are."""
+    kind = type(value)
+    if kind is str:
+        return True
+    if kind is dict:
+        return depth < DEPTH_MAX and all(
+            type(key) is str and _is_json(item, depth + 1) for key, item in value.items()
+        )
+    if kind is list:
+        return depth < DEPTH_MAX and all(_is_json(item, depth + 1) for item in value)
+    return kind in _JSON_SCALARS
+
+
+def _plain(value: Any, path: str, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if depth > DEPTH_MAX:
         raise Unserialisable(f"it is nested deeper than {DEPTH_MAX} levels, or contains itself")
     if isinstance(value, enum.Enum):
-        return plain(value.value, path, depth + 1)
+        return _plain(value.value, path, depth + 1)
     if isinstance(value, str):
         return _text(value, path)
     if isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise Unserialisable(f"the integer at `{path}` does not fit into 64 bits")
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, (list, tuple)):
-        return [plain(item, f"{path}[{n}]", depth + 1) for n, item in enumerate(value)]
+        return [_plain(item, f"{path}[{n}]", depth + 1) for n, item in enumerate(value)]
     if isinstance(value, AbstractSet):
         # A set of text has another order in every process, and an agent's digest must not.
-        items = [plain(item, f"{path}{{...}}", depth + 1) for item in value]
+        items = [_plain(item, f"{path}{{...}}", depth + 1) for item in value]
         return sorted(items, key=msgspec.json.encode)
     if isinstance(value, Mapping):
         return {
-            _key(key, path): plain(item, f"{path}.{key}", depth + 1) for key, item in value.items()
+            _key(key, path): _plain(item, f"{path}.{key}", depth + 1) for key, item in value.items()
         }
     if isinstance(value, _SCALARS):
         return msgspec.to_builtins(value)
     fields = _fields(value)
     if fields is not None:
-        return plain(fields, path, depth + 1)
+        return _plain(fields, path, depth + 1)
     advice = "; return its text, or where it is kept" if isinstance(value, _BYTES) else ""
     raise Unserialisable(f"`{type(value).__qualname__}` at `{path}` cannot be JSON{advice}")
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from perdure.adapters.models import DirectModel, FunctionModel, ScriptedModel, resolve
+from perdure.adapters.models import DirectModel, ScriptedModel, resolve
 from perdure.adapters.models.resolve import PROVIDERS
 from perdure.core.errors import InvalidInput
-from tests.adapters.models.asking import ask
 
 
 def test_a_name_is_a_real_model() -> None:
@@ -22,16 +21,6 @@ def test_a_name_is_a_real_model() -> None:
 def test_a_model_stays_itself() -> None:
     model = ScriptedModel("Hello.")
     assert resolve(model) is model
-
-
-async def test_a_function_becomes_a_model() -> None:
-    def parrot(request: Any) -> str:
-        return str(request.messages[-1].content)
-
-    model = resolve(parrot)
-    assert isinstance(model, FunctionModel)
-    reply, _ = await ask(model)
-    assert (reply.content, reply.model) == ("Hello.", "parrot")
 
 
 @pytest.mark.parametrize(

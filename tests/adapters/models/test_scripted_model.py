@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 
-from perdure.adapters.models import FunctionModel, ScriptedModel, asks, call, says
+from perdure.adapters.models import ScriptedModel, asks, call, says
 from perdure.core.messages import (
     AssistantMessage,
-    ModelReply,
     ToolMessage,
     ToolRequest,
     Usage,
     UserMessage,
 )
 from perdure.core.retry import classify
-from perdure.ports.models import ModelError, ModelRequest
+from perdure.ports.models import ModelError
 from tests.adapters.models.asking import ask, refusal
 
 
@@ -106,22 +105,9 @@ async def test_summaries_have_a_script_of_their_own() -> None:
     assert str(await refusal(failing, *history, purpose="compact")) == "too tired"
 
 
-async def test_a_function_is_a_model_whether_it_waits_or_not() -> None:
-    def plain(request: ModelRequest) -> str:
-        return request.instructions
-
-    async def waiting(request: ModelRequest) -> ModelReply:
-        return ModelReply(content=request.instructions, model="mine", usage=Usage(1, 2))
-
-    reply, pieces = await ask(FunctionModel(plain, "echo"))
-    assert (reply.content, reply.model, pieces) == ("Be brief.", "echo", ["Be brief."])
-    reply, _ = await ask(FunctionModel(waiting, "echo"))
-    assert (reply.model, reply.usage) == ("mine", Usage(1, 2))
-
-
 async def test_what_is_no_reply_is_refused() -> None:
     broken: Any = lambda request: {"content": "Hello."}  # noqa: E731
-    error = await refusal(FunctionModel(broken))
+    error = await refusal(ScriptedModel(broken))
     assert (error.error_class, error.code) == ("validation", "invalid_reply")
     assert "dict" in str(error)
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from perdure.adapters.models.direct import DirectModel
 from perdure.adapters.models.resolve import resolve
-from perdure.adapters.models.scripted import FunctionModel, ScriptedModel, asks, call, says
+from perdure.adapters.models.scripted import ScriptedModel, asks, call, says
 
-__all__ = ["DirectModel", "FunctionModel", "ScriptedModel", "asks", "call", "resolve", "says"]
+__all__ = ["DirectModel", "ScriptedModel", "asks", "call", "resolve", "says"]

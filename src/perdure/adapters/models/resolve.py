@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from typing import Any
 
 from perdure.adapters.models.direct import DirectModel
-from perdure.adapters.models.scripted import FunctionModel
 from perdure.core.errors import InvalidInput
 from perdure.ports.models import Model
 
@@ -42,8 +39,8 @@ PROVIDERS = (
 """The better known prefixes; every other one that the installed pydantic-ai knows works too."""
 
 
-def resolve(model: str | Model | Callable[..., Any]) -> Model:
-    """Return the model that a name, a model or a function of the request stands for.
+def resolve(model: str | Model) -> Model:
+    """Return the model that a name stands for; a model stands for itself.
 
     Raises `InvalidInput` for a name that nobody knows, or something that is no model.
     """
@@ -55,8 +52,6 @@ def resolve(model: str | Model | Callable[..., Any]) -> Model:
         )
     if hasattr(model, "reply"):
         return model
-    if callable(model):
-        return FunctionModel(model, getattr(model, "__name__", "function"))
     raise InvalidInput(
         f"a {type(model).__name__} is no model: expected a name like "
         "'anthropic:claude-haiku-4-5', a function of the request, or an object with `reply`"

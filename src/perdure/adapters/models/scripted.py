@@ -63,7 +63,8 @@ class ScriptedModel:
     script it is raised forever. Requests for a summary do not count: `summary` answers them.
 
     Replies without input tokens get an estimate (a token is 4 bytes of the request). A context
-    policy that hides assistant messages moves the script back: use a `FunctionModel` with those.
+    policy that hides assistant messages moves the script back: a function of the request does not
+    mind that.
     """
 
     name = "scripted"
@@ -110,22 +111,6 @@ class ScriptedModel:
         if asked < len(errors):
             return errors[asked]
         return errors[-1] if reply is None else reply
-
-
-class FunctionModel:
-    """A model that is a function of the request, synchronous (it must not block) or not."""
-
-    def __init__(
-        self,
-        function: Callable[[ModelRequest], Answer | Awaitable[Answer]],
-        name: str = "function",
-    ) -> None:
-        self._function = function
-        self.name = name
-
-    async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
-        """Return what the function returns; raises what it raises, or `ModelError`."""
-        return await _perform(self._function, request, on_text, self.name)
 
 
 async def _perform(reply: Reply, request: ModelRequest, on_text: OnText, name: str) -> ModelReply:

@@ -17,7 +17,7 @@ Outcome = Any
 
 
 class Oracle:
-    """A store in which nothing ever happens at the same time."""
+    """A store in which nothing ever happens at the same time. Its methods are those of the port."""
 
     def __init__(self, inbox_entries_max: int) -> None:
         self.inbox_entries_max = inbox_entries_max
@@ -79,7 +79,7 @@ class Oracle:
         token = self.facts[session]["token"] if session in self.facts else None
         return None if token is None else Token(*token)
 
-    def commit(self, steps: list[StepCommit]) -> list[Outcome]:
+    def commits(self, steps: list[StepCommit]) -> list[Outcome]:
         """Say what becomes of steps that are submitted before anybody is told anything."""
         outcomes: list[Outcome] = []
         broken: dict[Any, str] = {}

@@ -15,12 +15,14 @@ from typing import Literal
 import apsw
 
 from perdure.core.errors import StoreRefused, Unavailable
+from perdure.ports.session_store import Durability
 
 Synchronous = Literal["FULL", "NORMAL"]
 
 APPLICATION_ID = 0x50524452
 """In the header of every file of ours: `PRDR`."""
 
+SYNCHRONOUS: Mapping[Synchronous, int] = {"NORMAL": 1, "FULL": 2}
 SQLITE_MIN = (3, 51, 3)
 BUSY_TIMEOUT_MS = 5_000
 CACHE_KIB = 16 * 1024
@@ -51,8 +53,8 @@ def check_place(path: Path) -> None:
     kind = filesystem(path.parent, mounts)
     if kind in NETWORK_FILESYSTEMS:
         raise StoreRefused(
-            f"{path.parent} is on a network filesystem ({kind}), where SQLite's log and locks do not "
-            "hold: put the store on a local disk"
+            f"{path.parent} is on a network filesystem ({kind}), where SQLite's log and locks do "
+            "not hold: put the store on a local disk"
         )
 
 
@@ -119,13 +121,30 @@ def connect_to_read(path: Path) -> apsw.Connection:
 
 def settings(db: apsw.Connection) -> dict[str, str | int]:
     """Return the settings that durability rests on, as the connection reports them."""
-    names = ("journal_mode", "synchronous", "wal_autocheckpoint", "busy_timeout", "page_size")
-    return {name: db.pragma(name) for name in names}
+    names = ("journal_mode", "synchronous", "wal_autocheckpoint", "page_size", "user_version")
+    found = {name: db.pragma(name) for name in names}
+    return {"schema_version": found.pop("user_version"), **found}
+
+
+def durability(found: Mapping[str, object]) -> Durability:
+    """Return what survives when the power fails, with these settings."""
+    return "fsynced" if found["synchronous"] == SYNCHRONOUS["FULL"] else "os"
+
+
+def facts(path: Path) -> dict[str, str | int]:
+    """Return what can be said of a store's file from outside."""
+    log = Path(f"{path}-wal")
+    return {
+        "path": str(path),
+        "sqlite_version": apsw.sqlite_lib_version(),
+        "database_bytes": path.stat().st_size,
+        "log_bytes": log.stat().st_size if log.exists() else 0,
+    }
 
 
 def check_settings(path: Path, found: Mapping[str, object], synchronous: Synchronous) -> None:
     """Raise `StoreRefused` if a setting was not taken."""
-    wanted = {"journal_mode": "wal", "synchronous": {"NORMAL": 1, "FULL": 2}[synchronous]}
+    wanted = {"journal_mode": "wal", "synchronous": SYNCHRONOUS[synchronous]}
     for name, value in wanted.items():
         if found[name] != value:
             raise StoreRefused(

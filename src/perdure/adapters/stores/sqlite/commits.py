@@ -74,18 +74,8 @@ def write_all(db: apsw.Connection, ids: RowIds, steps: Iterable[StepCommit]) -> 
         used = step.consumed
         if used:
             consumed += [(rowid, entry) for entry in used]
-        guards.append(
-            (
-                version,
-                head,
-                len(used),
-                step.postponed,
-                step.wake_at,
-                rowid,
-                *step.token,
-                step.expected,
-            )
-        )
+        standing = (version, head, len(used), step.postponed, step.wake_at)
+        guards.append((*standing, rowid, *step.token, step.expected))
         rows += step.rows
         if step.snapshot is not None:
             snapshots.append((rowid, version, pack(step.snapshot)))
@@ -122,8 +112,8 @@ def keep_rows(db: apsw.Connection, rows: Iterable[RunRow]) -> None:
 def why_refused(db: apsw.Connection, step: StepCommit) -> StoreError:
     """Return the reason why a step alone was not written."""
     rowid = find(db, step.session)
-    standing = (0, None, 0) if rowid is None else one(db, STANDING, (rowid,))
-    epoch, nonce, version = standing
+    found = (0, None, 0) if rowid is None else one(db, STANDING, (rowid,))
+    epoch, nonce, version = found
     if (epoch, nonce) != step.token:
         return Fenced(f"the claim {step.token.epoch} of {step.session} is not the current one")
     if version != step.expected:

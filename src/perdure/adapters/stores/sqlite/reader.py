@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,7 +49,8 @@ class ReadThread:
 class SqliteReader:
     """A store's file, read while another process may be writing it, or none."""
 
-    def __init__(self, thread: ReadThread) -> None:
+    def __init__(self, path: Path, thread: ReadThread) -> None:
+        self._path = path
         self._thread = thread
 
     @classmethod
@@ -69,11 +69,11 @@ class SqliteReader:
                 f"{path} was written by an older version of perdure: run this one on it once, "
                 "which brings it up to date"
             )
-        return cls(ReadThread(path))
+        return cls(path, ReadThread(path))
 
     async def load(self, session: SessionId) -> Loaded | None:
         """Read a session; None if there is none."""
-        return await self._thread.run(functools.partial(reading.load, session=session))
+        return await self._thread.run(lambda db: reading.load(db, session))
 
     async def read(self, session: SessionId, after: int, limit: int) -> builtins.list[Record]:
         """Return up to `limit` records after position `after`, in order."""
@@ -86,6 +86,12 @@ class SqliteReader:
     async def blob(self, address: str) -> bytes | None:
         """Return the bytes kept under a content address."""
         return await self._thread.run(lambda db: reading.blob(db, address))
+
+    async def facts(self) -> dict[str, str | int]:
+        """Return what `perdure doctor` shows of this file."""
+        found = await self._thread.run(checks.settings)
+        shown = ("schema_version", "journal_mode", "page_size")
+        return {**checks.facts(self._path), **{name: found[name] for name in shown}}
 
     async def close(self) -> None:
         """Close the file."""

@@ -57,7 +57,7 @@ class SqliteStore:
         reader: ReadThread,
         settings: dict[str, str | int],
     ) -> None:
-        self.durability = "fsynced" if settings["synchronous"] == FULL else "os"
+        self.durability = checks.durability(settings)
         self._path = path
         self._now = now
         self._lock = lock
@@ -196,18 +196,12 @@ class SqliteStore:
         """Return the bytes kept under a content address."""
         return await self._read(lambda db: reading.blob(db, address))
 
-    def facts(self) -> dict[str, Any]:
-        """Return what `perdure doctor` shows of this store."""
+    def facts(self) -> dict[str, str | int | None]:
+        """Return what is worth knowing of this store: where and how it writes, and how much."""
         return {
-            "driver": "sqlite",
-            "path": str(self._path),
+            **checks.facts(self._path),
+            **self._settings,
             "durability": self.durability,
-            "sqlite_version": apsw.sqlite_lib_version(),
-            "apsw_version": apsw.apsw_version(),
-            "schema_version": schema.newest(),
-            "settings": dict(self._settings),
-            "database_bytes": _size(self._path),
-            "log_bytes": _size(Path(f"{self._path}-wal")),
             "transactions": self._writer.transactions,
             "failure": self._writer.failure,
         }
@@ -226,10 +220,3 @@ class SqliteStore:
         if self._closed or self._writer.failure is not None:
             raise self._unavailable()
         return await self._reader.run(query)
-
-
-FULL = 2
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

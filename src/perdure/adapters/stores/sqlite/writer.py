@@ -87,6 +87,10 @@ class Request:
 Operation = Commit | Request
 
 
+class _NotWritten(Exception):
+    """Leaves a savepoint, so that it is rolled back."""
+
+
 class Writer:
     """Writes operations in the order in which they are submitted, many at a time."""
 
@@ -193,33 +197,40 @@ class Writer:
     def _write_one_by_one(self, batch: Sequence[Operation]) -> list[ClaimKey]:
         refused = []
         for operation in batch:
-            try:
-                with self._db:
-                    if isinstance(operation, Commit):
-                        self._write_alone(operation)
-                    else:
-                        operation.run(self._db, self._ids)
-            except StoreError as error:
-                operation.error = error
-            except UNSTORABLE as error:
-                operation.error = Conflict(f"it cannot be stored: {error}")
-            if isinstance(operation, Commit) and operation.error is not None:
+            if isinstance(operation, Request):
+                self._run_alone(operation)
+                continue
+            operation.error = self._write_alone(operation.step)
+            if operation.error is not None:
                 claim = (operation.step.session, operation.step.token)
                 self._untold.setdefault(claim, []).append(operation.error)
                 refused.append(claim)
         return refused
 
-    def _write_alone(self, commit: Commit) -> None:
-        """Write one commit; raise why it is refused, so that its savepoint is rolled back.
+    def _run_alone(self, request: Request) -> None:
+        try:
+            with self._db:
+                request.run(self._db, self._ids)
+        except UNSTORABLE as error:
+            request.error = Conflict(f"it cannot be stored: {error}")
 
-        Whatever was decided on a commit that is refused is refused too, until its owner is told.
+    def _write_alone(self, step: StepCommit) -> StoreError | None:
+        """Write one step, or nothing of it, and return why.
+
+        Whatever was decided on a step that is refused is refused too, until its owner is told.
         """
-        step = commit.step
         earlier = self._untold.get((step.session, step.token))
         if earlier is not None:
-            raise type(earlier[0])(str(earlier[0]))
-        if not write_all(self._db, self._ids, (step,)):
-            raise why_refused(self._db, step)
+            return type(earlier[0])(str(earlier[0]))
+        try:
+            with self._db:
+                if not write_all(self._db, self._ids, (step,)):
+                    raise _NotWritten
+        except _NotWritten:
+            return why_refused(self._db, step)
+        except UNSTORABLE as error:
+            return Conflict(f"it cannot be stored: {error}")
+        return None
 
     def _tell(self, batch: Sequence[Operation], refused: Sequence[ClaimKey] = ()) -> None:
         if refused:
@@ -242,9 +253,9 @@ class Writer:
     def _checkpoint(self) -> None:
         if self.failure is None and self._wal_pages >= CHECKPOINT_PAGES:
             try:
-                self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            except apsw.BusyError:
-                pass
+                # Somebody else's checkpoint is as good as ours.
+                with suppress(apsw.BusyError):
+                    self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             except apsw.Error as error:
                 self._fail(error)
 
