@@ -146,10 +146,10 @@ class TestGroupCommit:
         async with together(store, hook):
             asked = asyncio.gather(
                 outcomes(store, owner.step(b"one", consumed=("m7",), postponed=999)),
-                store.accept(entry("there is room for this")),
                 store._ask(None, lambda db, ids: db.execute("SELECT count(*) FROM events").get),
+                store.accept(entry("there is room for this")),
             )
-        written, receipt, events = await asked
+        written, events, receipt = await asked
         assert (written, receipt.duplicate, events) == (["written"], False, 1)
 
     async def test_a_batch_is_told_in_one_callback(

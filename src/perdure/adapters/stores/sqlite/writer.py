@@ -224,13 +224,16 @@ class Writer:
             return type(earlier[0])(str(earlier[0]))
         try:
             with self._db:
-                if not write_all(self._db, self._ids, (step,)):
-                    raise _NotWritten
+                self._write_whole(step)
         except _NotWritten:
             return why_refused(self._db, step)
         except UNSTORABLE as error:
             return Conflict(f"it cannot be stored: {error}")
         return None
+
+    def _write_whole(self, step: StepCommit) -> None:
+        if not write_all(self._db, self._ids, (step,)):
+            raise _NotWritten
 
     def _tell(self, batch: Sequence[Operation], refused: Sequence[ClaimKey] = ()) -> None:
         if refused:
