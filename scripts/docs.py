@@ -106,6 +106,7 @@ ENVIRONMENT_SAID: Final = {
     "ANTHROPIC_BASE_URL": "Another address for `anthropic:` models.",
     "OPENAI_API_KEY": "The key for `openai:` and `openai-responses:` models.",
     "OPENAI_BASE_URL": "Another address for `openai:` models; it may do without a key.",
+    "PERDURE_ISOLATED_TOOL": "Set by perdure in an isolated tool's process: no runtime starts.",
     "PERDURE_FAULTS": "A fault plan, in processes that ask for it: see the fault points.",
     "PERDURE_FAULTS_FD": "Where such a process tells that it holds still.",
 }
@@ -129,6 +130,7 @@ LIMITS_SAID: Final = {
     "BLOB_THRESHOLD_BYTES": "A payload larger than this is kept by its content, compressed.",
     "SNAPSHOT_EVERY_EVENTS": "A snapshot is kept this often, so that loading a session reads"
     " only the tail of its log.",
+    "JSON_DEPTH_MAX": "How deeply messages, replies, arguments and results may be nested.",
     "STRIKES_MAX": "How often in a row a session's host may die without any progress of that"
     " session. Then it is put in quarantine.",
 }

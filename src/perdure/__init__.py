@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from perdure.core.agent import ContextPolicy, Limits
 from perdure.core.errors import (
     InvalidInput,
+    KeyReused,
     LimitExceeded,
     NotFound,
     PerdureError,
+    Quarantined,
     Refused,
     RunCancelled,
     RunFailed,
@@ -21,7 +23,16 @@ from perdure.core.errors import (
     StoreRefused,
     Unavailable,
 )
-from perdure.core.messages import ModelReply, ToolRequest, Usage
+from perdure.core.ids import SessionId
+from perdure.core.messages import (
+    AssistantMessage,
+    ModelReply,
+    ToolMessage,
+    ToolRequest,
+    Usage,
+    UserMessage,
+)
+from perdure.core.runs import RunRow
 from perdure.ports.models import ModelError, ModelRequest
 from perdure.runtime.handles import RecordedEvent, Run, TextDelta
 from perdure.runtime.settings import NodeSettings
@@ -32,8 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agent",
+    "AssistantMessage",
     "ContextPolicy",
     "InvalidInput",
+    "KeyReused",
     "LimitExceeded",
     "Limits",
     "ModelError",
@@ -42,20 +55,25 @@ __all__ = [
     "NodeSettings",
     "NotFound",
     "PerdureError",
+    "Quarantined",
     "RecordedEvent",
     "Refused",
     "Run",
     "RunCancelled",
     "RunFailed",
+    "RunRow",
     "Runtime",
+    "SessionId",
     "StoreLocked",
     "StoreRefused",
     "TextDelta",
     "Tool",
     "ToolContext",
+    "ToolMessage",
     "ToolRequest",
     "Unavailable",
     "Usage",
+    "UserMessage",
     "ask_human",
     "tool",
     "wait",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from perdure.ports.telemetry import Telemetry
 from perdure.runtime.handles import RecordedEvent, Run, TextDelta, recorded
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
-from perdure.worker import Agent, LocalWorker
+from perdure.worker import ISOLATED_VARIABLE, Agent, LocalWorker
 
 __all__ = [
     "MEMORY_URL",
@@ -84,7 +85,8 @@ class Runtime:
     `async with Runtime("sqlite:///perdure.db", agents=[support]) as runtime:` yields the running
     node: `runtime.send(...)`, `runtime.run(id)`, `runtime.cancel(id)`, `runtime.reply(id, text)`.
     What was unfinished when the last process ended goes on by itself. On leaving, the node drains:
-    it cuts every session at its next commit and lets it go.
+    it cuts every session at its next commit and lets it go. With `recover=False` nothing goes on by
+    itself: only sessions that are told something run.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Runtime:
         settings: NodeSettings | None = None,
         clock: Clock | None = None,
         telemetry: Telemetry | None = None,
+        recover: bool = True,
     ) -> None:
         self.store = store
         self.agents = _by_name(agents)
@@ -103,12 +106,18 @@ class Runtime:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._telemetry = telemetry or LogTelemetry()
+        self._recover = recover
         self._opened: MemoryStore | SqliteStore | None = None
         self._node: Node | None = None
         sqlite_path(store)
 
     async def start(self) -> Node:
         """Open the store, recover what was left unfinished, and return the running node."""
+        if ISOLATED_VARIABLE in os.environ:
+            raise InvalidInput(
+                "a Runtime cannot be started while an isolated tool is being loaded: put the part "
+                'of the file that starts it under `if __name__ == "__main__":`'
+            )
         self._opened = await open_store(self.store, self._clock)
         worker = LocalWorker(list(self.agents.values()), resolve, self._clock)
         self._node = Node(
@@ -121,7 +130,7 @@ class Runtime:
             settings=self._settings,
         )
         try:
-            await self._node.start()
+            await self._node.start(recover=self._recover)
         except BaseException:
             await self._opened.close()
             raise

@@ -172,8 +172,8 @@ async def test_a_sync_model_may_raise_stop_iteration() -> None:
     [
         (None, "internal", "not_a_reply", "the model returned None, which is not a ModelReply"),
         ({"content": "x"}, "internal", "not_a_reply", "the model returned {'content': 'x'}"),
-        (ModelReply(object()), "internal", "not_a_reply", "the model's reply is not JSON"),
-        (ModelReply("\ud800"), "internal", "not_a_reply", "the model's reply is not JSON"),
+        (ModelReply(object()), "internal", "not_a_reply", "the model's reply cannot be recorded"),
+        (ModelReply("\ud800"), "internal", "not_a_reply", "the model's reply cannot be recorded"),
         (
             ModelReply("x" * REPLY_BYTES_MAX),
             "validation",

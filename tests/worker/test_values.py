@@ -114,8 +114,8 @@ CYCLE.append(CYCLE)
         (Point, "`type` at `$` cannot be JSON"),
         (Customer, "`ModelMetaclass` at `$` cannot be JSON"),
         (iter([1]), "`list_iterator` at `$` cannot be JSON"),
-        (CYCLE, "nested deeper than 200 levels, or contains itself"),
-        (Mock(), "nested deeper than 200 levels, or contains itself"),
+        (CYCLE, "nested deeper than 100 levels, or contains itself"),
+        (Mock(), "nested deeper than 100 levels, or contains itself"),
     ],
 )
 def test_what_cannot_be_json_is_named_with_its_place(value: Any, message: str) -> None:

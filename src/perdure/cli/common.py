@@ -14,8 +14,11 @@ from perdure.cli.output import plain
 from perdure.core.errors import (
     BrokenChain,
     InvalidInput,
+    KeyReused,
+    LimitExceeded,
     NotFound,
     PerdureError,
+    Quarantined,
     Refused,
     RunCancelled,
     RunFailed,
@@ -25,12 +28,15 @@ from perdure.core.errors import (
 DEFAULT_STORE = "sqlite:///.perdure/perdure.db"
 EXIT_CODES: tuple[tuple[type[PerdureError], int], ...] = (
     (InvalidInput, 2),
+    (LimitExceeded, 2),
     (NotFound, 3),
     (RunFailed, 4),
     (RunCancelled, 5),
     (Refused, 6),
+    (KeyReused, 6),
     (StoreLocked, 7),
     (BrokenChain, 8),
+    (Quarantined, 10),
 )
 OTHER_ERROR = 1
 INTERRUPTED = 130

@@ -58,11 +58,12 @@ async def follow(node: Node, run: Run, output: Output, after: int = 0) -> int:
 
 async def _watch(node: Node, run: Run, output: Output, after: int) -> int:
     async for item in _items(run, output, after):
-        if isinstance(item.event, e.QuestionAsked):
-            answered = await _ask(node, run, item.event, output)
-            if not answered:
-                return await _parked(run, output)
-        if isinstance(item.event, e.DecisionRequested):
+        if not isinstance(item.event, e.QuestionAsked | e.DecisionRequested):
+            continue
+        if item.event.call not in {wait["call"] for wait in (await run.row()).waiting_for}:
+            continue
+        asked = isinstance(item.event, e.QuestionAsked)
+        if not asked or not await _ask(node, run, item.event, output):
             return await _parked(run, output)
     return await finish(run, output)
 
@@ -71,7 +72,7 @@ async def _items(run: Run, output: Output, after: int) -> AsyncIterator[Recorded
     writing = False
     async for item in run.stream(after, text=not output.as_json):
         if isinstance(item, TextDelta):
-            click.echo(plain(item.text), nl=False)
+            click.echo(click.style(plain(item.text), dim=True), nl=False)
             writing = True
             continue
         if writing:
@@ -81,7 +82,7 @@ async def _items(run: Run, output: Output, after: int) -> AsyncIterator[Recorded
         yield item
 
 
-async def _ask(node: Node, run: Run, event: e.QuestionAsked, output: Output) -> bool:
+async def _ask(node: Node, run: Run, event: Any, output: Output) -> bool:
     if output.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     click.echo(f"\n{plain(event.question)}")

@@ -52,10 +52,16 @@ ENDINGS = (e.RunCompleted, e.RunFailed, e.RunCancelled, e.RunWithdrawn)
 
 
 @runs.command("list", epilog="Example: perdure runs list --status waiting")
-@click.option("--status", type=STATUSES)
-@click.option("--agent")
-@click.option("--session")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@click.option("--status", type=STATUSES, help="Only runs that stand so.")
+@click.option("--agent", help="Only runs of this agent.")
+@click.option("--session", help="Only runs of this session.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=50,
+    show_default=True,
+    help="At most so many.",
+)
 @store_option
 @json_option
 @command_body
@@ -142,7 +148,12 @@ Telling = Callable[[Node, RunRow], Awaitable[Run | None]]
 
 
 async def _tell(
-    store: str, run_id: str, agent: str | None, output: Output, telling: Telling
+    store: str,
+    run_id: str,
+    agent: str | None,
+    output: Output,
+    telling: Telling,
+    recover: bool = True,
 ) -> int:
     """Run the agent's session here, tell it something, and follow the run if there is one."""
     async with reading(store) as reader:
@@ -153,7 +164,7 @@ async def _tell(
         raise InvalidInput(
             f"the agent {row.session.agent!r} is not at hand; name it: --agent FILE.py:NAME"
         )
-    async with Runtime(store, agents=agents.values()) as node:
+    async with Runtime(store, agents=agents.values(), recover=recover) as node:
         handle = await telling(node, row)
         return 0 if handle is None else await follow(node, handle, output, after=seen)
 
@@ -163,7 +174,7 @@ agent_option = click.option("--agent", help="FILE.py:NAME, if the agent's file h
 
 @runs.command(epilog="Example: perdure runs cancel 0199 --reason 'wrong order'")
 @click.argument("run_id")
-@click.option("--reason", default="cancelled on request")
+@click.option("--reason", default="cancelled on request", help="Why; it is recorded.")
 @agent_option
 @store_option
 @json_option
@@ -176,7 +187,7 @@ async def cancel(run_id: str, reason: str, agent: str | None, store: str, as_jso
         await node.cancel(row.id, reason)
         output.record({"run": row.id, "status": "cancelled"}, f"run {row.id} is cancelled")
 
-    return await _tell(store, run_id, agent, output, telling)
+    return await _tell(store, run_id, agent, output, telling, recover=False)
 
 
 @runs.command(epilog="Example: perdure runs reply 0199 'Yes, go ahead'")

@@ -8,7 +8,7 @@ from perdure.bootstrap import SystemClock, open_store
 from perdure.cli.common import command_body, json_option, store_option
 from perdure.cli.output import Output, plain
 from perdure.cli.source import TENANT, all_rows, reading
-from perdure.core.errors import NotFound
+from perdure.core.errors import NotFound, Refused
 from perdure.core.ids import SessionId
 from perdure.ports.session_store import RunQuery
 
@@ -54,8 +54,11 @@ async def release(agent: str, session: str, store: str, as_json: bool) -> None:
     """Lift the quarantine of a session; the next `perdure resume` goes on with it."""
     async with reading(store) as reader:
         found = SessionId(TENANT, agent, session)
-        if await reader.load(found) is None:
+        loaded = await reader.load(found)
+        if loaded is None:
             raise NotFound(f"there is no session {session!r} of agent {agent!r}")
+        if loaded.quarantine is None:
+            raise Refused(f"session {session!r} is not in quarantine", "not_quarantined")
     opened = await open_store(store, SystemClock())
     try:
         await opened.release(found, None)

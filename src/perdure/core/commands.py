@@ -140,11 +140,14 @@ def encode_command(command: InboxCommand) -> bytes:
 
 
 def decode_command(body: bytes, accepted_at: int) -> InboxCommand:
-    """Return the command in `body`; raise `InvalidInput` if it is none of ours."""
+    """Return the command in `body`, copied and of the right types.
+
+    Raises `InvalidInput` if it is none of ours.
+    """
     try:
         command: InboxCommand = _inbox_decoder.decode(body)
-    except msgspec.MsgspecError as error:
-        raise InvalidInput(f"an inbox entry is not a command this version knows: {error}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"this is not a command that this version knows: {error}") from None
     if isinstance(command, SendMessage):
         return msgspec.structs.replace(command, accepted_at=accepted_at)
     return command

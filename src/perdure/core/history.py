@@ -187,7 +187,9 @@ def _with_distinct_ids(requests: tuple[ToolRequest, ...]) -> tuple[ToolRequest, 
     seen: set[str] = set()
     distinct = []
     for ordinal, request in enumerate(requests):
-        own = request.id if request.id not in seen else f"{request.id}-{ordinal}"
+        own = request.id
+        while own in seen:
+            own = f"{own}-{ordinal}"
         seen.add(own)
         distinct.append(request if own == request.id else replace(request, id=own))
     return tuple(distinct)

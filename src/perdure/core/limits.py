@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 MESSAGE_BYTES_MAX = 256 * 1024
 REPLY_BYTES_MAX = 4 * 1024 * 1024
 ARGUMENT_BYTES_MAX = 1024 * 1024
@@ -16,6 +18,25 @@ BLOB_THRESHOLD_BYTES = 64 * 1024
 SNAPSHOT_EVERY_EVENTS = 200
 STRIKES_MAX = 3
 """A session that was being run when its host died this often in a row is quarantined."""
+
+
+JSON_DEPTH_MAX = 100
+"""How deeply messages, replies, arguments and results may be nested."""
+
+
+def too_deep(value: Any) -> bool:
+    """Say whether a JSON value is nested deeper than `JSON_DEPTH_MAX`."""
+    level = [value]
+    for _ in range(JSON_DEPTH_MAX + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list | tuple)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def clip(text: str, chars_max: int = ERROR_CHARS_MAX) -> str:

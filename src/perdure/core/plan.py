@@ -21,13 +21,14 @@ from perdure.core.state import Mark, Run, State
 def next_step(draft: Draft) -> None:
     """Plan what follows a closed step: an end, a compaction, or the next model call."""
     while draft.state.status == "acting" and not draft.state.calls:
-        if _take_steering(draft):
-            continue
-        run = _run(draft.state)
-        if draft.state.reply is not None and not draft.state.reply_wants_tools:
-            draft.add(e.RunCompleted, run=run.id, answer=draft.state.reply)
-            break
+        run, reply = _run(draft.state), draft.state.reply
         over = _limit_reached(draft, run)
+        final = reply is not None and not draft.state.reply_wants_tools
+        if not (final and over) and _take_steering(draft):
+            continue
+        if final:
+            draft.add(e.RunCompleted, run=run.id, answer=reply)
+            break
         if over:
             draft.add(e.RunFailed, run=run.id, error_class="policy", code=over[0], message=over[1])
             break
@@ -200,7 +201,7 @@ def _denial(
 def _denied_wait(request: ToolRequest) -> tuple[str, str] | None:
     try:
         seconds = float(request.arguments.get("seconds"))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return "invalid_arguments", "`seconds` must be a number."
     if not 0 <= seconds <= WAIT_SECONDS_MAX:
         return "invalid_arguments", f"`seconds` must be between 0 and {WAIT_SECONDS_MAX}."

@@ -63,9 +63,13 @@ def rows_of(
             state = evolve(state, event)
             if isinstance(event, _ENDINGS):
                 rows[event.run] = run_row(session, state)
+    started = {event.run for event in events if isinstance(event, e.RunStarted)}
+    current = before.run.id if before.run else ""
     for event in events:
-        if isinstance(event, e.MessageReceived) and event.mode == "steer":
-            rows.update(_steered(session, event, after, events))
+        if isinstance(event, e.RunStarted):
+            current = event.run
+        elif isinstance(event, e.MessageReceived) and event.message not in started:
+            rows[event.message] = _steered(session, event, current)
         elif isinstance(event, e.RunWithdrawn):
             rows[event.run] = _withdrawn(session, event)
     if after.run is not None and _standing(before) != _standing(after):
@@ -86,20 +90,14 @@ def _standing(state: State) -> tuple[Any, ...]:
     return run.id, run.status, waits, len(waits) == len(calls)
 
 
-def _steered(
-    session: SessionId, event: e.MessageReceived, after: State, events: Sequence[e.Event]
-) -> dict[str, RunRow]:
-    starts_itself = any(isinstance(o, e.RunStarted) and o.run == event.message for o in events)
-    if starts_itself or after.run is None:
-        return {}
-    merged = RunRow(
+def _steered(session: SessionId, event: e.MessageReceived, current: str) -> RunRow:
+    return RunRow(
         id=event.message,
         session=session,
         status="merged",
         created_at=event.at,
-        merged_into=after.run.id,
+        merged_into=current,
     )
-    return {merged.id: merged}
 
 
 def _withdrawn(session: SessionId, event: e.RunWithdrawn) -> RunRow:

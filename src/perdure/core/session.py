@@ -24,7 +24,7 @@ from perdure.core.state import Call, State
 __all__ = ["Context", "Decision", "Refusal", "decide", "evolve", "owed", "wake_at"]
 
 UNKNOWN_TEXT = (
-    "The outcome of this call is unknown: it began, and its worker was lost before it answered. "
+    "The outcome of this call is unknown: it began, and no result of it came back. "
     "It may or may not have taken effect. Do not repeat it."
 )
 
@@ -160,7 +160,10 @@ def _report_reply(draft: Draft, command: c.ReportReply) -> Any:
     if isinstance(call, Refusal):
         return call
     reply = command.reply
-    if call.kind == "compaction":
+    if call.kind == "compaction" and not _says_something(reply.content):
+        told = {"error_class": "validation", "code": "empty_summary"}
+        draft.add(e.CompactionFailed, call=call.id, message="the summary is empty", **told)
+    elif call.kind == "compaction":
         draft.add(
             e.ContextCompacted,
             call=call.id,
@@ -182,6 +185,10 @@ def _report_reply(draft: Draft, command: c.ReportReply) -> Any:
         act(draft, call.id, reply.tool_calls)
     next_step(draft)
     return None
+
+
+def _says_something(content: Any) -> bool:
+    return bool(content.strip() if isinstance(content, str) else content)
 
 
 def _report_model_error(draft: Draft, command: c.ReportModelError) -> Any:

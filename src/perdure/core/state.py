@@ -106,5 +106,5 @@ def decode_snapshot(body: bytes) -> State | None:
         return None
     try:
         return _decoder.decode(data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None

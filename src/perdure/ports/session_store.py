@@ -8,7 +8,7 @@ read). A store applies the commits of one session in the order they were submitt
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -133,8 +133,9 @@ class SessionStore(Protocol):
 
         `row` is the row of the run that the command asks for. A known id with the same command
         gives the same receipt and writes nothing; with another command it raises `KeyReused`.
-        Raises `LimitExceeded` when `INBOX_ENTRIES_MAX` entries are unconsumed, and `InvalidInput`
-        for a name that is not Unicode. Makes the session due at once.
+        Raises `LimitExceeded` for a command that asks for a run when `INBOX_ENTRIES_MAX` entries
+        are unconsumed (what answers or ends a run is always accepted), and `InvalidInput` for a
+        name that is not Unicode. Makes the session due at once.
         """
         ...
 
@@ -162,7 +163,8 @@ class SessionStore(Protocol):
     async def renew(self, owner: str, lease_ms: int) -> bool:
         """Confirm the node's lease for all its sessions; False if it had run out meanwhile.
 
-        Then a new lease begins, and the claims that the node had are void.
+        Then a new lease begins, and the claims that the node had are void. They are no strikes:
+        whoever renews is alive.
         """
         ...
 
@@ -182,10 +184,13 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def due(self, now: int, limit: int) -> tuple[list[SessionId], int | None]:
+    async def due(
+        self, now: int, limit: int, agents: Collection[str] | None = None
+    ) -> tuple[list[SessionId], int | None]:
         """Return sessions nobody runs that are due at `now`, and the time of the next one after.
 
-        The earliest come first. Whether an owner's lease is alive is for the store's clock to say.
+        Only sessions of `agents`, if they are given. The earliest come first. Whether an owner's
+        lease is alive is for the store's clock to say.
         """
         ...
 

@@ -8,7 +8,6 @@
 | session.conflict | session, version | our view of a session was behind |
 | session.quarantined | session, reason | a session is set aside |
 | command.refused | session, command, code | a command could not apply; a late result is one |
-| call.dispatched | session, call, kind, attempt | a task was given to a worker |
 | call.unserved | session, call, kind | no worker has what a call needs |
 | store.failed | error | the store cannot be relied on any more |
 | recovery.scanned | due | a scan found so many sessions |

@@ -13,14 +13,18 @@ from perdure.ports.workers import Task
 
 
 class InFlight:
-    """A task that a worker has; `begun` once its beginning is durable and it may run."""
+    """A task that a worker has.
 
-    __slots__ = ("attempt", "begun", "probing", "task")
+    `asked` once the worker asked to begin, `begun` once that is durable and the task may run.
+    """
+
+    __slots__ = ("asked", "attempt", "begun", "probing", "task")
 
     def __init__(self, task: Task, attempt: int, probing: bool) -> None:
         self.task = task
         self.attempt = attempt
         self.probing = probing
+        self.asked = False
         self.begun = False
 
 

@@ -55,6 +55,7 @@ class Dispatcher:
         self._loading: set[asyncio.Task[None]] = set()
         self._holders: dict[int, Worker] = {}
         self.draining = False
+        self.may_start: Callable[[], bool] = lambda: True
 
     def attach(self, on_report: OnReport, on_failure: OnFailure) -> None:
         """Say who takes the reports, and the errors of sessions that cannot be dispatched."""
@@ -100,7 +101,7 @@ class Dispatcher:
     def cancel_unbegun(self, actor: Actor) -> None:
         """Stop what can be done again later; leave `once` calls that have begun."""
         for call_id, flight in tuple(actor.inflight.items()):
-            if not flight.begun:
+            if not flight.asked:
                 del actor.inflight[call_id]
                 self._cancel(flight.task)
 
@@ -116,8 +117,8 @@ class Dispatcher:
                 self._cancel(flight.task)
 
     def _start(self, actor: Actor, call: Call) -> bool:
-        """Give a call to a worker; False when the history has to be read first."""
-        if self.draining:
+        """Give a call to a worker; False when nothing can be started for the session now."""
+        if self.draining or not self.may_start():
             return False
         if call.kind == "tool" and call.name not in actor.agent.tools_by_name:
             self._tool_is_gone(actor, call)
@@ -150,7 +151,9 @@ class Dispatcher:
         if call.status == "unknown":
             report = ReportProbe(call=call.id, attempt=call.attempt, verdict="undecided")
         else:
-            text = f"There is no tool {call.name!r} any more; the call was not made."
+            text = f"There is no tool {call.name!r} any more: this call is given up."
+            if call.effect != "read":
+                text += " It may have been sent before; whether it took effect is unknown."
             report = ReportToolResult(
                 call=call.id, attempt=call.attempt, ok=False, content=text, kind="unknown_tool"
             )
@@ -166,7 +169,9 @@ class Dispatcher:
                 code="not_held",
             )
             return
-        if not isinstance(report, ReportToolBegin):
+        if isinstance(report, ReportToolBegin):
+            flight.asked = True
+        else:
             del actor.inflight[task.call]
             self._holders.pop(id(task), None)
         self._on_report(actor, task, report)

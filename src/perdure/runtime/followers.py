@@ -22,8 +22,8 @@ class Ended(msgspec.Struct, frozen=True):
     content: Any = None
 
 
-OnNews = Callable[[str | None], None]
-"""Called with None when events were committed, and with a piece of text while a model writes."""
+OnNews = Callable[[str | None, str], None]
+"""Called with a run and a piece of text while a model writes, and with None at other news."""
 
 
 class Ending(asyncio.Future[Ended]):
@@ -42,7 +42,7 @@ class Followers:
     def ending(self, session: SessionId, run: str) -> Ending:
         """Return the future of a run's end."""
         future = self._endings.get(run)
-        if future is None:
+        if future is None or (future.done() and future.exception() is not None):
             future = Ending(loop=asyncio.get_running_loop())
             future.session = session
             self._endings[run] = future
@@ -71,12 +71,12 @@ class Followers:
                 if future is not None and not future.done():
                     future.set_result(Ended(row, _content(row, version, events)))
         for on_news in tuple(self._news.get(session, ())):
-            on_news(None)
+            on_news(None, "")
 
-    def text(self, session: SessionId, piece: str) -> None:
+    def text(self, session: SessionId, run: str, piece: str) -> None:
         """Tell of a piece of text that a model is writing; nothing of it is durable yet."""
         for on_news in tuple(self._news.get(session, ())):
-            on_news(piece)
+            on_news(run, piece)
 
     def set_aside(self, session: SessionId, reason: str) -> None:
         """Tell those who wait for runs of a session that it is in quarantine."""
@@ -85,7 +85,7 @@ class Followers:
             if ending.session == session:
                 _raise(ending, error)
         for on_news in tuple(self._news.get(session, ())):
-            on_news(None)
+            on_news(None, "")
 
     def fail(self, error: PerdureError) -> None:
         """Tell everybody that this node cannot go on."""
@@ -93,7 +93,7 @@ class Followers:
             _raise(ending, error)
         for waiting in tuple(self._news.values()):
             for on_news in tuple(waiting):
-                on_news(None)
+                on_news(None, "")
 
 
 def quarantined(session: SessionId, reason: str) -> Quarantined:

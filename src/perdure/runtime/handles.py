@@ -83,7 +83,8 @@ class Run:
         return await self._node.row(self.id)
 
     async def ended(self) -> Ended:
-        """Wait for the end of the run, however it ends."""
+        """Wait for the end of the run, however it ends. Raises what made the node give up."""
+        self._node.check()
         if not self._fresh and not self._ending.done():
             row = await self.row()
             if row.status in TERMINAL or row.status == "merged":
@@ -129,10 +130,13 @@ class Run:
     ) -> AsyncIterator[RecordedEvent | TextDelta]:
         """Yield events like `events`, and between them the text that models are writing."""
         await self._node.check_session(self.session)
-        news = _News()
+        news = _News(self.id)
         leave = self._followers.follow(self.session, news.tell)
         try:
-            cursor, started = after, None
+            row = await self.row()
+            cursor = after
+            started = row.started_seq if (row.started_seq or after + 1) <= after else None
+            over = row.status in TERMINAL or row.status == "merged"
             while True:
                 async for item in self._node.read(self.session, cursor):
                     cursor = item.seq
@@ -143,8 +147,12 @@ class Run:
                     yield item
                     if item.type in _ENDINGS and getattr(item.event, "run", None) == self.id:
                         return
-                if started is None and (await self.row()).status in {"merged", "cancelled"}:
+                if over:
                     return
+                if started is None:
+                    over = (await self.row()).status in {"merged", "cancelled"}
+                    if over:
+                        continue
                 self._node.check()
                 if self._ending.done() and (error := self._ending.exception()):
                     raise error
@@ -161,12 +169,15 @@ class Run:
 class _News:
     """What came since it was last asked: pieces of text, and that there are new events."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: str) -> None:
+        self._run = run
         self._pieces: list[str] = []
         self._came = asyncio.Event()
 
-    def tell(self, piece: str | None) -> None:
-        if piece is not None:
+    def tell(self, run: str | None, piece: str) -> None:
+        if run is not None:
+            if run != self._run:
+                return
             self._pieces.append(piece)
         self._came.set()
 

@@ -1,8 +1,9 @@
 """One heartbeat a node: it renews the lease of all the node's sessions.
 
-It is sent by the loop that runs the sessions, so a loop that is stuck loses its lease. A node whose
-renewal was refused, or not confirmed in time on its own monotonic clock, fences itself: it drops
-its sessions, and takes a new lease to begin again.
+It is sent by the loop that runs the sessions, so a loop that is stuck loses its lease. While the
+last confirmed renewal is too old on the node's own monotonic clock, the node starts nothing new. A
+renewal that finds the lease alive ends that; one that comes too late means that others may have
+taken the sessions: the node drops them, and begins again with a new lease.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from perdure.core.errors import Fenced, StoreError
+from perdure.core.errors import Fenced, StoreError, Unavailable
 from perdure.ports.clock import Clock, Timer
 from perdure.ports.session_store import SessionStore
 
@@ -28,15 +29,18 @@ class Heartbeat:
         owner: str,
         lease_ms: int,
         on_lost: Callable[[StoreError], None],
+        on_renewed_late: Callable[[], None],
     ) -> None:
         self._store = store
         self._clock = clock
         self._owner = owner
         self._lease_ms = lease_ms
         self._on_lost = on_lost
+        self._on_renewed_late = on_renewed_late
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
         self._confirmed_ms = 0
+        self._started = False
         self._stopped = False
 
     async def start(self) -> None:
@@ -52,13 +56,20 @@ class Heartbeat:
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def holds(self) -> bool:
+        """Say whether the lease is certainly alive, with a margin."""
+        age_ms = self._clock.monotonic_ms() - self._confirmed_ms
+        return age_ms < self._lease_ms * (MARGIN_PART - 1) // MARGIN_PART
+
     async def _renew(self) -> None:
-        sent_ms = self._clock.monotonic_ms()
+        sent_ms, late = self._clock.monotonic_ms(), self._started and not self.holds()
         alive = await self._store.renew(self._owner, self._lease_ms)
-        late_ms = sent_ms - self._confirmed_ms - self._lease_ms * (MARGIN_PART - 1) // MARGIN_PART
-        if self._confirmed_ms and (not alive or late_ms > 0):
-            raise Fenced("the node's lease ran out before it was renewed: it runs nothing any more")
         self._confirmed_ms = sent_ms
+        if self._started and not alive:
+            raise Fenced("the node's lease ran out before it was renewed: it drops its sessions")
+        self._started = True
+        if late:
+            self._on_renewed_late()
 
     def _arm(self) -> None:
         if not self._stopped:
@@ -71,10 +82,11 @@ class Heartbeat:
         try:
             await self._renew()
         except Fenced as error:
-            self._confirmed_ms = 0
             self._on_lost(error)
             self._arm()
         except StoreError as error:
             self._on_lost(error)
+        except Exception as error:  # noqa: BLE001  nobody else would see it
+            self._on_lost(Unavailable(f"the lease could not be renewed: {error!r}"))
         else:
             self._arm()

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, TypeGuard
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 from weakref import WeakValueDictionary
 
 from perdure.core.agent import Definition
@@ -74,6 +74,7 @@ class Host:
             WeakValueDictionary()
         )
         self._progress = asyncio.Event()
+        self._generation = 0
         self.draining = False
         self.on_store_failure: Callable[[StoreError], None] = lambda error: None
         self.on_parked: Callable[[int], None] = lambda at: None
@@ -89,7 +90,10 @@ class Host:
 
     def activate(self, session: SessionId, command: AnyCommand | None = None) -> None:
         """Claim and load a session in the background, if it is not active here already."""
-        if session in self._actors or self.draining:
+        if session in self._actors:
+            return
+        if self.draining:
+            self._leave_undecided(command)
             return
         loading = session in self._mailboxes
         mailbox = self._mailboxes.setdefault(session, [])
@@ -107,6 +111,12 @@ class Host:
     def active(self) -> int:
         """Return how many sessions are loaded or being loaded."""
         return len(self._actors) + len(self._mailboxes)
+
+    def settle_all(self) -> None:
+        """Take up again what was not started while the lease was in doubt."""
+        for actor in tuple(self._actors.values()):
+            if not actor.gone and actor.submitted == 0:
+                self._settle(actor)
 
     def busy(self) -> bool:
         """Say whether a session is being loaded, written, or waits for a worker."""
@@ -136,6 +146,7 @@ class Host:
 
     def lose_all(self, error: StoreError) -> None:
         """Drop every session without a word to the store."""
+        self._generation += 1
         for actor in tuple(self._actors.values()):
             self._forget(actor)
         for future in list(self._verdicts.values()):
@@ -144,18 +155,19 @@ class Host:
                 future.exception()
 
     async def _activate(self, session: SessionId) -> None:
+        generation, loaded = self._generation, None
         try:
             async with self._activations:
                 loaded = await self._loader.load(session)
+        except (Fenced, Conflict) as error:
+            self._telemetry.emit("session.fenced", session=str(session), version=str(error))
         except StoreError as error:
-            del self._mailboxes[session]
-            self._progress.set()
             self._store_failed(error)
-            return
-        mailbox = self._mailboxes.pop(session)
-        self._progress.set()
-        if loaded is None:
-            self._leave_undecided(command.id for command in mailbox if _has_id(command))
+        finally:
+            mailbox = self._mailboxes.pop(session)
+            self._progress.set()
+        if loaded is None or generation != self._generation:
+            self._leave_undecided(*mailbox)
             return
         actor, inbox = loaded
         self._actors[session] = actor
@@ -165,9 +177,10 @@ class Host:
         if not actor.gone and actor.submitted == 0:
             self._settle(actor)
 
-    def _leave_undecided(self, command_ids: Iterable[str]) -> None:
+    def _leave_undecided(self, *commands: AnyCommand | str | None) -> None:
         """Tell those who wait for a verdict that there is none here for now."""
-        for command_id in command_ids:
+        for command in commands:
+            command_id = command if isinstance(command, str) else getattr(command, "id", "")
             future = self._verdicts.get(command_id)
             if future is not None and not future.done():
                 text = "the command is kept, but its session is not run by this process"
@@ -211,7 +224,8 @@ class Host:
         try:
             decision = decide(actor.state, command, context)
             records = seal(actor.head, actor.state.version, decision.events)
-        except (PerdureError, AssertionError, LookupError, TypeError, ValueError) as error:
+            rows = rows_of(actor.session, actor.state, decision.events, decision.state)
+        except Exception as error:  # noqa: BLE001  one session's trouble stays its own
             self._set_aside(actor, f"{type(command).__name__} could not be decided: {error!r}")
             return None
         if decision.refusal is not None:
@@ -224,14 +238,15 @@ class Host:
         if decision.postponed and isinstance(command, SendMessage):
             actor.waiting[command.id] = command
         if decision.events or decision.consumed or decision.postponed:
-            self._submit(actor, decision, records)
+            self._submit(actor, decision, records, rows)
         elif actor.submitted == 0:
             self._settle(actor)
         return decision.refusal
 
-    def _submit(self, actor: Actor, decision: Decision, records: list[Record]) -> None:
+    def _submit(
+        self, actor: Actor, decision: Decision, records: list[Record], rows: tuple[RunRow, ...]
+    ) -> None:
         before, after = actor.state, decision.state
-        rows = rows_of(actor.session, before, decision.events, after)
         for entry in decision.consumed:
             actor.waiting.pop(entry, None)
         snapshot = None
@@ -311,7 +326,7 @@ class Host:
 
     def _wake_at(self, actor: Actor, state: Any) -> int | None:
         executable = any(call.status in EXECUTABLE for call in owed(state))
-        if executable and actor.agent.spec.resume == "eager":
+        if executable and (actor.agent.spec.resume == "eager" or actor.waiting):
             return DUE_AT_ONCE
         return wake_at(state)
 
@@ -330,7 +345,7 @@ class Host:
     def _set_aside(self, actor: Actor, reason: str) -> None:
         self._telemetry.emit("session.quarantined", session=str(actor.session), reason=reason)
         self._forget(actor)
-        self._leave_undecided(actor.offered)
+        self._leave_undecided(*actor.offered)
         self._followers.set_aside(actor.session, reason)
         self._spawn(self._let_go(actor, None, reason))
 
@@ -360,7 +375,7 @@ class Host:
             if isinstance(error, Conflict):
                 self.activate(actor.session)
             else:
-                self._leave_undecided(actor.offered)
+                self._leave_undecided(*actor.offered)
         else:
             self._store_failed(error)
 
@@ -381,7 +396,3 @@ class Host:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _has_id(command: AnyCommand) -> TypeGuard[InboxCommand]:
-    return isinstance(command, InboxCommand)

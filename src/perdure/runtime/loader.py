@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from perdure.core.agent import Definition
 from perdure.core.codec import Record, decode_event, genesis, verify_chain
 from perdure.core.commands import InboxCommand, decode_command
-from perdure.core.errors import BrokenChain, IllegalTransition, InvalidInput, UnreadableEvent
+from perdure.core.errors import BrokenChain, StoreError
 from perdure.core.evolve import evolve
 from perdure.core.ids import SessionId
 from perdure.core.limits import STRIKES_MAX
@@ -17,8 +17,6 @@ from perdure.ports.clock import Clock
 from perdure.ports.session_store import Claimed, Loaded, NotClaimed, SessionStore
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.actor import Actor
-
-CORRUPT = (BrokenChain, IllegalTransition, UnreadableEvent, InvalidInput)
 
 
 class Loader:
@@ -73,8 +71,10 @@ class Loader:
         try:
             state, snapshot_version = await self._fold(loaded)
             inbox = [decode_command(entry.command, entry.accepted_at) for entry in loaded.inbox]
-        except CORRUPT as error:
-            await self.set_aside(session, claimed, str(error))
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001  one session's trouble stays its own
+            await self.set_aside(session, claimed, str(error) or repr(error))
             return None
         actor = Actor(session, agent, claimed.token, state, loaded.head, snapshot_version)
         return actor, inbox

@@ -14,6 +14,7 @@ from perdure.core.codec import Record
 from perdure.core.errors import (
     Fenced,
     InvalidInput,
+    KeyReused,
     LimitExceeded,
     NotFound,
     PerdureError,
@@ -22,14 +23,14 @@ from perdure.core.errors import (
 )
 from perdure.core.events import Mode
 from perdure.core.ids import SessionId, digest
-from perdure.core.limits import MESSAGE_BYTES_MAX
+from perdure.core.limits import JSON_DEPTH_MAX, MESSAGE_BYTES_MAX, too_deep
 from perdure.core.runs import RunRow, queued_row
 from perdure.core.session import Refusal
 from perdure.ports import faults
 from perdure.ports.clock import Clock
 from perdure.ports.session_store import InboxEntry, Receipt, RunQuery, SessionStore
 from perdure.ports.telemetry import Telemetry
-from perdure.ports.workers import Task, Worker
+from perdure.ports.workers import ModelTask, Task, Worker
 from perdure.runtime.dispatcher import Dispatcher
 from perdure.runtime.followers import Followers, quarantined
 from perdure.runtime.handles import RecordedEvent, Run, answer_in, recorded
@@ -80,18 +81,22 @@ class Node:
             store, loader, dispatcher, agents, clock, telemetry, self._followers, settings
         )
         self._recovery = Recovery(
-            store, self._host.activate, self._host.active, clock, telemetry, settings
+            store, agents, self._host.activate, self._host.active, clock, telemetry, settings
         )
-        self._heartbeat = Heartbeat(store, clock, self.owner, settings.lease_ms, self._lease_lost)
+        self._heartbeat = Heartbeat(
+            store, clock, self.owner, settings.lease_ms, self._lease_lost, self._host.settle_all
+        )
+        dispatcher.may_start = self._heartbeat.holds
         self._host.on_store_failure = self._store_failed
         self._host.on_parked = self._recovery.nudge
         self._recovery.on_store_failure = self._store_failed
         self.failure: StoreError | None = None
 
-    async def start(self) -> None:
+    async def start(self, *, recover: bool = True) -> None:
         """Take a lease, and recover what was left unfinished."""
         await self._heartbeat.start()
-        await self._recovery.run_once()
+        if recover:
+            await self._recovery.run_once()
 
     async def stop(self) -> None:
         """Drain: take nothing new, cut at the next commit, release every session."""
@@ -99,6 +104,7 @@ class Node:
         if self.failure is None:
             await self._host.drain()
         await self._heartbeat.stop()
+        self._followers.fail(PerdureError("this node has stopped; start one to go on with the run"))
         for worker in self._workers:
             await worker.close()
 
@@ -122,23 +128,23 @@ class Node:
         if agent not in self._agents:
             known = ", ".join(sorted(self._agents)) or "none"
             raise NotFound(f"there is no agent {agent!r} here; the agents are: {known}")
-        size = len(_encode(content)) + len(_encode((sender, meta)))
-        if size > MESSAGE_BYTES_MAX:
-            raise LimitExceeded(
-                f"the message is {size} bytes long; at most MESSAGE_BYTES_MAX = "
-                f"{MESSAGE_BYTES_MAX} bytes are accepted"
-            )
         if mode not in ("queue", "steer", "interrupt"):
             raise InvalidInput(f"mode {mode!r} is none of queue, steer, interrupt")
         run_id = self._clock.fresh_id()
         key = run_id if session is None else session
         if idempotency_key is not None:
             scope = f"{agent}\x1f{session or ''}\x1f{idempotency_key}"
-            run_id = digest(scope.encode())
+            run_id = digest(scope.encode(errors="surrogatepass"))
             key = run_id if session is None else session
         _check_key(key)
         command = c.SendMessage(id=run_id, content=content, mode=mode, sender=sender, meta=meta)
-        return await self._start(SessionId(self.tenant, agent, key), command)
+        try:
+            return await self._start(SessionId(self.tenant, agent, key), command)
+        except KeyReused:
+            raise KeyReused(
+                f"the idempotency key {idempotency_key!r} was used with another message already; "
+                "a new message needs a new key"
+            ) from None
 
     async def retry(self, run_id: str) -> Run:
         """Go on with a failed or cancelled run where it stopped, as a new run of its session.
@@ -150,6 +156,8 @@ class Node:
             raise Refused(
                 f"run {run_id} is {row.status}; only a failed or cancelled one", row.status
             )
+        if row.started_seq is None:
+            raise Refused(f"run {run_id} was cancelled before it began: send its message again", "")
         again = c.SendMessage(id=self._clock.fresh_id(), retry_of=run_id)
         return await self._start(row.session, again)
 
@@ -235,8 +243,11 @@ class Node:
             raise quarantined(session, loaded.quarantine)
 
     async def release(self, agent: str, key: str) -> None:
-        """Lift the quarantine of a session and go on with it. Raises `NotFound`."""
+        """Lift the quarantine of a session and go on with it. Raises `NotFound`, `Refused`."""
         session = SessionId(self.tenant, agent, key)
+        loaded = await self._store.load(session)
+        if loaded is not None and loaded.quarantine is None:
+            raise Refused(f"session {session} is not in quarantine", "not_quarantined")
         await self._store.release(session, None)
         self._host.activate(session)
 
@@ -253,15 +264,12 @@ class Node:
         receipt = await self._accept(session, command, now, queued_row(session, command, now))
         run = Run(self, self._followers, session, command.id, receipt)
         del ending
-        if not receipt.duplicate:
-            self._host.deliver(session, msgspec.structs.replace(command, accepted_at=now))
         return run
 
     async def _ask(self, session: SessionId, command: c.InboxCommand) -> None:
         """Accept a command and wait for what is decided. Raises `Refused`."""
         verdict = self._host.verdict(command.id)
         await self._accept(session, command, self._clock.now_ms(), None)
-        self._host.deliver(session, command)
         refusal: Refusal | None = await verdict
         if refusal is not None:
             raise Refused(refusal.message, refusal.code)
@@ -272,14 +280,27 @@ class Node:
         self.check()
         if self._host.draining:
             raise PerdureError("this node is stopping and accepts nothing new")
+        body = _encode(command)
+        if len(body) > MESSAGE_BYTES_MAX:
+            raise LimitExceeded(
+                f"the message is {len(body)} bytes long; at most MESSAGE_BYTES_MAX = "
+                f"{MESSAGE_BYTES_MAX} bytes are accepted"
+            )
+        as_recorded = c.decode_command(body, now)
+        if too_deep(getattr(as_recorded, "content", None)):
+            raise LimitExceeded(
+                f"the message is nested deeper than JSON_DEPTH_MAX = {JSON_DEPTH_MAX} levels"
+            )
         faults.reach("accept.before")
-        entry = InboxEntry(command.id, session, c.encode_command(command), now)
-        receipt = await self._store.accept(entry, row)
+        receipt = await self._store.accept(InboxEntry(command.id, session, body, now), row)
         faults.reach("accept.after")
+        if not receipt.duplicate:
+            self._host.deliver(session, as_recorded)
         return receipt
 
     def _text(self, task: Task, piece: str) -> None:
-        self._followers.text(task.session, piece)
+        if isinstance(task, ModelTask) and task.request.purpose == "reply":
+            self._followers.text(task.session, task.run, piece)
 
     def _lease_lost(self, error: StoreError) -> None:
         if isinstance(error, Fenced):
@@ -297,7 +318,7 @@ class Node:
 def _encode(content: Any) -> bytes:
     try:
         return msgspec.json.encode(content)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"the message cannot be written as JSON: {error}") from None
 
 

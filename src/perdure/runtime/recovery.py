@@ -7,9 +7,9 @@ next scan comes in time; without that hint the interval still finds it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from perdure.core.errors import StoreError
+from perdure.core.errors import StoreError, Unavailable
 from perdure.core.ids import SessionId
 from perdure.ports import faults
 from perdure.ports.clock import Clock, Timer
@@ -24,6 +24,7 @@ class Recovery:
     def __init__(
         self,
         store: SessionStore,
+        agents: Collection[str],
         activate: Callable[[SessionId], None],
         active: Callable[[], int],
         clock: Clock,
@@ -31,6 +32,7 @@ class Recovery:
         settings: NodeSettings,
     ) -> None:
         self._store = store
+        self._agents = agents
         self._activate = activate
         self._active = active
         self._clock = clock
@@ -45,7 +47,7 @@ class Recovery:
     async def run_once(self) -> int:
         """Wake what is due, and set the time of the next scan; return how many were due."""
         now, batch = self._clock.now_ms(), self._settings.scan_batch_sessions
-        sessions, next_at = await self._store.due(now, batch)
+        sessions, next_at = await self._store.due(now, batch, self._agents)
         if sessions:
             faults.reach("recovery.scanned")
             self._telemetry.emit("recovery.scanned", due=len(sessions))
@@ -90,3 +92,5 @@ class Recovery:
             await self.run_once()
         except StoreError as error:
             self.on_store_failure(error)
+        except Exception as error:  # noqa: BLE001  nobody else would see it
+            self.on_store_failure(Unavailable(f"the scan for due sessions failed: {error!r}"))

@@ -6,6 +6,16 @@ from perdure.worker.agent import Agent
 from perdure.worker.builtin import ask_human, wait
 from perdure.worker.context import ToolContext
 from perdure.worker.local import LocalWorker
+from perdure.worker.processes import ISOLATED_VARIABLE
 from perdure.worker.tool import Tool, tool
 
-__all__ = ["Agent", "LocalWorker", "Tool", "ToolContext", "ask_human", "tool", "wait"]
+__all__ = [
+    "ISOLATED_VARIABLE",
+    "Agent",
+    "LocalWorker",
+    "Tool",
+    "ToolContext",
+    "ask_human",
+    "tool",
+    "wait",
+]

@@ -25,7 +25,7 @@ _CONTEXT = ContextPolicy()
 class Agent:
     """An agent as its author writes it: data for the runtime, code for the worker.
 
-    `model` is a name (`anthropic:claude-sonnet-5`, `openai:gpt-5`, `scripted`), an object with an
+    `model` is a name (`anthropic:claude-sonnet-5`, `openai:gpt-5`), an object with an
     async `reply(request, on_text)`, or a function from a `ModelRequest` to a `ModelReply` or text.
     `tools` are tools or plain functions; a plain function is a tool with an undeclared effect.
     `model_timeout` is how long one reply may take, in seconds; None leaves it to the worker.

@@ -12,7 +12,7 @@ import msgspec
 from perdure.core.commands import Report, ReportModelError, ReportReply
 from perdure.core.errors import InvalidInput
 from perdure.core.events import ErrorClass
-from perdure.core.limits import REPLY_BYTES_MAX
+from perdure.core.limits import JSON_DEPTH_MAX, REPLY_BYTES_MAX, too_deep
 from perdure.core.messages import ModelReply
 from perdure.core.retry import classify
 from perdure.ports import faults
@@ -29,6 +29,7 @@ _KNOWN: tuple[tuple[type[BaseException], ErrorClass, str], ...] = (
     (ConnectionError, "transient", "connection_lost"),
 )
 PIECE_CHARS = 16
+_reply_decoder = msgspec.json.Decoder(ModelReply)
 
 
 class FunctionModel:
@@ -108,14 +109,21 @@ def checked(call: str, reply: object) -> Report:
         message = f"the model returned {reply!r:.200}, which is not a ModelReply"
         return _error(call, "internal", "not_a_reply", message)
     try:
-        size = len(msgspec.json.encode(reply))
+        body = msgspec.json.encode(reply)
+        as_recorded = _reply_decoder.decode(body)
     except Exception as error:  # noqa: BLE001  a reply may hold anything
-        message = f"the model's reply is not JSON: {describe(error)}"
+        message = f"the model's reply cannot be recorded: {describe(error)}"
         return _error(call, "internal", "not_a_reply", message)
-    if size > REPLY_BYTES_MAX:
-        message = f"the model's reply has {size} bytes, more than the limit of {REPLY_BYTES_MAX}"
+    if len(body) > REPLY_BYTES_MAX:
+        message = (
+            f"the model's reply has {len(body)} bytes, more than the limit of {REPLY_BYTES_MAX}"
+        )
         return _error(call, "validation", "reply_too_large", message)
-    return ReportReply(call=call, reply=reply)
+    told = (as_recorded.content, as_recorded.extra, [r.arguments for r in as_recorded.tool_calls])
+    if too_deep(told):
+        message = f"the model's reply is nested deeper than {JSON_DEPTH_MAX} levels"
+        return _error(call, "validation", "reply_too_deep", message)
+    return ReportReply(call=call, reply=as_recorded)
 
 
 def failed(call: str, error: BaseException) -> Report:

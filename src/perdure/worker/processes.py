@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from typing import Any
@@ -16,6 +17,8 @@ from perdure.worker.origin import Origin
 from perdure.worker.outcome import Lost, Outcome, describe
 
 ANSWER_BYTES_MAX = RESULT_BYTES_MAX + 64 * 1024
+ISOLATED_VARIABLE = "PERDURE_ISOLATED_TOOL"
+"""Is set in the process of an isolated tool, so that the tool's file starts no runtime in it."""
 EXIT_MS_MAX = 5_000
 """How long a process may take to end in good order, after its answer or when it is told to."""
 
@@ -50,6 +53,7 @@ class Processes:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=None,
                 start_new_session=True,
+                env={**os.environ, ISOLATED_VARIABLE: "1"},
             )
         except OSError as error:
             return Outcome(False, f"No process for the tool: {describe(error)}", "not_started")

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from perdure.core.errors import PerdureError
+from perdure.core.limits import JSON_DEPTH_MAX as DEPTH_MAX
 
-DEPTH_MAX = 200
 _SCALARS = (
     datetime.datetime,
     datetime.date,

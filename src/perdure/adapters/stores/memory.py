@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import msgspec
@@ -101,7 +101,7 @@ class MemoryStore:
             if known != digest:
                 raise KeyReused(f"{entry.session} knows {entry.id!r} with another command")
             return Receipt(entry.id, entry.session, self.durability, duplicate=True)
-        if len(session.inbox) >= INBOX_ENTRIES_MAX:
+        if row is not None and len(session.inbox) >= INBOX_ENTRIES_MAX:
             raise LimitExceeded(
                 f"{INBOX_ENTRIES_MAX} commands wait in the inbox of {entry.session} already"
             )
@@ -155,6 +155,8 @@ class MemoryStore:
         for session in self._sessions.values():
             if session.owner == owner:
                 session.owner = session.token = None
+                session.claimed = session.strikes > 0
+                session.strikes = max(0, session.strikes - 1)
         return False
 
     async def release(
@@ -178,12 +180,16 @@ class MemoryStore:
             found.claimed = False
             found.strikes = 0
 
-    async def due(self, now: int, limit: int) -> tuple[list[SessionId], int | None]:
+    async def due(
+        self, now: int, limit: int, agents: Collection[str] | None = None
+    ) -> tuple[list[SessionId], int | None]:
         """Return sessions nobody runs that are due at `now`, and the time of the next one after."""
         ready: list[tuple[int, int, SessionId]] = []
         later: list[int] = []
         for session, found in self._sessions.items():
             if found.wake_at is None or found.quarantine is not None or self._is_held(found):
+                continue
+            if agents is not None and session.agent not in agents:
                 continue
             if found.wake_at <= now:
                 ready.append((found.wake_at, found.number, session))

@@ -18,6 +18,7 @@ from perdure.testing.conformance.claimant import (
     created,
     dump,
     entry,
+    run_row,
     submit,
 )
 
@@ -110,13 +111,13 @@ class Accepting:
         names = [f"m{n}" for n in range(INBOX_ENTRIES_MAX)]
         await asyncio.gather(*(store.accept(entry(name)) for name in names))
         with pytest.raises(LimitExceeded, match=str(INBOX_ENTRIES_MAX)):
-            await store.accept(entry("one more"))
+            await store.accept(entry("one more"), run_row("one more"))
         assert (await store.accept(entry("m0"))).duplicate
         other = await store.accept(entry("m0", session=SESSION._replace(key="other")))
         assert not other.duplicate
         owner = await claim(store)
         assert await submit(store, owner.step(consumed=("m7",), postponed=999)) == [None]
-        assert not (await store.accept(entry("one more"))).duplicate
+        assert not (await store.accept(entry("one more"), run_row("one more"))).duplicate
 
     async def test_the_row_of_the_run_is_there_with_its_command(self, store: SessionStore) -> None:
         row = RunRow(id="m1", session=SESSION, status="queued", created_at=5)

@@ -10,6 +10,7 @@ import msgspec
 from perdure.core.codec import Record, link
 from perdure.core.errors import StoreError
 from perdure.core.ids import SessionId
+from perdure.core.runs import RunRow
 from perdure.ports.session_store import (
     Claimed,
     InboxEntry,
@@ -54,6 +55,11 @@ class Claimant:
 def entry(name: str, command: bytes = b"{}", session: SessionId = SESSION) -> InboxEntry:
     """Return an inbox entry."""
     return InboxEntry(name, session, command, 1)
+
+
+def run_row(name: str, session: SessionId = SESSION) -> RunRow:
+    """Return the row of a run that waits for its turn."""
+    return RunRow(id=name, session=session, status="queued", created_at=1)
 
 
 async def claim(

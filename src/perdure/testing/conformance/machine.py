@@ -147,7 +147,7 @@ class StoreMachine(RuleBasedStateMachine):
     def accept_more(self, session: SessionId, count: int) -> None:
         """Anybody accepts commands that are new for certain."""
         for _ in range(count):
-            self.accept(session, self.clock.fresh_id(), b"{}", None)
+            self.accept(session, self.clock.fresh_id(), b"{}", "queued")
 
     @rule(session=sessions, owner=owners)
     def claim(self, session: SessionId, owner: str) -> None:

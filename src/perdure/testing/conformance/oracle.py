@@ -30,7 +30,8 @@ class Oracle:
         facts = self.facts.get(entry.session)
         if facts is not None and entry.id in facts["ever"]:
             return "duplicate" if facts["ever"][entry.id] == entry.command else "KeyReused"
-        if facts is not None and len(facts["waiting"]) == self.inbox_entries_max:
+        full = facts is not None and len(facts["waiting"]) >= self.inbox_entries_max
+        if full and row is not None:
             return "LimitExceeded"
         if facts is None:
             facts = self.facts[entry.session] = {
@@ -96,7 +97,9 @@ class Oracle:
         if not in_time:
             for facts in self.facts.values():
                 if facts["owner"] == owner:
-                    facts.update(owner=None, token=None)
+                    struck = facts["strikes"]
+                    facts.update(owner=None, token=None, open_claim=struck > 0)
+                    facts.update(strikes=max(0, struck - 1))
         self.lease_ends[owner] = now + lease_ms
         return in_time
 

@@ -24,12 +24,13 @@ from perdure.testing.conformance.committing import Committing
 from perdure.testing.conformance.listing import Listing
 from perdure.testing.conformance.loading import Loading
 from perdure.testing.conformance.opening import OpenStore
+from perdure.testing.conformance.sharing import Sharing
 from perdure.testing.conformance.waking import Waking
 
 __all__ = ["OpenStore", "StoreConformance"]
 
 
-class StoreConformance(Accepting, Claiming, Committing, Loading, Waking, Listing):
+class StoreConformance(Accepting, Claiming, Committing, Loading, Waking, Listing, Sharing):
     """Every promise of the port; a driver adds the fixture `open_store`."""
 
     @pytest.fixture

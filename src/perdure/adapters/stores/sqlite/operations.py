@@ -59,7 +59,9 @@ RENEW = """
 INSERT INTO nodes (owner, lease_until) VALUES (?, ?)
 ON CONFLICT DO UPDATE SET lease_until = excluded.lease_until
 """
-VOID = "UPDATE sessions SET owner = NULL, nonce = NULL WHERE owner = ?"
+VOID = """
+UPDATE sessions SET owner = NULL, nonce = NULL, claims = max(0, claims - 1) WHERE owner = ?
+"""
 VOID_ALL = "UPDATE sessions SET owner = NULL, nonce = NULL WHERE owner IS NOT NULL"
 FORGET_NODES = "DELETE FROM nodes"
 
@@ -77,7 +79,7 @@ def accept(db: apsw.Connection, entry: InboxEntry, row: RunRow | None, now: int)
             raise KeyReused(f"{entry.session} knows {entry.id!r} with another command")
         if known is not None:
             return True
-        if found[1] >= INBOX_ENTRIES_MAX:
+        if row is not None and found[1] >= INBOX_ENTRIES_MAX:
             raise LimitExceeded(
                 f"{INBOX_ENTRIES_MAX} commands wait in the inbox of {entry.session} already"
             )
@@ -138,7 +140,10 @@ def release(
 
 
 def renew(db: apsw.Connection, owner: str, lease_ms: int, now: int) -> bool:
-    """Start or prolong a lease; False if it had run out, and then the owner's claims are void."""
+    """Start or prolong a lease; False if it had run out, and then the owner's claims are void.
+
+    They are no strikes: whoever renews is alive.
+    """
     until = db.execute(LEASE, (owner,)).get
     db.execute(RENEW, (owner, now + lease_ms))
     if until is None or until > now:

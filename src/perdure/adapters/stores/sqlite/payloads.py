@@ -3,6 +3,9 @@
 What is stored as it is never begins with a zero byte (JSON cannot). After a zero byte a letter says
 what follows: `z` a compressed payload, `r` a raw one that begins with a zero byte itself, `h` the
 SHA-256 under which `blobs` has it.
+
+A payload that is damaged or lost reads as what is stored in its place. That is no JSON, so whoever
+decodes it sets that one session aside; the store itself goes on.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ import hashlib
 import zlib
 from collections.abc import Callable
 
-from perdure.core.errors import Unavailable
 from perdure.core.limits import BLOB_THRESHOLD_BYTES
 
 ZIPPED, RAW, HASH = b"\0z", b"\0r", b"\0h"
@@ -28,15 +30,15 @@ def pack(payload: bytes) -> bytes:
 
 
 def unpack(stored: bytes) -> bytes:
-    """Return the payload in `stored`. Raises `Unavailable` if it is damaged."""
+    """Return the payload in `stored`, or `stored` itself if it is damaged."""
     if not stored.startswith(b"\0"):
         return stored
     if stored.startswith(RAW):
         return stored[len(RAW) :]
     try:
         return zlib.decompress(stored[len(ZIPPED) :])
-    except zlib.error as error:
-        raise Unavailable(f"a stored payload is damaged: {error}") from None
+    except zlib.error:
+        return stored
 
 
 def set_apart(payload: bytes) -> tuple[bytes, tuple[str, bytes]]:
@@ -46,14 +48,10 @@ def set_apart(payload: bytes) -> tuple[bytes, tuple[str, bytes]]:
 
 
 def restore(stored: bytes, blob: Callable[[str], bytes | None]) -> bytes:
-    """Return the payload that `stored` holds or stands for. Raises `Unavailable` if it is lost."""
+    """Return the payload that `stored` holds or stands for, or `stored` itself if it is lost."""
     if not stored.startswith(HASH):
         return unpack(stored)
     address = stored[len(HASH) :].hex()
     packed = blob(address)
-    if packed is None:
-        raise Unavailable(f"the payload {address} is missing from the store")
-    payload = unpack(packed)
-    if hashlib.sha256(payload).hexdigest() != address:
-        raise Unavailable(f"the payload {address} is damaged")
-    return payload
+    payload = stored if packed is None else unpack(packed)
+    return payload if hashlib.sha256(payload).hexdigest() == address else stored

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import apsw
@@ -28,15 +28,18 @@ BLOB = "SELECT body FROM blobs WHERE address = ?"
 UNOWNED_DUE = """
 SELECT wake_at, id, tenant, agent, key FROM sessions
 WHERE owner IS NULL AND quarantine IS NULL AND wake_at <= :now
+AND (:agents IS NULL OR agent IN (SELECT value FROM json_each(:agents)))
 ORDER BY wake_at, id LIMIT :limit
 """
 UNOWNED_NEXT = """
 SELECT min(wake_at) FROM sessions
 WHERE owner IS NULL AND quarantine IS NULL AND wake_at > :now
+AND (:agents IS NULL OR agent IN (SELECT value FROM json_each(:agents)))
 """
 ORPHANS = """
 FROM nodes JOIN sessions ON sessions.owner = nodes.owner
 WHERE coalesce(nodes.lease_until, 0) <= :clock AND quarantine IS NULL
+AND (:agents IS NULL OR agent IN (SELECT value FROM json_each(:agents)))
 """
 ORPHANED_DUE = f"""
 SELECT wake_at, id, tenant, agent, key {ORPHANS} AND wake_at <= :now
@@ -102,13 +105,14 @@ def blob(db: apsw.Connection, address: str) -> bytes | None:
 
 
 def due(
-    db: apsw.Connection, now: int, clock: int, limit: int
+    db: apsw.Connection, now: int, clock: int, limit: int, agents: Collection[str] | None = None
 ) -> tuple[list[SessionId], int | None]:
     """Return sessions that are due at `now` and have no owner with a lease at `clock`, and when
     the next one is.
     """
     with db:
-        names = {"now": now, "clock": clock, "limit": limit}
+        wanted = None if agents is None else msgspec.json.encode(list(agents)).decode()
+        names = {"now": now, "clock": clock, "limit": limit, "agents": wanted}
         ready = [*db.execute(UNOWNED_DUE, names), *db.execute(ORPHANED_DUE, names)]
         ready.sort()
         nexts = (db.execute(UNOWNED_NEXT, names).get, db.execute(ORPHANED_NEXT, names).get)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -179,10 +179,12 @@ class SqliteStore:
             lambda db, ids: operations.release(db, ids, session, token, snapshot, quarantine),
         )
 
-    async def due(self, now: int, limit: int) -> tuple[builtins.list[SessionId], int | None]:
+    async def due(
+        self, now: int, limit: int, agents: Collection[str] | None = None
+    ) -> tuple[builtins.list[SessionId], int | None]:
         """Return sessions nobody runs that are due at `now`, and the time of the next one after."""
         clock = self._now()
-        return await self._read(lambda db: reading.due(db, now, clock, limit))
+        return await self._read(lambda db: reading.due(db, now, clock, limit, agents))
 
     async def read(self, session: SessionId, after: int, limit: int) -> builtins.list[Record]:
         """Return up to `limit` records after position `after`, in order."""
