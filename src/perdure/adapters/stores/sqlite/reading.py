@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from perdure.adapters.stores.sqlite.payloads import restore, unpack
+from perdure.adapters.stores.sqlite.payloads import ZIPPED, restore, unpack
 from perdure.core.codec import Record
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
@@ -99,9 +99,12 @@ def read(db: apsw.Connection, session: SessionId, after: int, limit: int) -> lis
 
 
 def blob(db: apsw.Connection, address: str) -> bytes | None:
-    """Return the bytes under a content address."""
+    """Return the bytes under a content address; None if there are none that can be read."""
     packed = _packed(db, address)
-    return None if packed is None else unpack(packed)
+    if packed is None:
+        return None
+    found = unpack(packed)
+    return None if found.startswith(ZIPPED) else found
 
 
 def due(
