@@ -32,7 +32,13 @@ from perdure.testing.durability import survey
 from perdure.testing.faults import Fault, FaultPlan
 from perdure.testing.witness import SESSION, Found, Kill, judge, read_ledger, read_log
 
-RECOVERY_SITES = ("claim.after", "commit.submitted", "store.before_commit", "store.after_commit")
+RECOVERY_SITES = (
+    "recovery.scanned",
+    "claim.after",
+    "commit.submitted",
+    "store.before_commit",
+    "store.after_commit",
+)
 KILLS_PER_SEED_MAX = 5
 SURVIVED = 0
 SET_ASIDE = 3
