@@ -28,7 +28,7 @@ def count_files() -> int:
     """Count the files here."""
     with open("ran.txt", "a") as file:
         file.write("count_files\\n")
-    return len(list(Path.cwd().iterdir()))
+    return len(list(Path.cwd().glob("*.py")))
 
 
 @tool(effect="once")

@@ -42,14 +42,14 @@ def test_run_shows_events_and_ends_with_the_answer(terminal: Terminal) -> None:
     assert [event["type"] for event in events][:2] == ["message_received", "run_started"]
     assert all(event.keys() == {"seq", "type", "at", "data"} for event in events)
     assert row.keys() == ROW_KEYS | {"output"}
-    assert (row["status"], row["output"]) == ("completed", "done: 3")
+    assert (row["status"], row["output"]) == ("completed", "done: 1")
     assert terminal.ran() == ["count_files"]
 
 
 def test_run_for_people_tells_the_run_and_the_answer(terminal: Terminal) -> None:
     finished = terminal.perdure("run", "agents.py:helper", "count the files")
     assert finished.out.startswith("run ")
-    assert finished.out.rstrip().endswith("done: 3")
+    assert finished.out.rstrip().endswith("done: 1")
 
 
 def test_a_killed_run_is_resumed_and_the_once_tool_is_not_run_again(terminal: Terminal) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from perdure.core.codec import decode_event
 from perdure.core.commands import (
@@ -83,7 +84,7 @@ class Dispatcher:
             if not actor.gone:
                 reason = "its worker was lost after the call had begun"
                 report = ReportToolLost(call=call.id, attempt=call.attempt, reason=reason)
-                self._on_report(actor, self._bare_task(actor, call), report)
+                self._on_report(actor, self._tool_task(actor, call), report)
 
     def abandon(self, actor: Actor) -> None:
         """Stop everything that workers do for a session."""
@@ -157,7 +158,7 @@ class Dispatcher:
             report = ReportToolResult(
                 call=call.id, attempt=call.attempt, ok=False, content=text, kind="unknown_tool"
             )
-        self._on_report(actor, self._bare_task(actor, call), report)
+        self._on_report(actor, self._tool_task(actor, call), report)
 
     def _reported(self, actor: Actor, task: Task, report: Report) -> None:
         flight = actor.inflight.get(task.call)
@@ -188,7 +189,8 @@ class Dispatcher:
 
     def _task(self, actor: Actor, call: Call, history: History) -> Task:
         if call.kind == "tool":
-            return self._tool_task(actor, call, history)
+            arguments = history.request(call.reply, call.ordinal).arguments
+            return self._tool_task(actor, call, arguments)
         spec = actor.agent.spec
         compacting = call.kind == "compaction"
         if call.first - history.first > HISTORY_SLACK_EVENTS:
@@ -203,7 +205,10 @@ class Dispatcher:
         )
         return ModelTask(actor.session, self._run(actor), call.id, actor.session.agent, request)
 
-    def _tool_task(self, actor: Actor, call: Call, history: History) -> ToolTask:
+    def _tool_task(
+        self, actor: Actor, call: Call, arguments: dict[str, Any] | None = None
+    ) -> ToolTask:
+        """Return the task of a tool call; without arguments it only names the call."""
         return ToolTask(
             session=actor.session,
             run=self._run(actor),
@@ -212,22 +217,9 @@ class Dispatcher:
             agent=actor.session.agent,
             tool=call.name,
             effect=call.effect,
-            arguments=history.request(call.reply, call.ordinal).arguments,
+            arguments=arguments or {},
             key=call.key,
             probing=call.status == "unknown",
-        )
-
-    def _bare_task(self, actor: Actor, call: Call) -> ToolTask:
-        return ToolTask(
-            session=actor.session,
-            run=self._run(actor),
-            call=call.id,
-            attempt=call.attempt,
-            agent=actor.session.agent,
-            tool=call.name,
-            effect=call.effect,
-            arguments={},
-            key=call.key,
         )
 
     @staticmethod

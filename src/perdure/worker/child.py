@@ -47,6 +47,9 @@ def main() -> None:
     _when_parent_dies(signal.SIGKILL)
     os.close(worker)
     answer = msgspec.json.encode(perform(msgspec.json.decode(line, type=Job))) + b"\n"
+    # What the tool printed is out before its answer is: the answer may be the last that is heard.
+    sys.stdout.flush()
+    sys.stderr.flush()
     while answer:
         answer = answer[os.write(answers, answer) :]
 

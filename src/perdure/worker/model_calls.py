@@ -28,7 +28,6 @@ _KNOWN: tuple[tuple[type[BaseException], ErrorClass, str], ...] = (
     (TimeoutError, "transient", "timeout"),
     (ConnectionError, "transient", "connection_lost"),
 )
-PIECE_CHARS = 16
 _reply_decoder = msgspec.json.Decoder(ModelReply)
 
 
@@ -40,7 +39,7 @@ class FunctionModel:
         self._threads = threads
 
     async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
-        """Return what the function returns; text becomes a reply, and is told piece by piece."""
+        """Return what the function returns; text becomes a reply, and is told."""
         if inspect.iscoroutinefunction(self._function):
             reply = await self._function(request)
         else:
@@ -54,8 +53,7 @@ class FunctionModel:
             reply = ModelReply(content=reply)
         content = getattr(reply, "content", None)
         if isinstance(content, str):
-            for start in range(0, len(content), PIECE_CHARS):
-                on_text(content[start : start + PIECE_CHARS])
+            on_text(content)
         return cast(ModelReply, reply)
 
 

@@ -104,7 +104,8 @@ def blob(db: apsw.Connection, address: str) -> bytes | None:
     if packed is None:
         return None
     found = unpack(packed)
-    return None if found.startswith(ZIPPED) else found
+    damaged = found is packed and packed.startswith(ZIPPED)
+    return None if damaged else found
 
 
 def due(
