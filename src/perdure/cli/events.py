@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import msgspec
@@ -9,6 +10,9 @@ import msgspec
 from perdure.bootstrap import RecordedEvent
 from perdure.cli.output import clock_time, short, timestamp
 from perdure.core import events as e
+
+WIDE_COLUMNS = 140
+GIST_CHARS_MIN = 20
 
 
 def event_fields(item: RecordedEvent) -> dict[str, Any]:
@@ -20,8 +24,10 @@ def event_fields(item: RecordedEvent) -> dict[str, Any]:
 
 
 def event_line(item: RecordedEvent) -> str:
-    """Return an event as a line for people."""
-    return f"{item.seq:>5}  {clock_time(item.at)}  {item.type:<21} {short(gist(item.event))}"
+    """Return an event as a line for people, as wide as the terminal."""
+    lead = f"{item.seq:>4} {clock_time(item.at)} {item.type:<20} "
+    columns = shutil.get_terminal_size((WIDE_COLUMNS, 24)).columns
+    return lead + short(gist(item.event), max(GIST_CHARS_MIN, columns - len(lead) - 1))
 
 
 def gist(event: e.Event) -> str:

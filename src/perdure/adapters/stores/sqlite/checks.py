@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -94,10 +94,18 @@ def check_file(path: Path, newest: int) -> int:
     return version
 
 
-def connect_to_write(path: Path, synchronous: Synchronous) -> apsw.Connection:
-    """Open the one connection that writes and checkpoints, with its settings read back."""
+def connect_to_write(
+    path: Path,
+    synchronous: Synchronous,
+    *,
+    connect: Callable[[str], apsw.Connection] = apsw.Connection,
+) -> apsw.Connection:
+    """Open the one connection that writes and checkpoints, with its settings read back.
+
+    `connect` opens the file; perdure.testing.power_loss puts a disk of its own under it.
+    """
     with refusing(path):
-        db = apsw.Connection(str(path))
+        db = connect(str(path))
         try:
             db.set_busy_timeout(BUSY_TIMEOUT_MS)
             db.pragma("journal_mode", "wal")
