@@ -259,7 +259,7 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         again = f"python -m tests.testing.test_power_loss {self.level} {self.at} {self.seed}"
-        return f"{again}: {self.verdict} {self.why}".strip()
+        return f"{again}: {self.verdict or 'all kept'} {self.why}".strip()
 
 
 def cases(level: str, at: int, seeds: range) -> Iterator[Case]:
