@@ -339,7 +339,8 @@ def _exit_codes() -> list[tuple[str, str]]:
     }
     for kind, code in common.EXIT_CODES:
         first = (getdoc(kind) or "").split(";")[0].split(":")[0].rstrip(".")
-        said[code] = f"`{kind.__name__}`: {first[0].lower()}{first[1:]}."
+        more = f"`{kind.__name__}`: {first[0].lower()}{first[1:]}."
+        said[code] = f"{said[code]} {more}" if code in said else more
     return [(f"`{code}`", said[code]) for code in sorted(said)]
 
 

@@ -18,6 +18,7 @@ from perdure.adapters.telemetry.logs import LogTelemetry
 from perdure.core.errors import InvalidInput
 from perdure.ports.clock import Clock
 from perdure.ports.telemetry import Telemetry
+from perdure.runtime.followers import quarantined
 from perdure.runtime.handles import RecordedEvent, Run, TextDelta, recorded
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
@@ -35,6 +36,7 @@ __all__ = [
     "TextDelta",
     "open_reader",
     "open_store",
+    "quarantined",
     "recorded",
     "sqlite_path",
     "sqlite_version",
@@ -68,7 +70,11 @@ def sqlite_version() -> str:
 async def open_store(url: str, clock: Clock) -> MemoryStore | SqliteStore:
     """Open the store that a URL names. Raises `StoreLocked`, `StoreRefused`, `InvalidInput`."""
     path = sqlite_path(url)
-    return MemoryStore(clock) if path is None else await SqliteStore.open(path, clock)
+    return (
+        MemoryStore(clock, clock.fresh_id())
+        if path is None
+        else await SqliteStore.open(path, clock)
+    )
 
 
 async def open_reader(url: str) -> SqliteReader:

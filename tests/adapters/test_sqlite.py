@@ -416,6 +416,51 @@ class TestDamage:
         await store.close()
 
 
+def beside(path: Path) -> set[str]:
+    """Return what is in the folder of a file."""
+    return {one.name for one in path.parent.iterdir()}
+
+
+def change_log(path: Path, content: bytes) -> None:
+    """Put something in the place of a store's write-ahead log."""
+    path.with_name(f"{path.name}-wal").write_bytes(content)
+
+
+class TestReadOnly:
+    """A backup can be read where nothing can be written."""
+
+    @pytest.fixture
+    async def backup(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Return a store in a folder that cannot be written."""
+        store = await SqliteStore.open(path, FakeClock())
+        owner = await created(store)
+        assert await submit(store, owner.step(BODY)) == [None]
+        await store.close()
+        monkeypatch.setattr(checks.os, "access", lambda *_: False)
+        return path
+
+    async def test_a_store_is_read_and_nothing_is_written_beside_it(self, backup: Path) -> None:
+        reader = await SqliteReader.open(backup)
+        assert [record.body for record in await reader.read(SESSION, 0, 9)] == [BODY]
+        await reader.close()
+        assert beside(backup) == {backup.name, f"{backup.name}.lock"}
+
+    async def test_a_log_beside_it_that_would_be_missed_is_named(self, backup: Path) -> None:
+        change_log(backup, b"x")
+        with pytest.raises(StoreRefused, match="write-ahead log"):
+            await SqliteReader.open(backup)
+
+
+async def test_a_store_has_an_identity_of_its_own_and_keeps_it(tmp_path: Path) -> None:
+    """Idempotency keys are derived from it: another store's are others."""
+    found = []
+    for name in ("a.db", "b.db", "a.db"):
+        store = await SqliteStore.open(tmp_path / name, FakeClock())
+        found.append(store.identity)
+        await store.close()
+    assert found[0] == found[2] != found[1]
+
+
 class TestSchema:
     """Migrations run once, in order, each in one transaction."""
 

@@ -26,6 +26,7 @@ from perdure.core.messages import AssistantMessage
 @tool(effect="read")
 def count_files() -> int:
     """Count the files here."""
+    print("counting, says the tool")
     with open("ran.txt", "a") as file:
         file.write("count_files\\n")
     return len(list(Path.cwd().glob("*.py")))

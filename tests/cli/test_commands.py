@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from tests.cli.terminal import Terminal
@@ -149,6 +154,80 @@ class TestVerifying:
         found = terminal.perdure("verify", "forged.jsonl", "--json")
         assert found.code == 8
         assert found.lines[0]["first_bad"] == 1
+
+
+class TestWhatAPersonIsShown:
+    """Nothing is shown, asked or followed that is not what was written."""
+
+    def changed(self, terminal: Terminal) -> str:
+        """Return a run that waits, after its question was changed in the store's file."""
+        run: str = terminal.run("ask me").lines[-1]["run"]
+        db = apsw.Connection(str(terminal.directory / ".perdure" / "perdure.db"))
+        db.execute("UPDATE events SET body = CAST(replace(body, 'Shall I?', 'May I??!') AS BLOB)")
+        db.close()
+        return run
+
+    @pytest.mark.parametrize("command", ["show", "tail", "export"])
+    def test_a_changed_log_is_not_shown_as_fact(self, terminal: Terminal, command: str) -> None:
+        finished = terminal.perdure("runs", command, self.changed(terminal))
+        assert finished.code == 8
+        assert "is broken: event" in finished.err
+        assert "May I??!" not in finished.out
+
+    def test_a_changed_question_is_not_asked_again(self, terminal: Terminal) -> None:
+        run = self.changed(terminal)
+        for arguments in (("resume",), ("runs", "reply", run, "yes"), ("runs", "cancel", run)):
+            finished = terminal.perdure(*arguments)
+            assert finished.code == 8
+            assert "May I??!" not in finished.out
+
+    def test_a_session_in_quarantine_says_so_and_how_it_is_released(
+        self, terminal: Terminal
+    ) -> None:
+        run = terminal.run("ask me", "--session", "s").lines[-1]["run"]
+        db = apsw.Connection(str(terminal.directory / ".perdure" / "perdure.db"))
+        db.execute("UPDATE sessions SET quarantine = 'it kills its host'")
+        db.close()
+        for arguments in (("tail", run), ("show", run), ("reply", run, "yes"), ("cancel", run)):
+            finished = terminal.perdure("runs", *arguments)
+            assert finished.code == 10
+            assert "perdure sessions release helper s" in finished.err
+        listed = terminal.perdure("sessions", "list", "--quarantined", "--json").lines
+        assert [one["quarantine"] for one in listed] == ["it kills its host"]
+        assert terminal.perdure("sessions", "release", "helper", "s").code == 0
+        assert terminal.perdure("sessions", "release", "helper", "s").code == 6
+        assert terminal.perdure("runs", "reply", run, "yes").code == 0
+
+    def test_what_a_tool_prints_does_not_mix_with_json(self, terminal: Terminal) -> None:
+        finished = terminal.run("count")
+        assert finished.lines[-1]["status"] == "completed"
+        assert "counting, says the tool" in finished.err
+
+    def test_a_place_that_cannot_be_written_gets_one_line(self, terminal: Terminal) -> None:
+        run = terminal.run("count").lines[-1]["run"]
+        finished = terminal.perdure("runs", "export", run, "--to", "missing/run.jsonl")
+        assert finished.code == 1
+        assert finished.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["\x03", "\x04", "\r"])
+def test_a_question_on_a_terminal_can_be_left_at_once(terminal: Terminal, key: str) -> None:
+    """Ctrl-C, Ctrl-D and an empty line: nobody has to type into a dead prompt."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.chdir(terminal.directory)
+        command = [sys.executable, "-m", "perdure", "run", "agents.py:helper", "ask me"]
+        os.execve(sys.executable, command, terminal.environment)
+    seen = b""
+    while b"> " not in seen:
+        seen += os.read(fd, 1024)
+    os.write(fd, key.encode())
+    with contextlib.suppress(OSError):
+        while chunk := os.read(fd, 1024):
+            seen += chunk
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == (130 if key == "\x03" else 9)
+    os.close(fd)
 
 
 @pytest.mark.parametrize(

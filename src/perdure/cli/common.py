@@ -73,6 +73,9 @@ def command_body(
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(OTHER_ERROR)
+        except OSError as error:
+            click.echo(f"perdure: {plain(error)}", err=True)
+            sys.exit(OTHER_ERROR)
         sys.exit(code or 0)
 
     return wrapper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 
 import click
 
@@ -25,8 +26,13 @@ An agent that was killed goes on at the step where it stopped. Try it:
 
 @click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(importlib.metadata.version("perdure"), prog_name="perdure")
-def main() -> None:
+@click.option("--verbose", is_flag=True, help="Log what the runtime does to stderr.")
+def main(verbose: bool) -> None:
     """Dispatch to a command."""
+    if verbose:
+        logging.basicConfig(level=logging.DEBUG)
+    else:
+        logging.getLogger("perdure").addHandler(logging.NullHandler())
 
 
 for command in (run, resume, runs, sessions, verify, doctor, demo):

@@ -46,12 +46,16 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
+        self._lines = sys.stdout.buffer
+        if as_json:
+            # What tools and agents print must not mix with the lines of JSON.
+            sys.stdout = sys.stderr
 
     def record(self, fields: dict[str, Any], text: str) -> None:
         """Print one record: `fields` as a JSON line, or `text`."""
         if self.as_json:
-            sys.stdout.buffer.write(_encode(fields) + b"\n")
-            sys.stdout.buffer.flush()
+            self._lines.write(_encode(fields) + b"\n")
+            self._lines.flush()
         else:
             click.echo(text)
 

@@ -86,18 +86,28 @@ async def _ask(node: Node, run: Run, event: Any, output: Output) -> bool:
     if output.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     click.echo(f"\n{plain(event.question)}")
-    answer = await asyncio.get_running_loop().run_in_executor(None, _read_answer)
+    click.echo("> ", nl=False)
+    answer = await _read_line()
     if not answer:
         return False
     await node.reply(run.id, answer, call=event.call, by="terminal")
     return True
 
 
-def _read_answer() -> str:
+async def _read_line() -> str:
+    """Read a line from the terminal; can be cancelled, which a thread that reads cannot."""
+    loop = asyncio.get_running_loop()
+    line: asyncio.Future[str] = loop.create_future()
+
+    def read() -> None:
+        if not line.done():
+            line.set_result(sys.stdin.readline())
+
+    loop.add_reader(sys.stdin.fileno(), read)
     try:
-        return input("> ").strip()
-    except EOFError:
-        return ""
+        return (await line).strip()
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
 
 
 async def _parked(run: Run, output: Output) -> int:

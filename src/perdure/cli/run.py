@@ -9,7 +9,7 @@ from perdure.cli.agents import load_agent
 from perdure.cli.common import command_body, json_option, store_option
 from perdure.cli.output import Output
 from perdure.cli.progress import follow
-from perdure.cli.source import agents_of, reading, unfinished
+from perdure.cli.source import agents_of, reading, unfinished, whole_log
 from perdure.core.errors import InvalidInput
 
 MODES = click.Choice(["queue", "steer", "interrupt"])
@@ -71,6 +71,8 @@ async def resume(run_id: str | None, agent: str | None, store: str, as_json: boo
     async with reading(store) as reader:
         rows = await unfinished(reader, run_id)
         agents: dict[str, Agent] = await agents_of(reader, rows, agent)
+        for row in rows:
+            await whole_log(reader, row.session)
     if not rows:
         output.say("Nothing to resume: every run has ended.")
         return 0

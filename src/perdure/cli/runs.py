@@ -14,7 +14,7 @@ from perdure.cli.common import command_body, json_option, store_option
 from perdure.cli.events import event_fields, event_line
 from perdure.cli.output import Output, plain, short, timestamp
 from perdure.cli.progress import describe_waiting, follow, plain_lines, row_fields
-from perdure.cli.source import PAGE_ROWS, TENANT, agents_of, reading, row_of
+from perdure.cli.source import PAGE_ROWS, TENANT, agents_of, reading, row_of, whole_log
 from perdure.core import events as e
 from perdure.core.errors import InvalidInput
 from perdure.core.export import export_lines
@@ -72,9 +72,13 @@ async def list_runs(
     output = Output(as_json)
     async with reading(store) as reader:
         query = RunQuery(tenant=TENANT, agent=agent, key=session, status=status, limit=limit)
-        for row in await reader.list(query):
+        rows = await reader.list(query)
+        if not rows:
+            output.say("There are no such runs.")
+        for row in rows:
             when = (timestamp(row.created_at) or "")[:19].replace("T", " ")
-            name = f"{plain(row.session.agent)}/{short(row.session.key, 40)}"
+            own = row.session.key == row.id
+            name = plain(row.session.agent) + ("" if own else f"/{short(row.session.key, 30)}")
             text = f"{row.id}  {row.status:<9}  {when}  {name}"
             output.record(row_fields(row), text)
 
@@ -89,6 +93,7 @@ async def show(run_id: str, store: str, as_json: bool) -> None:
     output = Output(as_json)
     async with reading(store) as reader:
         row = await row_of(reader, run_id)
+        await whole_log(reader, row.session)
         fields, answer, steps = row_fields(row), None, 0
         async for item in _events(reader, row):
             if isinstance(item.event, e.ModelReplied):
@@ -135,6 +140,7 @@ async def tail(run_id: str, store: str, as_json: bool) -> int:
         row = await row_of(reader, run_id)
         after = 0
         while True:
+            await whole_log(reader, row.session)
             async for item in _events(reader, row, after):
                 after = item.seq
                 output.record(event_fields(item), event_line(item))
@@ -159,6 +165,7 @@ async def _tell(
     async with reading(store) as reader:
         row = await row_of(reader, run_id)
         agents = await agents_of(reader, [row], agent)
+        await whole_log(reader, row.session)
         seen = (await reader.load(row.session)).version
     if row.session.agent not in agents:
         raise InvalidInput(
@@ -273,9 +280,7 @@ async def export(run_id: str, to: str | None, store: str) -> None:
     """Write the whole log of the run's session in a form that anyone can verify."""
     async with reading(store) as reader:
         row = await row_of(reader, run_id)
-        records: list[Any] = []
-        while page := await reader.read(row.session, len(records), PAGE_ROWS):
-            records.extend(page)
+        records = await whole_log(reader, row.session)
     lines = b"".join(line + b"\n" for line in export_lines(row.session, records))
     if to is None:
         sys.stdout.buffer.write(lines)

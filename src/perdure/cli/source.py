@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from perdure.bootstrap import Agent, open_reader, sqlite_path
+from perdure.bootstrap import Agent, open_reader, quarantined, sqlite_path
 from perdure.cli.agents import load_agent
 from perdure.core.codec import Record, decode_event
 from perdure.core.commands import SendMessage, decode_command
-from perdure.core.errors import NotFound
+from perdure.core.errors import BrokenChain, NotFound
 from perdure.core.events import MessageReceived
+from perdure.core.export import verify_log
 from perdure.core.ids import SessionId
 from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports.session_store import InboxEntry, Loaded, RunQuery
@@ -47,6 +48,25 @@ async def reading(store: str) -> AsyncIterator[Any]:
         yield reader
     finally:
         await reader.close()
+
+
+async def whole_log(reader: Reader, session: SessionId) -> list[Record]:
+    """Return a session's whole log, verified: what is shown to a person is what was written.
+
+    Raises `Quarantined` for a session that is set aside, and `BrokenChain` for a log that is not
+    what it was.
+    """
+    loaded = await reader.load(session)
+    if loaded is not None and loaded.quarantine is not None:
+        raise quarantined(session, loaded.quarantine)
+    records: list[Record] = []
+    while page := await reader.read(session, len(records), PAGE_ROWS):
+        records.extend(page)
+    try:
+        verify_log(session, records)
+    except BrokenChain as error:
+        raise BrokenChain(error.seq, f"the log of session {session} is broken: {error}") from None
+    return records
 
 
 async def all_rows(reader: Reader, query: RunQuery) -> list[RunRow]:

@@ -123,10 +123,13 @@ CommitDone = Callable[[StoreError | None], None]
 class SessionStore(Protocol):
     """Facts about sessions, kept with the durability that `durability` names.
 
+    `identity` is what no other store has, and stays the same as long as the facts do.
+
     Any method may raise `Unavailable`. Methods are called from one event loop.
     """
 
     durability: Durability
+    identity: str
 
     async def accept(self, entry: InboxEntry, row: RunRow | None = None) -> Receipt:
         """Put a command into a session's inbox, creating the session if it is new.

@@ -128,12 +128,14 @@ class Node:
         if agent not in self._agents:
             known = ", ".join(sorted(self._agents)) or "none"
             raise NotFound(f"there is no agent {agent!r} here; the agents are: {known}")
+        if idempotency_key == "":
+            raise InvalidInput("an idempotency key is not empty; leave it out to have none")
         if mode not in ("queue", "steer", "interrupt"):
             raise InvalidInput(f"mode {mode!r} is none of queue, steer, interrupt")
         run_id = self._clock.fresh_id()
         key = run_id if session is None else session
         if idempotency_key is not None:
-            scope = f"{agent}\x1f{session or ''}\x1f{idempotency_key}"
+            scope = "\x1f".join((self._store.identity, agent, session or "", idempotency_key))
             run_id = digest(scope.encode(errors="surrogatepass"))
             key = run_id if session is None else session
         _check_key(key)
@@ -154,7 +156,8 @@ class Node:
         row = await self.row(run_id)
         if row.status not in ("failed", "cancelled"):
             raise Refused(
-                f"run {run_id} is {row.status}; only a failed or cancelled one", row.status
+                f"run {run_id} is {row.status}: only a failed or cancelled run can be retried",
+                row.status,
             )
         if row.started_seq is None:
             raise Refused(f"run {run_id} was cancelled before it began: send its message again", "")
@@ -270,7 +273,11 @@ class Node:
         """Accept a command and wait for what is decided. Raises `Refused`."""
         verdict = self._host.verdict(command.id)
         await self._accept(session, command, self._clock.now_ms(), None)
-        refusal: Refusal | None = await verdict
+        try:
+            refusal: Refusal | None = await verdict
+        except Refused:
+            await self.check_session(session)
+            raise
         if refusal is not None:
             raise Refused(refusal.message, refusal.code)
 
@@ -323,6 +330,8 @@ def _encode(content: Any) -> bytes:
 
 
 def _check_key(key: str) -> None:
+    if not isinstance(key, str):
+        raise InvalidInput(f"the session key is a text, not {key!r}")
     odd = any(ord(char) < 32 or 0xD800 <= ord(char) <= 0xDFFF for char in key)
     if not key or len(key) > KEY_CHARS_MAX or odd:
         raise InvalidInput(

@@ -86,7 +86,7 @@ async def _kill_again_and_again(
         kills.append(Kill(death.pid, death.site, log, records))
         output.record(
             {"kill": len(kills), "pid": death.pid, "site": death.site, "durable": len(log)},
-            f"SIGKILL {len(kills)}     pid {death.pid:<8} {why:<44} {len(log):>3} events durable",
+            f"SIGKILL {len(kills)}  pid {death.pid:<7} {why:<43} {len(log):>2} events durable",
         )
     pid = lives.to_the_end()
     output.say(f"last life     pid {pid:<8} ran to the end")
@@ -101,7 +101,7 @@ def _show(
     out: Path,
 ) -> None:
     """Print both logs side by side, and the ledger of effects."""
-    width = max(40, min(76, shutil.get_terminal_size((150, 24)).columns // 2 - 4))
+    width = max(36, min(76, (shutil.get_terminal_size((150, 24)).columns - 6) // 2))
     output.say(f"\n{'undisturbed':<{width}}  |  killed {len(kills)} times (L = life)")
     output.say("-" * width + "--+--" + "-" * width)
     for left, right in _aligned(quiet, log):

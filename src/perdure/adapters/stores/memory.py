@@ -83,7 +83,10 @@ class MemoryStore:
 
     durability: Durability = "memory"
 
-    def __init__(self, clock: Callable[[], int] | _HasTime) -> None:
+    def __init__(
+        self, clock: Callable[[], int] | _HasTime, identity: str = "a store in memory"
+    ) -> None:
+        self.identity = identity
         self._now = clock if callable(clock) else clock.now_ms
         self._sessions: dict[SessionId, _Session] = {}
         self._leases: dict[str, int] = {}

@@ -121,8 +121,23 @@ def connect_to_write(
 
 
 def connect_to_read(path: Path) -> apsw.Connection:
-    """Open a connection that cannot write."""
-    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    """Open a connection that cannot write.
+
+    Where nothing may be written beside the file either (a backup on a read-only disk), it is read
+    as it is, which is right only if no write-ahead log lies beside it: else it is refused.
+    """
+    flags = apsw.SQLITE_OPEN_READONLY
+    name = str(path)
+    if not os.access(path.parent, os.W_OK):
+        log = Path(f"{path}-wal")
+        if log.exists() and log.stat().st_size:
+            raise StoreRefused(
+                f"{path} has a write-ahead log, and its folder cannot be written: copy both files "
+                "to a folder of yours and read them there"
+            )
+        flags |= apsw.SQLITE_OPEN_URI
+        name = f"{path.as_uri()}?immutable=1"
+    db = apsw.Connection(name, flags=flags)
     db.set_busy_timeout(BUSY_TIMEOUT_MS)
     return db
 

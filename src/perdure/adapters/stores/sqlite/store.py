@@ -56,6 +56,7 @@ class SqliteStore:
         writer: Writer,
         reader: ReadThread,
         settings: dict[str, str | int],
+        identity: str,
     ) -> None:
         self.durability = checks.durability(settings)
         self._path = path
@@ -64,6 +65,7 @@ class SqliteStore:
         self._writer = writer
         self._reader = reader
         self._settings = settings
+        self.identity = identity
         self._closed = False
 
     @classmethod
@@ -106,6 +108,7 @@ class SqliteStore:
                     schema.migrate(db, path, now(), schema.migrations())
                     operations.free_claims(db)
                 settings = checks.settings(db)
+                identity = db.execute("SELECT id FROM identity").get
                 reader = ReadThread(path)
             except BaseException:
                 db.close()
@@ -113,7 +116,7 @@ class SqliteStore:
         except BaseException:
             lock.release()
             raise
-        return cls(path, now, lock, Writer(db, str(path), loop), reader, settings)
+        return cls(path, now, lock, Writer(db, str(path), loop), reader, settings, identity)
 
     async def close(self) -> None:
         """Write what was submitted, close the file and give up its lock; safe to call twice."""

@@ -74,6 +74,10 @@ CREATE TABLE blobs (
     body BLOB NOT NULL
 ) STRICT;
 
+-- What no other store has: idempotency keys are derived from it.
+CREATE TABLE identity (id TEXT NOT NULL) STRICT;
+INSERT INTO identity VALUES (lower(hex(randomblob(16))));
+
 -- Whoever claimed or renewed since the store was opened; `lease_until` is empty before a renewal.
 CREATE TABLE nodes (
     owner TEXT PRIMARY KEY,
