@@ -172,5 +172,7 @@ def _by_name(agents: Iterable[Agent] | Sequence[Any]) -> dict[str, Agent]:
             raise InvalidInput(f"agents must be perdure.Agent objects, not {type(agent).__name__}")
         if agent.spec.name in named:
             raise InvalidInput(f"two agents are named {agent.spec.name!r}")
+        if isinstance(agent.model, str):
+            resolve(agent.model)
         named[agent.spec.name] = agent
     return named

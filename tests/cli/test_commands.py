@@ -238,6 +238,8 @@ def test_a_question_on_a_terminal_can_be_left_at_once(terminal: Terminal, key: s
         (("run", "missing.py:a", "x"), 2, "missing.py"),
         (("run", "agents.py:helper", "x" * 100_000, "--mode", "shout"), 2, "shout"),
         (("run", "agents.py:helper", "x", "--store", "mysql://x"), 2, "sqlite:///FILE"),
+        (("run", "agents.py:helper", "x", "--model", "gpt5"), 2, "names no provider"),
+        (("run", "agents.py:helper", "x", "--model", "nobody:gpt5"), 2, "unknown provider"),
         (("runs", "show", "0000"), 3, "no store"),
         (("resume",), 3, "no store"),
         (("verify", "agents.py"), 2, "not the header"),
