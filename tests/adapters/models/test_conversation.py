@@ -73,7 +73,9 @@ def test_a_pair_that_was_torn_is_joined() -> None:
     assert well_formed("\ud83d!") == "�!"
 
 
-@pytest.mark.parametrize("arguments", ["[" * 5_000, '{"a":' * 5_000 + "1" + "}" * 5_000])
+@pytest.mark.parametrize(
+    "arguments", ["[" * 5_000, '{"a":' * 5_000 + "1" + "}" * 5_000, '{"a":' * 120 + "1" + "}" * 120]
+)
 def test_arguments_too_deep_to_read_are_told_as_text(arguments: str) -> None:
     part = pai.ToolCallPart("add", arguments, "call_1")
     found = reply(pai.ModelResponse(parts=[part]), "some", "tool_call")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perdure.core.limits import clip
+from perdure.core.limits import clip, too_deep
 from perdure.core.messages import (
     AssistantMessage,
     Message,
@@ -215,6 +215,8 @@ def _request(part: pai.ToolCallPart, cut: bool) -> ToolRequest:
     try:
         decoded = msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError):
+        decoded = None
+    if too_deep(decoded):
         decoded = None
     if isinstance(decoded, dict):
         return ToolRequest(call, name, decoded)
