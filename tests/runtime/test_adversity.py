@@ -13,7 +13,7 @@ from perdure.core.errors import InvalidInput, PerdureError, Refused
 from perdure.core.messages import ModelReply, ToolRequest
 from perdure.ports.models import ModelRequest
 from perdure.ports.session_store import StepCommit
-from perdure.worker import Agent, ask_human, tool, wait
+from perdure.worker import Agent, ToolContext, ask_human, tool, wait
 from tests.runtime.test_node import agent, echo, finished
 from tests.runtime.world import World, last, turn
 
@@ -273,6 +273,65 @@ class TestNothingLies:
         assert await finished(world, run) == "done"
         assert seen == [1, 3, 5, 7]
         await node.stop()
+
+
+async def test_nothing_is_sent_before_the_commit_that_intends_it_is_durable() -> None:
+    """Also when an earlier commit of the session becomes durable in between."""
+    asked: list[int] = []
+
+    @tool(effect="read")
+    async def look(n: int) -> str:
+        """Look."""
+        return f"seen {n}"
+
+    def model(request: ModelRequest) -> Any:
+        asked.append(turn(request))
+        return asks(call("look", n=1), call("look", n=2)) if turn(request) == 0 else says("done")
+
+    world = World(agent(model, look))
+    node = await world.node()
+    held: list[Any] = []
+    commit = world.store.commit
+
+    def slow(step: StepCommit, done: Any) -> None:
+        if b"tool_call_succeeded" in b"".join(record.body for record in step.records):
+            held.append((step, done))
+        else:
+            commit(step, done)
+
+    world.store.commit = slow  # type: ignore[method-assign]
+    run = await node.send("a", "go")
+    await world.settle()
+    assert len(held) == 2
+    commit(*held[0])
+    await world.settle()
+    assert asked == [0]
+    commit(*held[1])
+    assert await finished(world, run) == "done"
+    assert asked == [0, 1]
+    await node.stop()
+
+
+async def test_the_same_idempotency_key_in_two_stores_gives_two_keys() -> None:
+    keys: list[str] = []
+
+    @tool(effect="idempotent")
+    async def save(ctx: ToolContext) -> str:
+        """Save."""
+        keys.append(ctx.key)
+        return "saved"
+
+    def model(request: ModelRequest) -> Any:
+        return asks(call("save")) if turn(request) == 0 else says("done")
+
+    for identity in ("one", "two", "one"):
+        world = World(agent(model, save))
+        world.store.identity = identity
+        node = await world.node()
+        run = await node.send("a", "go", session="s", idempotency_key="monday")
+        await finished(world, run)
+        await node.stop()
+    assert keys[0] == keys[2] != keys[1]
 
 
 class TestNothingIsLost:
