@@ -51,9 +51,7 @@ def test_an_event_without_a_row_is_refused_by_name_and_changes_nothing(status: s
         (e.ToolCallUnknown(at=1, call="1.1.t0", attempt=1, reason="x"), "'intended'"),
         (e.RunCompleted(at=1, run="r1", answer=4), "still open: 1.1.t0"),
         (
-            e.ModelCallIntended(
-                at=1, call="1.2.m1", step=2, first=1, upto=4, prompt="", tools="", model=""
-            ),
+            e.ModelCallIntended(at=1, call="1.2.m1", step=2, first=1, upto=4),
             "still open",
         ),
     ],

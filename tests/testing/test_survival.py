@@ -71,9 +71,7 @@ class TestTheJudge:
     LOG = (
         e.MessageReceived(at=1, message="r", content="go"),
         e.RunStarted(at=1, run="r", number=1, agent="a"),
-        e.ModelCallIntended(
-            at=1, call="1.1.m1", step=1, first=1, upto=2, prompt="p", tools="t", model="m"
-        ),
+        e.ModelCallIntended(at=1, call="1.1.m1", step=1, first=1, upto=2, agent="a"),
         e.ModelReplied(at=1, call="1.1.m1", content="done"),
         e.RunCompleted(at=1, run="r", answer=4),
     )

@@ -105,6 +105,12 @@ class Desk:
             await asyncio.sleep(0)
         assert self.reports.empty()
 
+    async def no_limit_left(self) -> None:
+        """See that no time limit ends anything any more, and that none stays set."""
+        self.clock.advance(10**12)
+        await self.nothing_more()
+        assert self.clock.next_at_ms() is None
+
 
 def unknown(name: str) -> Model:
     """Resolve no model at all."""

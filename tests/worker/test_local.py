@@ -77,7 +77,7 @@ async def test_many_calls_at_once_are_told_apart() -> None:
         }
         await desk.nothing_more()
         assert not desk.worker._running
-        assert not desk.worker._tasks
+        assert not desk.worker._stopping
 
 
 async def test_one_task_of_asyncio_per_call() -> None:
@@ -126,7 +126,7 @@ async def test_a_cancelled_call_is_stopped_and_says_nothing() -> None:
         await ended.wait()
         desk.worker.cancel(task)
         await desk.nothing_more()
-        assert desk.clock.next_at_ms() is None
+        await desk.no_limit_left()
 
 
 async def test_a_call_that_is_started_again_runs_once_more_and_is_reported_once() -> None:
@@ -188,7 +188,7 @@ async def test_close_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> 
     desk = Desk(stubborn)
     desk.start(desk.tool_task())
     await desk.nothing_more()
-    tasks = set(desk.worker._tasks)
+    tasks = [running.aio for running in desk.worker._running.values() if running.aio]
     await desk.worker.close()
     gate.set()
     await asyncio.wait(tasks)
@@ -200,8 +200,9 @@ async def test_the_end_of_the_loop_is_no_outcome() -> None:
     async with Desk(pay) as desk:
         desk.start(desk.tool_task())
         await desk.next()
-        for aio in desk.worker._tasks:
-            aio.cancel()
+        for running in desk.worker._running.values():
+            assert running.aio is not None
+            running.aio.cancel()
         await desk.nothing_more()
         assert not desk.worker._running
 
@@ -250,4 +251,4 @@ async def test_a_simulated_death_reports_nothing(site: str) -> None:
             faults.install(None)
             loop.set_exception_handler(before)
         assert [str(each) for each in heard] == [site]
-        assert desk.clock.next_at_ms() is None
+        await desk.no_limit_left()

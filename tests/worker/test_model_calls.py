@@ -248,4 +248,4 @@ async def test_a_cancelled_model_is_stopped_and_says_nothing() -> None:
         model.on_text("too late")
         assert desk.pieces == []
         await desk.nothing_more()
-        assert desk.clock.next_at_ms() is None
+        await desk.no_limit_left()

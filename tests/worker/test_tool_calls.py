@@ -53,7 +53,7 @@ async def test_a_call_ends_in_its_result(declare: Any, pay: Any) -> None:
         assert report == ReportToolResult(call="1.1.t0", attempt=1, ok=True, content={"cents": 5})
         assert sites == ["tool.before", "tool.after"]
         await desk.nothing_more()
-        assert desk.clock.next_at_ms() is None
+        await desk.no_limit_left()
 
 
 @pytest.mark.parametrize("pay", PAYS)

@@ -38,7 +38,7 @@ def gist(event: e.Event) -> str:
         case e.RunStarted() | e.RunWithdrawn():
             return event.run
         case e.ModelCallIntended():
-            return f"{event.call} asks {event.model}, shown {event.first}..{event.upto}"
+            return f"{event.call} shown {event.first}..{event.upto}"
         case e.ModelReplied():
             calls = ", ".join(f"{r.name}({_arguments(r.arguments)})" for r in event.tool_calls)
             return f"{event.call} {calls or short(event.content)}"

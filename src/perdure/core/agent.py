@@ -70,31 +70,23 @@ class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Definition(msgspec.Struct, frozen=True):
-    """An agent's specification with the content addresses of its parts.
+    """An agent's specification with its content address.
 
-    The log names the prompt and the tools by these digests; `blobs` holds their bytes, which a
-    store keeps once.
+    The log names the definition by its digest; `blobs` holds its bytes, which a store keeps once.
     """
 
     spec: AgentSpec
     digest: str
-    prompt: str
-    tools: str
     tools_by_name: dict[str, ToolSpec]
     blobs: dict[str, bytes]
 
 
 def define(spec: AgentSpec) -> Definition:
-    """Return the definition of `spec` with its digests."""
+    """Return the definition of `spec` with its digest."""
     whole = _canonical(spec)
-    prompt = _canonical(spec.instructions)
-    tools = _canonical(spec.tools)
-    blobs = {digest(part): part for part in (whole, prompt, tools)}
     return Definition(
         spec=spec,
         digest=digest(whole),
-        prompt=digest(prompt),
-        tools=digest(tools),
         tools_by_name={tool.name: tool for tool in spec.tools},
-        blobs=blobs,
+        blobs={digest(whole): whole},
     )

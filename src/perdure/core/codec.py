@@ -6,8 +6,8 @@ type or of a newer version is refused, and its bytes stay where they are.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,7 +25,17 @@ class Record(NamedTuple):
     hash: bytes
 
 
-UPCASTS: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+def _without_digests_of_parts(fields: dict[str, Any]) -> dict[str, Any]:
+    """Lift version 1, which named prompt, tools and model anew at every call."""
+    parts = ("prompt", "tools", "model")
+    kept = {name: value for name, value in fields.items() if name not in parts}
+    return {**kept, "type": f"{fields['type']}.2"}
+
+
+UPCASTS: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "model_call_intended": _without_digests_of_parts,
+    "compaction_intended": _without_digests_of_parts,
+}
 """Tag of an old version -> function from its fields to those of the next version, tag included."""
 
 encode_event = msgspec.json.Encoder().encode
@@ -72,12 +82,12 @@ def _decode_old(
 
 def genesis(session: SessionId) -> bytes:
     """Return the hash that a session's first event is chained to."""
-    return hashlib.sha256(b"perdure log 1\n" + str(session).encode()).digest()
+    return sha256(b"perdure log 1\n" + str(session).encode()).digest()
 
 
 def link(previous: bytes, body: bytes) -> bytes:
     """Return the hash of a log: SHA-256 over the hash before this event and the event's bytes."""
-    return hashlib.sha256(previous + body).digest()
+    return sha256(previous + body).digest()
 
 
 def seal(previous: bytes, version: int, events: Iterable[Event]) -> list[Record]:
@@ -86,7 +96,7 @@ def seal(previous: bytes, version: int, events: Iterable[Event]) -> list[Record]
     for event in events:
         version += 1
         body = encode_event(event)
-        previous = link(previous, body)
+        previous = sha256(previous + body).digest()
         records.append(Record(version, body, previous))
     return records
 

@@ -11,18 +11,25 @@ from perdure.core.events import ErrorClass, Mode
 from perdure.core.messages import ModelReply
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+class Command(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", gc=False
+):
     """What is asked of a session."""
 
 
-class SendMessage(Command, frozen=True, tag="send_message"):
+class Accepted(Command, frozen=True):
+    """A command that waits in the inbox, under an id of its own, until its session consumes it."""
+
+    id: str
+
+
+class SendMessage(Accepted, frozen=True, tag="send_message"):
     """Start a run (its id is the message's), steer the current one, or interrupt it.
 
     With `retry_of` there is no new message: the run goes on from the history as it stands.
     `accepted_at` is filled in from the inbox entry; it is no part of what was asked.
     """
 
-    id: str
     content: Any = None
     accepted_at: int = 0
     mode: Mode = "queue"
@@ -31,29 +38,26 @@ class SendMessage(Command, frozen=True, tag="send_message"):
     retry_of: str | None = None
 
 
-class CancelRun(Command, frozen=True, tag="cancel_run"):
+class CancelRun(Accepted, frozen=True, tag="cancel_run"):
     """End a run, wherever it stands."""
 
-    id: str
     run: str
     reason: str = "cancelled on request"
     by: str | None = None
 
 
-class AnswerQuestion(Command, frozen=True, tag="answer_question"):
+class AnswerQuestion(Accepted, frozen=True, tag="answer_question"):
     """Answer a question; without `call`, the oldest open one of the run."""
 
-    id: str
     run: str
     content: Any
     call: str | None = None
     by: str | None = None
 
 
-class ResolveCall(Command, frozen=True, tag="resolve_call"):
+class ResolveCall(Accepted, frozen=True, tag="resolve_call"):
     """Say what became of a call whose outcome is unknown."""
 
-    id: str
     run: str
     call: str
     resolution: Literal["happened", "did_not_happen", "tell_model"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from perdure.core import events as e
@@ -14,7 +12,7 @@ from perdure.core.ids import SessionId
 from perdure.core.state import Call, State
 
 
-class Context(msgspec.Struct, frozen=True):
+class Context(msgspec.Struct, frozen=True, gc=False):
     """What a decision depends on besides the state: all of it data.
 
     `now` is in milliseconds since 1970; `chance` is in [0, 1); `waiting` are the accepted messages
@@ -28,14 +26,14 @@ class Context(msgspec.Struct, frozen=True):
     waiting: tuple[SendMessage, ...] = ()
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class Refusal(msgspec.Struct, frozen=True, gc=False):
     """Why nothing happened."""
 
     code: str
     message: str
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """The events of one step commit and the state after them, or why there are none.
 
     `consumed` are the inbox entries that this commit settles. A postponed command stays in the
@@ -52,18 +50,18 @@ class Decision(msgspec.Struct, frozen=True):
 class Draft:
     """Events under construction: each is folded at once, so that the next sees its effect."""
 
-    __slots__ = ("consumed", "context", "events", "state", "waiting")
+    __slots__ = ("consumed", "context", "events", "now", "state", "waiting")
 
     def __init__(self, state: State, context: Context) -> None:
         self.state = state
         self.context = context
+        self.now = context.now
         self.events: list[e.Event] = []
         self.consumed: list[str] = []
         self.waiting = list(context.waiting)
 
-    def add(self, kind: type[e.Event], /, **fields: Any) -> None:
-        """Append an event of this kind, stamped with the context's time."""
-        event = kind(at=self.context.now, **fields)
+    def add(self, event: e.Event) -> None:
+        """Append an event and fold it."""
         self.state = evolve(self.state, event)
         self.events.append(event)
 
@@ -71,11 +69,18 @@ class Draft:
         """Answer every open call of the step, so that the history stays well formed."""
         for call in tuple(self.state.calls.values()):
             if call.kind in ("tool", "timer", "question"):
-                self.add(e.ToolCallCancelled, call=call.id, content=cancelled_text(call, text))
+                self.add(
+                    e.ToolCallCancelled(
+                        at=self.now, call=call.id, content=cancelled_text(call, text)
+                    )
+                )
 
-    def decision(self) -> Decision:
-        """Return what was drafted."""
-        return Decision(self.state, tuple(self.events), tuple(self.consumed))
+    def decision(self, own: tuple[str, ...]) -> Decision:
+        """Return what was drafted; it settles also the inbox entry that caused it, `own`."""
+        consumed = tuple(self.consumed)
+        if own and own[0] not in consumed:
+            consumed += own
+        return Decision(self.state, tuple(self.events), consumed)
 
 
 def cancelled_text(call: Call, text: str) -> str:

@@ -4,9 +4,9 @@ An event is stored as the JSON of its struct. Its tag names its type, and from t
 of a type on also the version (`run_started.2`), so that one pass decodes any log. What changes in
 the shape or in a default of a stored event is a new version: see `upcast`.
 
-An event stores only what is new. A model call names the range of the log that the model saw and
-the digests of the prompt and of the tools; a tool call names its place in the reply that asked for
-it. Times are milliseconds since 1970 in UTC.
+An event stores only what is new. A model call names the range of the log that the model saw, and
+the agent's definition where it is another one than before; a tool call names its place in the reply
+that asked for it. Times are milliseconds since 1970 in UTC.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Event(
     omit_defaults=True,
     forbid_unknown_fields=True,
     tag_field="type",
+    gc=False,
 ):
     """A fact, with the time at which it was recorded."""
 
@@ -64,16 +65,18 @@ class RunWithdrawn(Event, frozen=True, tag="run_withdrawn"):
     by: str | None = None
 
 
-class ModelCallIntended(Event, frozen=True, tag="model_call_intended"):
-    """A model is to be asked, with the log from `first` to `upto` as its history."""
+class ModelCallIntended(Event, frozen=True, tag="model_call_intended.2"):
+    """A model is to be asked, with the log from `first` to `upto` as its history.
+
+    `agent` is the digest of the definition that says which model, prompt and tools, where it is not
+    the one that the run named last: agents may change between two calls.
+    """
 
     call: str
     step: int
     first: int
     upto: int
-    prompt: str
-    tools: str
-    model: str
+    agent: str | None = None
     summary: int | None = None
 
 
@@ -113,16 +116,15 @@ class RetryFellDue(Event, frozen=True, tag="retry_fell_due"):
     call: str
 
 
-class CompactionIntended(Event, frozen=True, tag="compaction_intended"):
-    """A model is to fold the log from `first` to `upto` into a summary."""
+class CompactionIntended(Event, frozen=True, tag="compaction_intended.2"):
+    """A model is to fold the log from `first` to `upto` into a summary; `agent` as for a call."""
 
     call: str
     step: int
     first: int
     upto: int
     keep_from: int
-    prompt: str
-    model: str
+    agent: str | None = None
     summary: int | None = None
 
 

@@ -1,13 +1,13 @@
 """evolve(state, event) -> state: the one reducer, for life, recovery, replay and every view.
 
 It looks up the transition tables, refuses what they do not list, and otherwise only copies: each
-handler returns the fields that an event changes.
+handler returns the state at the new version and status, with what else its event changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -17,7 +17,7 @@ from perdure.core.limits import WINDOW_MESSAGES_MAX
 from perdure.core.state import Call, Mark, Run, State
 from perdure.core.transitions import CALL, SESSION
 
-Changes = dict[str, Any]
+Calls = dict[str, Call]
 
 
 def evolve(state: State, event: e.Event) -> State:
@@ -25,46 +25,49 @@ def evolve(state: State, event: e.Event) -> State:
 
     Raises `IllegalTransition` when the tables have no row for it; `state` is never touched.
     """
-    kind = e.TYPE_NAMES[type(event)]
-    status = SESSION[state.status].get(kind)
+    rule = _RULES[type(event)]
+    status = rule.session.get(state.status)
     if status is None:
         raise IllegalTransition(
-            f"event {state.version + 1} is {kind!r}, which cannot happen while the session is "
+            f"event {state.version + 1} is {rule.kind!r}, which cannot happen while the session is "
             f"{state.status!r}; expected one of {', '.join(SESSION[state.status])}"
         )
-    handler = _HANDLERS.get(type(event))
-    changes = handler(state, event) if handler else {}
-    return replace(state, version=state.version + 1, status=status, **changes)
+    return rule.handler(state, event, state.version + 1, status)
 
 
-def _move(state: State, call_id: str, event: e.Event) -> tuple[Call | None, str]:
-    """Look up what becomes of a call; raise `IllegalTransition` if nothing may."""
+def _move(state: State, call_id: str, event: e.Event) -> str:
+    """Return what becomes of a call; raise `IllegalTransition` if nothing may."""
     call = state.calls.get(call_id)
-    kind = e.TYPE_NAMES[type(event)]
-    before = call.status if call else "absent"
-    after = CALL[before].get(kind)
+    before = call.status if call is not None else "absent"
+    rule = _RULES[type(event)]
+    after = rule.call.get(before)
     if after is None:
         raise IllegalTransition(
-            f"event {state.version + 1} is {kind!r} for call {call_id!r}, which is {before!r}; "
-            f"expected one of {', '.join(CALL[before])}"
+            f"event {state.version + 1} is {rule.kind!r} for call {call_id!r}, which is "
+            f"{before!r}; expected one of {', '.join(CALL[before])}"
         )
-    return call, after
+    return after
 
 
-def _open(state: State, call: Call, event: e.Event) -> Changes:
+def _with(state: State, call: Call, event: e.Event) -> Calls:
+    """Return the open calls with a new one."""
     _move(state, call.id, event)
-    return {"calls": {**state.calls, call.id: call}}
+    return {**state.calls, call.id: call} if state.calls else {call.id: call}
 
 
-def _change(state: State, call_id: str, event: e.Event, **fields: Any) -> Changes:
-    call, after = _move(state, call_id, event)
-    assert call is not None
-    return {"calls": {**state.calls, call_id: replace(call, status=after, **fields)}}
-
-
-def _close(state: State, event: Any) -> Changes:
+def _without(state: State, event: Any) -> Calls:
+    """Return the open calls without the one that the event closes."""
     _move(state, event.call, event)
-    return {"calls": {key: call for key, call in state.calls.items() if key != event.call}}
+    calls = dict(state.calls)
+    del calls[event.call]
+    return calls
+
+
+def _changed(state: State, event: Any, **fields: Any) -> Calls:
+    """Return the open calls with the event's one in its new status."""
+    after = _move(state, event.call, event)
+    call = replace(state.calls[event.call], status=after, **fields)
+    return {**state.calls, call.id: call}
 
 
 def _run(state: State) -> Run:
@@ -81,27 +84,52 @@ def _no_open_call(state: State, event: e.Event) -> None:
         )
 
 
-def _mark(state: State, size: int) -> tuple[Mark, ...]:
-    return (*state.marks[-(WINDOW_MESSAGES_MAX - 1) :], Mark(state.version + 1, size))
+def _mark(state: State, seq: int, size: int) -> tuple[Mark, ...]:
+    marks = state.marks
+    if len(marks) >= WINDOW_MESSAGES_MAX:
+        marks = marks[1 - WINDOW_MESSAGES_MAX :]
+    return (*marks, Mark(seq, size))
 
 
-def _message_received(state: State, event: e.MessageReceived) -> Changes:
-    return {"marks": _mark(state, 1), "reply": None, "reply_wants_tools": False}
+def _noted(state: State, event: e.Event, version: int, status: Any) -> State:
+    return replace(state, version=version, status=status)
 
 
-def _run_started(state: State, event: e.RunStarted) -> Changes:
+def _message_received(state: State, event: e.MessageReceived, version: int, status: Any) -> State:
+    return replace(
+        state,
+        version=version,
+        status=status,
+        marks=_mark(state, version, 1),
+        reply=None,
+        reply_wants_tools=False,
+    )
+
+
+def _run_started(state: State, event: e.RunStarted, version: int, status: Any) -> State:
     run = Run(
         id=event.run,
         number=event.number,
-        started_seq=state.version + 1,
+        started_seq=version,
         started_at=event.at,
         accepted_at=event.accepted_at,
         deadline_at=event.deadline_at,
     )
-    return {"run": run, "runs_started": event.number, "reply": None, "reply_wants_tools": False}
+    return replace(
+        state,
+        version=version,
+        status=status,
+        agent=event.agent,
+        run=run,
+        runs_started=event.number,
+        reply=None,
+        reply_wants_tools=False,
+    )
 
 
-def _model_call_intended(state: State, event: e.ModelCallIntended) -> Changes:
+def _model_call_intended(
+    state: State, event: e.ModelCallIntended, version: int, status: Any
+) -> State:
     _no_open_call(state, event)
     call = Call(
         id=event.call,
@@ -113,39 +141,54 @@ def _model_call_intended(state: State, event: e.ModelCallIntended) -> Changes:
         summary=event.summary,
         intended_at=event.at,
     )
-    return {
-        **_open(state, call, event),
-        "run": replace(_run(state), step=event.step),
-        "reply": None,
-        "reply_wants_tools": False,
-    }
+    return replace(
+        state,
+        version=version,
+        status=status,
+        agent=event.agent or state.agent,
+        calls=_with(state, call, event),
+        run=replace(_run(state), step=event.step),
+        reply=None,
+        reply_wants_tools=False,
+    )
 
 
-def _model_replied(state: State, event: e.ModelReplied) -> Changes:
+def _model_replied(state: State, event: e.ModelReplied, version: int, status: Any) -> State:
     run, usage = _run(state), event.usage
-    return {
-        **_close(state, event),
-        "run": replace(
+    return replace(
+        state,
+        version=version,
+        status=status,
+        calls=_without(state, event),
+        run=replace(
             run,
             retries=0,
             input_tokens=run.input_tokens + usage.input_tokens,
             output_tokens=run.output_tokens + usage.output_tokens,
         ),
-        "marks": _mark(state, 1 + len(event.tool_calls)),
-        "context_tokens": usage.input_tokens,
-        "compaction_tried": False,
-        "reply": state.version + 1,
-        "reply_wants_tools": bool(event.tool_calls),
-    }
+        marks=_mark(state, version, 1 + len(event.tool_calls)),
+        context_tokens=usage.input_tokens,
+        compaction_tried=False,
+        reply=version,
+        reply_wants_tools=bool(event.tool_calls),
+    )
 
 
-def _retry_scheduled(state: State, event: e.RetryScheduled) -> Changes:
+def _retry_scheduled(state: State, event: e.RetryScheduled, version: int, status: Any) -> State:
     run = _run(state)
     call = Call(id=event.call, kind="backoff", status="timing", step=run.step, due_at=event.due_at)
-    return {**_open(state, call, event), "run": replace(run, retries=event.attempt - 1)}
+    return replace(
+        state,
+        version=version,
+        status=status,
+        calls=_with(state, call, event),
+        run=replace(run, retries=event.attempt - 1),
+    )
 
 
-def _compaction_intended(state: State, event: e.CompactionIntended) -> Changes:
+def _compaction_intended(
+    state: State, event: e.CompactionIntended, version: int, status: Any
+) -> State:
     _no_open_call(state, event)
     call = Call(
         id=event.call,
@@ -158,26 +201,46 @@ def _compaction_intended(state: State, event: e.CompactionIntended) -> Changes:
         summary=event.summary,
         intended_at=event.at,
     )
-    return {**_open(state, call, event), "compaction_tried": True}
+    return replace(
+        state,
+        version=version,
+        status=status,
+        agent=event.agent or state.agent,
+        calls=_with(state, call, event),
+        compaction_tried=True,
+    )
 
 
-def _context_compacted(state: State, event: e.ContextCompacted) -> Changes:
+def _context_compacted(state: State, event: e.ContextCompacted, version: int, status: Any) -> State:
     run, usage = _run(state), event.usage
-    return {
-        **_close(state, event),
-        "run": replace(
+    return replace(
+        state,
+        version=version,
+        status=status,
+        calls=_without(state, event),
+        run=replace(
             run,
             input_tokens=run.input_tokens + usage.input_tokens,
             output_tokens=run.output_tokens + usage.output_tokens,
         ),
-        "base": event.keep_from,
-        "summary": state.version + 1,
-        "context_tokens": 0,
-    }
+        base=event.keep_from,
+        summary=version,
+        context_tokens=0,
+    )
 
 
-def _tool_call_intended(state: State, event: e.ToolCallIntended) -> Changes:
-    call = Call(
+def _opened(make: Callable[[State, Any], Call]) -> Handler:
+    """Return the handler of an event that opens the call that `make` makes of it."""
+
+    def handler(state: State, event: Any, version: int, status: Any) -> State:
+        calls = _with(state, make(state, event), event)
+        return replace(state, version=version, status=status, calls=calls)
+
+    return handler
+
+
+def _tool_call(state: State, event: e.ToolCallIntended) -> Call:
+    return Call(
         id=event.call,
         kind="tool",
         status="intended",
@@ -189,16 +252,10 @@ def _tool_call_intended(state: State, event: e.ToolCallIntended) -> Changes:
         key=event.key,
         intended_at=event.at,
     )
-    return _open(state, call, event)
 
 
-def _tool_call_denied(state: State, event: e.ToolCallDenied) -> Changes:
-    _move(state, event.call, event)
-    return {}
-
-
-def _timer_started(state: State, event: e.TimerStarted) -> Changes:
-    call = Call(
+def _timer(state: State, event: e.TimerStarted) -> Call:
+    return Call(
         id=event.call,
         kind="timer",
         status="timing",
@@ -208,11 +265,10 @@ def _timer_started(state: State, event: e.TimerStarted) -> Changes:
         due_at=event.due_at,
         intended_at=event.at,
     )
-    return _open(state, call, event)
 
 
-def _question_asked(state: State, event: e.QuestionAsked) -> Changes:
-    call = Call(
+def _question(state: State, event: e.QuestionAsked) -> Call:
+    return Call(
         id=event.call,
         kind="question",
         status="asking",
@@ -221,24 +277,34 @@ def _question_asked(state: State, event: e.QuestionAsked) -> Changes:
         name=event.question,
         intended_at=event.at,
     )
-    return _open(state, call, event)
 
 
-def _moved(state: State, event: Any) -> Changes:
-    return _change(state, event.call, event)
+def _tool_call_denied(state: State, event: e.ToolCallDenied, version: int, status: Any) -> State:
+    _move(state, event.call, event)
+    return replace(state, version=version, status=status)
 
 
-def _sent_again(state: State, event: Any) -> Changes:
-    attempt = state.calls[event.call].attempt + 1 if event.call in state.calls else 1
-    return _change(state, event.call, event, attempt=attempt)
+def _closed(state: State, event: Any, version: int, status: Any) -> State:
+    return replace(state, version=version, status=status, calls=_without(state, event))
 
 
-def _ended(status: str) -> Callable[[State, Any], Changes]:
-    def handler(state: State, event: Any) -> Changes:
+def _moved(state: State, event: Any, version: int, status: Any) -> State:
+    return replace(state, version=version, status=status, calls=_changed(state, event))
+
+
+def _sent_again(state: State, event: Any, version: int, status: Any) -> State:
+    call = state.calls.get(event.call)
+    attempt = call.attempt + 1 if call is not None else 1
+    calls = _changed(state, event, attempt=attempt)
+    return replace(state, version=version, status=status, calls=calls)
+
+
+def _ended(how: str) -> Handler:
+    def handler(state: State, event: Any, version: int, status: Any) -> State:
         run = _run(state)
         if event.run != run.id:
             raise IllegalTransition(
-                f"event {state.version + 1} ends run {event.run!r}, but {run.id!r} is in progress"
+                f"event {version} ends run {event.run!r}, but {run.id!r} is in progress"
             )
         if any(
             call.kind not in ("model", "compaction", "backoff") for call in state.calls.values()
@@ -246,44 +312,66 @@ def _ended(status: str) -> Callable[[State, Any], Changes]:
             _no_open_call(state, event)
         ended = replace(
             run,
-            status=status,
+            status=how,
             answer=getattr(event, "answer", None),
             error_class=getattr(event, "error_class", None),
             code=getattr(event, "code", None),
             message=getattr(event, "message", None) or getattr(event, "reason", None),
             ended_at=event.at,
         )
-        return {"run": ended, "calls": {}}
+        return replace(state, version=version, status=status, run=ended, calls={})
 
     return handler
 
 
-_HANDLERS: Mapping[type[e.Event], Callable[[State, Any], Changes]] = {
+Handler = Callable[[State, Any, int, Any], State]
+
+_HANDLERS: Mapping[type[e.Event], Handler] = {
     e.MessageReceived: _message_received,
     e.RunStarted: _run_started,
+    e.RunWithdrawn: _noted,
     e.ModelCallIntended: _model_call_intended,
     e.ModelReplied: _model_replied,
-    e.ModelCallFailed: _close,
+    e.ModelCallFailed: _closed,
     e.RetryScheduled: _retry_scheduled,
-    e.RetryFellDue: _close,
+    e.RetryFellDue: _closed,
     e.CompactionIntended: _compaction_intended,
     e.ContextCompacted: _context_compacted,
-    e.CompactionFailed: _close,
-    e.ToolCallIntended: _tool_call_intended,
+    e.CompactionFailed: _closed,
+    e.ToolCallIntended: _opened(_tool_call),
     e.ToolCallDenied: _tool_call_denied,
     e.ToolCallBegun: _moved,
-    e.ToolCallSucceeded: _close,
-    e.ToolCallFailed: _close,
+    e.ToolCallSucceeded: _closed,
+    e.ToolCallFailed: _closed,
     e.ToolCallLost: _sent_again,
     e.ToolCallUnknown: _moved,
     e.ToolCallReopened: _sent_again,
     e.DecisionRequested: _moved,
-    e.ToolCallCancelled: _close,
-    e.TimerStarted: _timer_started,
-    e.TimerFired: _close,
-    e.QuestionAsked: _question_asked,
-    e.QuestionAnswered: _close,
+    e.ToolCallCancelled: _closed,
+    e.TimerStarted: _opened(_timer),
+    e.TimerFired: _closed,
+    e.QuestionAsked: _opened(_question),
+    e.QuestionAnswered: _closed,
     e.RunCompleted: _ended("completed"),
     e.RunFailed: _ended("failed"),
     e.RunCancelled: _ended("cancelled"),
+}
+
+
+class _Rule(NamedTuple):
+    """The columns of the tables for one type of event: status before -> status after."""
+
+    kind: str
+    session: Mapping[str, str]
+    call: Mapping[str, str]
+    handler: Handler
+
+
+def _column(table: Mapping[str, Mapping[str, str]], kind: str) -> dict[str, str]:
+    return {before: row[kind] for before, row in table.items() if kind in row}
+
+
+_RULES: Mapping[type[e.Event], _Rule] = {
+    cls: _Rule(kind, _column(SESSION, kind), _column(CALL, kind), _HANDLERS[cls])
+    for cls, kind in e.TYPE_NAMES.items()
 }

@@ -9,9 +9,9 @@ was shown can be rebuilt from its `model_call_intended` event.
 
 from __future__ import annotations
 
-import bisect
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from msgspec.structs import replace
 
@@ -41,38 +41,36 @@ def cut(marks: tuple[Mark, ...], messages: int, base: int) -> int:
     return first
 
 
-class _Group:
-    __slots__ = ("answers", "head", "requests", "seq")
-
-    def __init__(self, seq: int, head: Message, requests: tuple[ToolRequest, ...] = ()) -> None:
-        self.seq = seq
-        self.head = head
-        self.requests = requests
-        self.answers: list[ToolMessage | None] = [None] * len(requests)
-
-
 class History:
-    """The projection, kept up event by event, of the log from position `first` on."""
+    """The projection, kept up event by event, of the log from position `first` on.
 
-    __slots__ = ("_groups", "_seqs", "_slots", "_summaries", "first")
+    All messages stand in one list; the slot of an answer that has not come yet holds None. Indexes
+    count from the first message there ever was, also after `forget`.
+    """
+
+    __slots__ = ("_forgotten", "_messages", "_seqs", "_slots", "_starts", "_summaries", "first")
 
     def __init__(self, first: int = 1) -> None:
         self.first = first
-        self._groups: list[_Group] = []
+        self._messages: list[Message | None] = []
+        self._forgotten = 0
         self._seqs: list[int] = []
-        self._slots: dict[str, tuple[_Group, int]] = {}
+        self._starts: list[int] = []
+        self._slots: dict[str, tuple[int, ToolRequest]] = {}
         self._summaries: dict[int, Any] = {}
 
     def fold(self, seq: int, event: e.Event) -> None:
         """Take in the event at position `seq`."""
         handler = _FOLDS.get(type(event))
-        if handler:
+        if handler is not None:
             handler(self, seq, event)
 
     def request(self, reply: int, ordinal: int) -> ToolRequest:
         """Return the tool call at place `ordinal` of the reply at position `reply`."""
-        group = self._groups[bisect.bisect_left(self._seqs, reply)]
-        return group.requests[ordinal]
+        start = self._starts[bisect_left(self._seqs, reply)]
+        head = self._messages[start - self._forgotten]
+        assert isinstance(head, AssistantMessage)
+        return head.tool_calls[ordinal]
 
     def summarised(self, summary: int | None) -> bool:
         """Say whether the summary at this position (or none) is at hand."""
@@ -83,55 +81,70 @@ class History:
 
         Raises `IllegalTransition` if a call in the range has no answer.
         """
-        found: list[Message] = []
+        start, end = self._index(bisect_left(self._seqs, first)), None
+        if self._seqs and upto < self._seqs[-1]:
+            end = self._index(bisect_right(self._seqs, upto))
+        found = self._messages[start:end]
+        if self._slots and None in found:
+            self._refuse(start, start + len(found))
         if summary is not None:
-            found.append(UserMessage(_summary_text(self._summaries[summary])))
-        start = bisect.bisect_left(self._seqs, first)
-        for group in self._groups[start : bisect.bisect_right(self._seqs, upto)]:
-            if not found and not isinstance(group.head, UserMessage):
-                found.append(UserMessage(OMISSION))
-            found.append(group.head)
-            for request, answer in zip(group.requests, group.answers, strict=True):
-                if answer is None:
-                    raise IllegalTransition(
-                        f"the tool call {request.id!r} of event {group.seq} has no answer yet; "
-                        "a history is shown to a model only between steps"
-                    )
-                found.append(answer)
-        return tuple(found)
+            found.insert(0, UserMessage(_summary_text(self._summaries[summary])))
+        elif found and not isinstance(found[0], UserMessage):
+            found.insert(0, UserMessage(OMISSION))
+        return cast("tuple[Message, ...]", tuple(found))
 
     def forget(self, before: int) -> None:
         """Drop the groups before position `before`."""
-        keep = bisect.bisect_left(self._seqs, before)
-        del self._groups[:keep], self._seqs[:keep]
+        keep = bisect_left(self._seqs, before)
+        messages = self._index(keep)
+        del self._messages[:messages], self._seqs[:keep], self._starts[:keep]
+        self._forgotten += messages
         self.first = max(self.first, before)
 
-    def _add(self, group: _Group) -> None:
-        self._groups.append(group)
-        self._seqs.append(group.seq)
+    def _index(self, group: int) -> int:
+        """Return where the messages of a group begin."""
+        if group == len(self._starts):
+            return len(self._messages)
+        return self._starts[group] - self._forgotten
+
+    def _refuse(self, start: int, end: int) -> None:
+        for slot, request in self._slots.values():
+            if start <= slot - self._forgotten < end:
+                seq = self._seqs[bisect_right(self._starts, slot) - 1]
+                raise IllegalTransition(
+                    f"the tool call {request.id!r} of event {seq} has no answer yet; "
+                    "a history is shown to a model only between steps"
+                )
+
+    def _add(self, seq: int, head: Message) -> None:
+        self._seqs.append(seq)
+        self._starts.append(self._forgotten + len(self._messages))
+        self._messages.append(head)
 
     def _message_received(self, seq: int, event: e.MessageReceived) -> None:
-        self._add(_Group(seq, UserMessage(event.content)))
+        self._add(seq, UserMessage(event.content))
 
     def _model_replied(self, seq: int, event: e.ModelReplied) -> None:
         requests = _with_distinct_ids(event.tool_calls)
-        group = _Group(seq, AssistantMessage(event.content, requests, event.extra), requests)
-        self._add(group)
-        for ordinal in range(len(event.tool_calls)):
-            self._slots[ids.tool_call(event.call, ordinal)] = (group, ordinal)
+        self._add(seq, AssistantMessage(event.content, requests, event.extra))
+        for ordinal, request in enumerate(requests):
+            slot = self._forgotten + len(self._messages)
+            self._slots[ids.tool_call(event.call, ordinal)] = (slot, request)
+            self._messages.append(None)
 
     def _context_compacted(self, seq: int, event: e.ContextCompacted) -> None:
         self._summaries = {seq: event.content}
 
     def _answered(self, seq: int, event: Any) -> None:
-        slot = self._slots.pop(event.call, None)
-        if slot is not None:
-            group, ordinal = slot
-            request = group.requests[ordinal]
-            is_error = isinstance(event, e.ToolCallFailed | e.ToolCallDenied | e.ToolCallCancelled)
-            group.answers[ordinal] = ToolMessage(request.id, request.name, event.content, is_error)
+        found = self._slots.pop(event.call, None)
+        if found is not None:
+            slot, request = found
+            answer = ToolMessage(request.id, request.name, event.content, type(event) in _ERRORS)
+            if slot >= self._forgotten:
+                self._messages[slot - self._forgotten] = answer
 
 
+_ERRORS = frozenset({e.ToolCallFailed, e.ToolCallDenied, e.ToolCallCancelled})
 _FOLDS: dict[type[e.Event], Any] = {
     e.MessageReceived: History._message_received,
     e.ModelReplied: History._model_replied,
@@ -184,6 +197,8 @@ def malformed(messages: Iterable[Message]) -> list[str]:
 
 def _with_distinct_ids(requests: tuple[ToolRequest, ...]) -> tuple[ToolRequest, ...]:
     """Rename repeated ids: providers refuse a history in which two calls bear the same one."""
+    if len(requests) < 2:
+        return requests
     seen: set[str] = set()
     distinct = []
     for ordinal, request in enumerate(requests):

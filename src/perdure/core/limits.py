@@ -39,6 +39,11 @@ def too_deep(value: Any) -> bool:
     return True
 
 
+def may_be_too_deep(body: bytes) -> bool:
+    """Say at a glance whether a JSON text has enough brackets for that: few have."""
+    return body.count(b"[") + body.count(b"{") > JSON_DEPTH_MAX
+
+
 def clip(text: str, chars_max: int = ERROR_CHARS_MAX) -> str:
     """Return `text`, cut to `chars_max` with a note of how much was left out."""
     if len(text) <= chars_max:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 
-class ToolRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+class ToolRequest(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One tool call that a model asked for.
 
     `undecodable` holds the text of arguments that are not a JSON object; such a call is answered
@@ -20,7 +20,7 @@ class ToolRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     undecodable: str | None = None
 
 
-class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+class Usage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Tokens spent by one model call; `input_tokens` includes what the cache served."""
 
     input_tokens: int = 0
@@ -29,7 +29,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     cache_write_tokens: int = 0
 
 
-class ModelReply(msgspec.Struct, frozen=True, omit_defaults=True):
+class ModelReply(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A complete answer of a model. `extra` is opaque data that its adapter wants back."""
 
     content: Any = ""
@@ -40,14 +40,14 @@ class ModelReply(msgspec.Struct, frozen=True, omit_defaults=True):
     extra: Any = None
 
 
-class UserMessage(msgspec.Struct, frozen=True, tag="user", tag_field="role"):
+class UserMessage(msgspec.Struct, frozen=True, gc=False, tag="user", tag_field="role"):
     """What a person, a program or this runtime tells the model."""
 
     content: Any
 
 
 class AssistantMessage(
-    msgspec.Struct, frozen=True, omit_defaults=True, tag="assistant", tag_field="role"
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="assistant", tag_field="role"
 ):
     """What the model said earlier."""
 
@@ -56,7 +56,9 @@ class AssistantMessage(
     extra: Any = None
 
 
-class ToolMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag="tool", tag_field="role"):
+class ToolMessage(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="tool", tag_field="role"
+):
     """The one answer to one tool call."""
 
     tool_call_id: str

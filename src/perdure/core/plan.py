@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from perdure.core import events as e
 from perdure.core import ids
 from perdure.core.agent import ContextPolicy
@@ -21,16 +23,20 @@ from perdure.core.state import Mark, Run, State
 def next_step(draft: Draft) -> None:
     """Plan what follows a closed step: an end, a compaction, or the next model call."""
     while draft.state.status == "acting" and not draft.state.calls:
-        run, reply = _run(draft.state), draft.state.reply
+        run = _run(draft.state)
+        answer = None if draft.state.reply_wants_tools else draft.state.reply
         over = _limit_reached(draft, run)
-        final = reply is not None and not draft.state.reply_wants_tools
-        if not (final and over) and _take_steering(draft):
+        if not (answer is not None and over) and _take_steering(draft):
             continue
-        if final:
-            draft.add(e.RunCompleted, run=run.id, answer=reply)
+        if answer is not None:
+            draft.add(e.RunCompleted(at=draft.now, run=run.id, answer=answer))
             break
         if over:
-            draft.add(e.RunFailed, run=run.id, error_class="policy", code=over[0], message=over[1])
+            draft.add(
+                e.RunFailed(
+                    at=draft.now, run=run.id, error_class="policy", code=over[0], message=over[1]
+                )
+            )
             break
         if not _intend_compaction(draft, run):
             _intend_model_call(draft, run)
@@ -49,13 +55,15 @@ def start_run(draft: Draft, message: SendMessage) -> None:
     _receive(draft, message)
     wall_ms = draft.context.agent.spec.limits.wall_ms_max
     draft.add(
-        e.RunStarted,
-        run=message.id,
-        number=draft.state.runs_started + 1,
-        agent=draft.context.agent.digest,
-        accepted_at=message.accepted_at,
-        deadline_at=draft.context.now + wall_ms if wall_ms is not None else None,
-        retry_of=message.retry_of,
+        e.RunStarted(
+            at=draft.now,
+            run=message.id,
+            number=draft.state.runs_started + 1,
+            agent=draft.context.agent.digest,
+            accepted_at=message.accepted_at,
+            deadline_at=draft.context.now + wall_ms if wall_ms is not None else None,
+            retry_of=message.retry_of,
+        )
     )
     next_step(draft)
 
@@ -66,24 +74,34 @@ def act(draft: Draft, model_call: str, requests: tuple[ToolRequest, ...]) -> Non
     step = _run(draft.state).step
     for ordinal, request in enumerate(requests):
         call = ids.tool_call(model_call, ordinal)
-        place = {"call": call, "step": step, "ordinal": ordinal}
+        place: Any = {"call": call, "step": step, "ordinal": ordinal}
         denial = _denial(draft, request, ordinal, seen)
         seen.add(request.id)
         if denial:
             rule, content = denial
-            draft.add(e.ToolCallDenied, **place, name=request.name, rule=rule, content=content)
+            draft.add(
+                e.ToolCallDenied(
+                    at=draft.now, **place, name=request.name, rule=rule, content=content
+                )
+            )
             continue
         tool = draft.context.agent.tools_by_name[request.name]
         if tool.builtin == "wait":
             due_at = draft.context.now + int(float(request.arguments["seconds"]) * 1000)
             reason = str(request.arguments.get("reason") or "")
-            draft.add(e.TimerStarted, **place, due_at=due_at, reason=reason)
+            draft.add(e.TimerStarted(at=draft.now, **place, due_at=due_at, reason=reason))
         elif tool.builtin == "ask_human":
-            draft.add(e.QuestionAsked, **place, question=str(request.arguments["question"]))
+            draft.add(
+                e.QuestionAsked(at=draft.now, **place, question=str(request.arguments["question"]))
+            )
         else:
             run = _run(draft.state).id
             key = ids.effect_key(draft.context.session, run, step, ordinal, tool.name)
-            draft.add(e.ToolCallIntended, **place, name=tool.name, effect=tool.effect, key=key)
+            draft.add(
+                e.ToolCallIntended(
+                    at=draft.now, **place, name=tool.name, effect=tool.effect, key=key
+                )
+            )
 
 
 def _run(state: State) -> Run:
@@ -95,12 +113,14 @@ def _receive(draft: Draft, message: SendMessage) -> None:
     draft.consumed.append(message.id)
     if message.retry_of is None:
         draft.add(
-            e.MessageReceived,
-            message=message.id,
-            content=message.content,
-            mode=message.mode,
-            sender=message.sender,
-            meta=message.meta,
+            e.MessageReceived(
+                at=draft.now,
+                message=message.id,
+                content=message.content,
+                mode=message.mode,
+                sender=message.sender,
+                meta=message.meta,
+            )
         )
 
 
@@ -132,16 +152,22 @@ def _intend_model_call(draft: Draft, run: Run) -> None:
     agent = draft.context.agent
     step = run.step if run.retries else run.step + 1
     draft.add(
-        e.ModelCallIntended,
-        call=ids.model_call(run.number, step, run.retries + 1),
-        step=step,
-        first=_window(draft.state, agent.spec.context),
-        upto=draft.state.version,
-        prompt=agent.prompt,
-        tools=agent.tools,
-        model=agent.spec.model,
-        summary=draft.state.summary,
+        e.ModelCallIntended(
+            at=draft.now,
+            call=ids.model_call(run.number, step, run.retries + 1),
+            step=step,
+            first=_window(draft.state, agent.spec.context),
+            upto=draft.state.version,
+            agent=_new(draft),
+            summary=draft.state.summary,
+        )
     )
+
+
+def _new(draft: Draft) -> str | None:
+    """Return the digest of the definition in force, if the log does not name it already."""
+    digest = draft.context.agent.digest
+    return None if digest == draft.state.agent else digest
 
 
 def _intend_compaction(draft: Draft, run: Run) -> bool:
@@ -155,15 +181,16 @@ def _intend_compaction(draft: Draft, run: Run) -> bool:
     if not _something_before(state.marks, keep_from, state.base):
         return False
     draft.add(
-        e.CompactionIntended,
-        call=ids.compaction_call(run.number, run.step),
-        step=run.step,
-        first=state.base,
-        upto=keep_from - 1,
-        keep_from=keep_from,
-        prompt=agent.prompt,
-        model=agent.spec.model,
-        summary=state.summary,
+        e.CompactionIntended(
+            at=draft.now,
+            call=ids.compaction_call(run.number, run.step),
+            step=run.step,
+            first=state.base,
+            upto=keep_from - 1,
+            keep_from=keep_from,
+            agent=_new(draft),
+            summary=state.summary,
+        )
     )
     return True
 

@@ -18,7 +18,7 @@ TERMINAL = frozenset({"completed", "failed", "cancelled"})
 WAITING = frozenset({"asking", "undecided", "timing"})
 
 
-class RunRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """The row of a run. `merged_into` names the run that a steering message joined.
 
     `answer` is the position of the `model_replied` event whose content is the run's output.
@@ -55,6 +55,8 @@ def rows_of(
 
     A run that merely goes on has no new row: its row tells its status, not its progress.
     """
+    if not (_tells(events) or _waits(before) or _waits(after)):
+        return ()
     rows: dict[str, RunRow] = {}
     kinds = {type(event) for event in events}
     if e.RunStarted in kinds and not kinds.isdisjoint(_ENDINGS):
@@ -78,6 +80,15 @@ def rows_of(
 
 
 _ENDINGS = (e.RunCompleted, e.RunFailed, e.RunCancelled)
+_TELLING = frozenset({*_ENDINGS, e.MessageReceived, e.RunStarted, e.RunWithdrawn})
+
+
+def _tells(events: Sequence[e.Event]) -> bool:
+    return not _TELLING.isdisjoint(map(type, events))
+
+
+def _waits(state: State) -> bool:
+    return not WAITING.isdisjoint([call.status for call in state.calls.values()])
 
 
 def _standing(state: State) -> tuple[Any, ...]:

@@ -33,14 +33,13 @@ def decide(state: State, command: c.AnyCommand, context: Context) -> Decision:
     """Return the events that `command` causes, or why it causes none."""
     draft = Draft(state, context)
     answer = _HANDLERS[type(command)](draft, command)
-    if isinstance(answer, Refusal):
-        return Decision(state, consumed=_id(command), refusal=answer)
     if answer is POSTPONED:
         return Decision(state, postponed=True)
+    own = (command.id,) if isinstance(command, c.Accepted) else ()
+    if answer is not None:
+        return Decision(state, consumed=own, refusal=answer)
     next_run(draft)
-    decision = draft.decision()
-    own = tuple(entry for entry in _id(command) if entry not in decision.consumed)
-    return Decision(decision.state, decision.events, decision.consumed + own)
+    return draft.decision(own)
 
 
 def owed(state: State) -> tuple[Call, ...]:
@@ -50,18 +49,16 @@ def owed(state: State) -> tuple[Call, ...]:
 
 def wake_at(state: State) -> int | None:
     """Return the time of the earliest timer, retry or deadline of the session, if it has one."""
-    times = [call.due_at for call in state.calls.values() if call.due_at is not None]
-    if state.status != "idle" and state.run and state.run.deadline_at is not None:
-        times.append(state.run.deadline_at)
-    return min(times, default=None)
+    earliest = None
+    if state.run is not None and state.status != "idle":
+        earliest = state.run.deadline_at
+    for call in state.calls.values():
+        if call.due_at is not None and (earliest is None or call.due_at < earliest):
+            earliest = call.due_at
+    return earliest
 
 
 POSTPONED = object()
-
-
-def _id(command: c.AnyCommand) -> tuple[str, ...]:
-    return (command.id,) if isinstance(command, c.InboxCommand) else ()
-
 
 MODEL = ("model", "compaction")
 TOOL = ("tool",)
@@ -106,7 +103,9 @@ def _cancel_run(draft: Draft, command: c.CancelRun) -> Any:
     if waiting is not None:
         draft.waiting.remove(waiting)
         draft.consumed.append(waiting.id)
-        draft.add(e.RunWithdrawn, run=command.run, reason=command.reason, by=command.by)
+        draft.add(
+            e.RunWithdrawn(at=draft.now, run=command.run, reason=command.reason, by=command.by)
+        )
         return None
     run = draft.state.run
     if draft.state.status == "idle" or run is None or run.id != command.run:
@@ -120,9 +119,11 @@ def _end_run(draft: Draft, how: str, reason: str, by: str | None = None, code: s
     assert run is not None
     draft.close_calls("Cancelled." if how == "cancelled" else f"Given up: {reason}.")
     if how == "cancelled":
-        draft.add(e.RunCancelled, run=run.id, reason=reason, by=by)
+        draft.add(e.RunCancelled(at=draft.now, run=run.id, reason=reason, by=by))
     else:
-        draft.add(e.RunFailed, run=run.id, error_class="policy", code=code, message=reason)
+        draft.add(
+            e.RunFailed(at=draft.now, run=run.id, error_class="policy", code=code, message=reason)
+        )
 
 
 def _answer_question(draft: Draft, command: c.AnswerQuestion) -> Any:
@@ -134,7 +135,7 @@ def _answer_question(draft: Draft, command: c.AnswerQuestion) -> Any:
     if not wanted:
         return Refusal("not_asked", f"run {command.run!r} has no such open question")
     content, by = command.content, command.by
-    draft.add(e.QuestionAnswered, call=wanted[0].id, content=content, by=by)
+    draft.add(e.QuestionAnswered(at=draft.now, call=wanted[0].id, content=content, by=by))
     next_step(draft)
     return None
 
@@ -146,11 +147,15 @@ def _resolve_call(draft: Draft, command: c.ResolveCall) -> Any:
     by = f"person:{command.by}"
     if command.resolution == "happened":
         content = command.content if command.content is not None else "It took effect."
-        draft.add(e.ToolCallSucceeded, call=call.id, content=content, by=by)
+        draft.add(e.ToolCallSucceeded(at=draft.now, call=call.id, content=content, by=by))
     elif command.resolution == "did_not_happen":
         _reopen(draft, call, by)
     else:
-        draft.add(e.ToolCallFailed, call=call.id, kind="unknown", content=UNKNOWN_TEXT, by=by)
+        draft.add(
+            e.ToolCallFailed(
+                at=draft.now, call=call.id, kind="unknown", content=UNKNOWN_TEXT, by=by
+            )
+        )
     next_step(draft)
     return None
 
@@ -161,26 +166,32 @@ def _report_reply(draft: Draft, command: c.ReportReply) -> Any:
         return call
     reply = command.reply
     if call.kind == "compaction" and not _says_something(reply.content):
-        told = {"error_class": "validation", "code": "empty_summary"}
-        draft.add(e.CompactionFailed, call=call.id, message="the summary is empty", **told)
+        told: Any = {"error_class": "validation", "code": "empty_summary"}
+        draft.add(
+            e.CompactionFailed(at=draft.now, call=call.id, message="the summary is empty", **told)
+        )
     elif call.kind == "compaction":
         draft.add(
-            e.ContextCompacted,
-            call=call.id,
-            content=reply.content,
-            keep_from=call.keep_from,
-            usage=reply.usage,
+            e.ContextCompacted(
+                at=draft.now,
+                call=call.id,
+                content=reply.content,
+                keep_from=call.keep_from,
+                usage=reply.usage,
+            )
         )
     else:
         draft.add(
-            e.ModelReplied,
-            call=call.id,
-            content=reply.content,
-            tool_calls=reply.tool_calls,
-            finish=reply.finish,
-            usage=reply.usage,
-            model=reply.model,
-            extra=reply.extra,
+            e.ModelReplied(
+                at=draft.now,
+                call=call.id,
+                content=reply.content,
+                tool_calls=reply.tool_calls,
+                finish=reply.finish,
+                usage=reply.usage,
+                model=reply.model,
+                extra=reply.extra,
+            )
         )
         act(draft, call.id, reply.tool_calls)
     next_step(draft)
@@ -197,27 +208,29 @@ def _report_model_error(draft: Draft, command: c.ReportModelError) -> Any:
         return call
     run = draft.state.run
     assert run is not None
-    told = {"error_class": command.error_class, "code": command.code}
+    told: Any = {"error_class": command.error_class, "code": command.code}
     message = clip(command.message)
     if call.kind == "compaction":
-        draft.add(e.CompactionFailed, call=call.id, message=message, **told)
+        draft.add(e.CompactionFailed(at=draft.now, call=call.id, message=message, **told))
         next_step(draft)
         return None
-    draft.add(e.ModelCallFailed, call=call.id, message=message, **told)
+    draft.add(e.ModelCallFailed(at=draft.now, call=call.id, message=message, **told))
     failure = Failure(command.error_class, command.code, message, command.retry_after_ms)
     delay_ms = None
     if draft.context.agent.spec.on_failure == "retry":
         delay_ms = delay_before_retry(failure, run.retries, draft.context.chance)
     if delay_ms is None:
-        draft.add(e.RunFailed, run=run.id, message=message, **told)
+        draft.add(e.RunFailed(at=draft.now, run=run.id, message=message, **told))
     else:
         attempt = run.retries + 2
         draft.add(
-            e.RetryScheduled,
-            call=ids.backoff_call(run.number, run.step, attempt),
-            attempt=attempt,
-            delay_ms=delay_ms,
-            due_at=draft.context.now + delay_ms,
+            e.RetryScheduled(
+                at=draft.now,
+                call=ids.backoff_call(run.number, run.step, attempt),
+                attempt=attempt,
+                delay_ms=delay_ms,
+                due_at=draft.context.now + delay_ms,
+            )
         )
     return None
 
@@ -228,7 +241,9 @@ def _report_tool_begin(draft: Draft, command: c.ReportToolBegin) -> Any:
         return call
     if call.effect != "once":
         return Refusal("not_once", f"call {call.id!r} is {call.effect}: it just runs")
-    draft.add(e.ToolCallBegun, call=call.id, attempt=call.attempt, worker=command.worker)
+    draft.add(
+        e.ToolCallBegun(at=draft.now, call=call.id, attempt=call.attempt, worker=command.worker)
+    )
     return None
 
 
@@ -237,9 +252,11 @@ def _report_tool_result(draft: Draft, command: c.ReportToolResult) -> Any:
     if isinstance(call, Refusal):
         return call
     if command.ok:
-        draft.add(e.ToolCallSucceeded, call=call.id, content=command.content)
+        draft.add(e.ToolCallSucceeded(at=draft.now, call=call.id, content=command.content))
     else:
-        draft.add(e.ToolCallFailed, call=call.id, kind=command.kind, content=command.content)
+        draft.add(
+            e.ToolCallFailed(at=draft.now, call=call.id, kind=command.kind, content=command.content)
+        )
     next_step(draft)
     return None
 
@@ -250,13 +267,13 @@ def _report_tool_lost(draft: Draft, command: c.ReportToolLost) -> Any:
         return call
     attempt, reason = command.attempt, clip(command.reason)
     if call.status == "begun":
-        draft.add(e.ToolCallUnknown, call=call.id, attempt=attempt, reason=reason)
+        draft.add(e.ToolCallUnknown(at=draft.now, call=call.id, attempt=attempt, reason=reason))
         _settle_unknown(draft, draft.state.calls[call.id])
     elif attempt < ATTEMPTS_PER_TOOL_CALL_MAX:
-        draft.add(e.ToolCallLost, call=call.id, attempt=attempt, reason=reason)
+        draft.add(e.ToolCallLost(at=draft.now, call=call.id, attempt=attempt, reason=reason))
     else:
         text = f"Given up after {attempt} attempts: {reason}"
-        draft.add(e.ToolCallFailed, call=call.id, kind="lost", content=text)
+        draft.add(e.ToolCallFailed(at=draft.now, call=call.id, kind="lost", content=text))
     next_step(draft)
     return None
 
@@ -268,17 +285,19 @@ def _settle_unknown(draft: Draft, call: Call, probed: bool = False) -> None:
         return
     if tool is not None and tool.on_unknown == "ask":
         question = f"Did {call.name} (key {call.key}) take effect?"
-        draft.add(e.DecisionRequested, call=call.id, question=question)
+        draft.add(e.DecisionRequested(at=draft.now, call=call.id, question=question))
     else:
-        draft.add(e.ToolCallFailed, call=call.id, kind="unknown", content=UNKNOWN_TEXT)
+        draft.add(
+            e.ToolCallFailed(at=draft.now, call=call.id, kind="unknown", content=UNKNOWN_TEXT)
+        )
 
 
 def _reopen(draft: Draft, call: Call, by: str) -> None:
     if call.attempt < ATTEMPTS_PER_TOOL_CALL_MAX:
-        draft.add(e.ToolCallReopened, call=call.id, by=by)
+        draft.add(e.ToolCallReopened(at=draft.now, call=call.id, by=by))
     else:
         text = f"Given up after {call.attempt} attempts. It did not take effect."
-        draft.add(e.ToolCallFailed, call=call.id, kind="lost", content=text, by=by)
+        draft.add(e.ToolCallFailed(at=draft.now, call=call.id, kind="lost", content=text, by=by))
 
 
 def _report_probe(draft: Draft, command: c.ReportProbe) -> Any:
@@ -286,7 +305,9 @@ def _report_probe(draft: Draft, command: c.ReportProbe) -> Any:
     if isinstance(call, Refusal):
         return call
     if command.verdict == "happened":
-        draft.add(e.ToolCallSucceeded, call=call.id, content=command.content, by="probe")
+        draft.add(
+            e.ToolCallSucceeded(at=draft.now, call=call.id, content=command.content, by="probe")
+        )
     elif command.verdict == "did_not_happen":
         _reopen(draft, call, "probe")
     else:
@@ -308,7 +329,9 @@ def _fire_timer(draft: Draft, command: c.FireTimer) -> Any:
         return call
     if call.due_at is None or now < call.due_at:
         return Refusal("not_due", f"call {call.id!r} is due at {call.due_at}, and it is {now}")
-    draft.add(e.RetryFellDue if call.kind == "backoff" else e.TimerFired, call=call.id)
+    draft.add(
+        (e.RetryFellDue if call.kind == "backoff" else e.TimerFired)(at=draft.now, call=call.id)
+    )
     next_step(draft)
     return None
 

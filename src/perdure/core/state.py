@@ -13,7 +13,7 @@ CallStatus = Literal["intended", "begun", "unknown", "undecided", "timing", "ask
 CallKind = Literal["model", "compaction", "tool", "timer", "question", "backoff"]
 
 
-class Call(msgspec.Struct, frozen=True, omit_defaults=True):
+class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """An owed effect with an identity of its own; it leaves the state when it is answered.
 
     A tool call's arguments are in the log, in the reply at `reply`, at place `ordinal`.
@@ -37,7 +37,7 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     intended_at: int = 0
 
 
-class Run(msgspec.Struct, frozen=True, omit_defaults=True):
+class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The run in progress, or the last one."""
 
     id: str
@@ -58,22 +58,24 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_at: int | None = None
 
 
-class Mark(msgspec.Struct, frozen=True, array_like=True):
+class Mark(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A place where the history may be cut: the first message of a group, and the group's size."""
 
     seq: int
     size: int
 
 
-class State(msgspec.Struct, frozen=True, omit_defaults=True):
+class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A session, folded.
 
-    `version` is the position of the last event. `base` is the first position of the history that
-    is still shown to the model; `summary` the position of the event that summarises what is before
+    `version` is the position of the last event, `agent` the digest of the definition that the log
+    named last. `base` is the first position of the history that is still shown to the model;
+    `summary` the position of the event that summarises what is before it.
     """
 
     version: int = 0
     status: RunStatus = "idle"
+    agent: str = ""
     run: Run | None = None
     runs_started: int = 0
     calls: dict[str, Call] = {}
@@ -90,7 +92,7 @@ EMPTY = State()
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(State)
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
 """Raise it with every change of `State`: snapshots of another version are ignored and refolded."""
 
 

@@ -15,7 +15,7 @@ from perdure.core.messages import Message, ModelReply
 OnText = Callable[[str], None]
 
 
-class ModelRequest(msgspec.Struct, frozen=True):
+class ModelRequest(msgspec.Struct, frozen=True, gc=False):
     """What a model is asked. `purpose` `compact` asks for a summary of `messages`."""
 
     model: str

@@ -28,7 +28,7 @@ class Token(NamedTuple):
     nonce: str
 
 
-class InboxEntry(msgspec.Struct, frozen=True):
+class InboxEntry(msgspec.Struct, frozen=True, gc=False):
     """A command that was accepted: its id is the client's idempotency key within the session."""
 
     id: str
@@ -37,7 +37,7 @@ class InboxEntry(msgspec.Struct, frozen=True):
     accepted_at: int
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """The answer to an accepted command; a repeat returns the same one, marked as duplicate."""
 
     id: str
@@ -46,7 +46,7 @@ class Receipt(msgspec.Struct, frozen=True):
     duplicate: bool = False
 
 
-class Loaded(msgspec.Struct, frozen=True):
+class Loaded(msgspec.Struct, frozen=True, gc=False):
     """A session as it stands: the snapshot, the records after it, and the unconsumed inbox.
 
     `head` is the hash of the log at `version`; `strikes` counts the claims in a row that were not
@@ -63,21 +63,21 @@ class Loaded(msgspec.Struct, frozen=True):
     quarantine: str | None = None
 
 
-class Claimed(msgspec.Struct, frozen=True):
+class Claimed(msgspec.Struct, frozen=True, gc=False):
     """A claim that succeeded, with the session read after it in the same transaction."""
 
     token: Token
     loaded: Loaded
 
 
-class NotClaimed(msgspec.Struct, frozen=True):
+class NotClaimed(msgspec.Struct, frozen=True, gc=False):
     """A claim that did not: who holds the session, or why it may not be claimed."""
 
     why: Literal["held", "absent", "quarantined"]
     owner: str | None = None
 
 
-class StepCommit(msgspec.Struct, frozen=True):
+class StepCommit(msgspec.Struct, frozen=True, gc=False):
     """The only write to a session, one transaction.
 
     `expected` is the version it was decided on; `records` are the positions after it. `consumed`
@@ -105,7 +105,7 @@ class StepCommit(msgspec.Struct, frozen=True):
     blobs: tuple[tuple[str, bytes], ...] = ()
 
 
-class RunQuery(msgspec.Struct, frozen=True):
+class RunQuery(msgspec.Struct, frozen=True, gc=False):
     """Which runs to list, newest first; `before` is the (created_at, id) to continue after."""
 
     tenant: str

@@ -18,7 +18,7 @@ from perdure.core.ids import SessionId
 from perdure.ports.models import ModelRequest
 
 
-class ModelTask(msgspec.Struct, frozen=True):
+class ModelTask(msgspec.Struct, frozen=True, gc=False):
     """A model call to execute."""
 
     session: SessionId
@@ -28,7 +28,7 @@ class ModelTask(msgspec.Struct, frozen=True):
     request: ModelRequest
 
 
-class ToolTask(msgspec.Struct, frozen=True):
+class ToolTask(msgspec.Struct, frozen=True, gc=False):
     """A tool call to execute, or, with `probing`, a call whose outcome the tool is asked about.
 
     `effect` is the class that the tool had when the call was intended: that is what counts.

@@ -9,7 +9,7 @@ from perdure.core.ids import SessionId
 from perdure.core.state import State
 from perdure.ports.clock import Timer
 from perdure.ports.session_store import Token
-from perdure.ports.workers import Task
+from perdure.ports.workers import Task, Worker
 
 
 class InFlight:
@@ -18,10 +18,11 @@ class InFlight:
     `asked` once the worker asked to begin, `begun` once that is durable and the task may run.
     """
 
-    __slots__ = ("asked", "attempt", "begun", "probing", "task")
+    __slots__ = ("asked", "attempt", "begun", "probing", "task", "worker")
 
-    def __init__(self, task: Task, attempt: int, probing: bool) -> None:
+    def __init__(self, task: Task, worker: Worker, attempt: int, probing: bool) -> None:
         self.task = task
+        self.worker = worker
         self.attempt = attempt
         self.probing = probing
         self.asked = False

@@ -21,7 +21,7 @@ from perdure.core.commands import (
 )
 from perdure.core.errors import PerdureError
 from perdure.core.history import History
-from perdure.core.session import owed
+from perdure.core.session import Refusal
 from perdure.core.state import Call
 from perdure.ports import faults
 from perdure.ports.models import ModelRequest
@@ -30,9 +30,11 @@ from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import ModelTask, Task, ToolTask, Worker
 from perdure.runtime.actor import Actor, InFlight
 
-OnReport = Callable[[Actor, Task, Report], None]
+OnReport = Callable[[Actor, Report], Refusal | None]
 OnFailure = Callable[[Actor, PerdureError], None]
 HISTORY_SLACK_EVENTS = 1_000
+EXECUTABLE = frozenset({"intended", "begun", "unknown"})
+"""The statuses of calls that a worker can do something for."""
 
 
 class Dispatcher:
@@ -51,15 +53,14 @@ class Dispatcher:
         self._telemetry = telemetry
         self._read_batch_records = read_batch_records
         self._on_text = on_text
-        self._on_report: OnReport = lambda actor, task, report: None
+        self._on_report: OnReport = lambda actor, report: None
         self._on_failure: OnFailure = lambda actor, error: None
         self._loading: set[asyncio.Task[None]] = set()
-        self._holders: dict[int, Worker] = {}
         self.draining = False
         self.may_start: Callable[[], bool] = lambda: True
 
     def attach(self, on_report: OnReport, on_failure: OnFailure) -> None:
-        """Say who takes the reports, and the errors of sessions that cannot be dispatched."""
+        """Say who takes reports or refuses them, and the errors of what cannot be dispatched."""
         self._on_report = on_report
         self._on_failure = on_failure
 
@@ -68,8 +69,8 @@ class Dispatcher:
         if actor.inflight:
             self._drop_settled(actor)
         lost: list[Call] = []
-        for call in owed(actor.state):
-            if call.status not in ("intended", "begun", "unknown"):
+        for call in actor.state.calls.values():
+            if call.status not in EXECUTABLE:
                 continue
             flight = actor.inflight.get(call.id)
             if flight is None and call.status == "begun":
@@ -79,32 +80,25 @@ class Dispatcher:
                     return
             elif call.status == "begun" and not flight.begun:
                 flight.begun = True
-                self._proceed(flight.task)
+                self._proceed(flight)
         for call in lost:
             if not actor.gone:
                 reason = "its worker was lost after the call had begun"
                 report = ReportToolLost(call=call.id, attempt=call.attempt, reason=reason)
-                self._on_report(actor, self._tool_task(actor, call), report)
+                self._on_report(actor, report)
 
     def abandon(self, actor: Actor) -> None:
         """Stop everything that workers do for a session."""
         for flight in tuple(actor.inflight.values()):
-            self._cancel(flight.task)
+            flight.worker.cancel(flight.task)
         actor.inflight.clear()
-
-    def drop(self, actor: Actor, task: Task) -> None:
-        """Stop one task, whose report was refused."""
-        flight = actor.inflight.get(task.call)
-        if flight is not None and flight.task is task:
-            del actor.inflight[task.call]
-            self._cancel(task)
 
     def cancel_unbegun(self, actor: Actor) -> None:
         """Stop what can be done again later; leave `once` calls that have begun."""
         for call_id, flight in tuple(actor.inflight.items()):
             if not flight.asked:
                 del actor.inflight[call_id]
-                self._cancel(flight.task)
+                flight.worker.cancel(flight.task)
 
     def _drop_settled(self, actor: Actor) -> None:
         for call_id, flight in tuple(actor.inflight.items()):
@@ -115,7 +109,7 @@ class Dispatcher:
                 or flight.probing != (call.status == "unknown")
             ):
                 del actor.inflight[call_id]
-                self._cancel(flight.task)
+                flight.worker.cancel(flight.task)
 
     def _start(self, actor: Actor, call: Call) -> bool:
         """Give a call to a worker; False when nothing can be started for the session now."""
@@ -130,20 +124,18 @@ class Dispatcher:
             self._load_history(actor, min(need, actor.state.reply or need), call.summary)
             return False
         task = self._task(actor, call, history)
-        worker = next((worker for worker in self._workers if worker.serves(task)), None)
-        if worker is None:
+        for worker in self._workers:
+            if worker.serves(task):
+                break
+        else:
             self._telemetry.emit(
                 "call.unserved", session=str(actor.session), call=call.id, kind=call.kind
             )
             return True
         faults.reach("dispatch.before")
-        actor.inflight[call.id] = InFlight(task, call.attempt, call.status == "unknown")
-        self._holders[id(task)] = worker
-
-        def on_report(task: Task, report: Report) -> None:
-            self._reported(actor, task, report)
-
-        worker.start(task, on_report, self._on_text)
+        flight = InFlight(task, worker, call.attempt, call.status == "unknown")
+        actor.inflight[call.id] = flight
+        worker.start(task, lambda _, report: self._reported(actor, flight, report), self._on_text)
         return True
 
     def _tool_is_gone(self, actor: Actor, call: Call) -> None:
@@ -158,11 +150,11 @@ class Dispatcher:
             report = ReportToolResult(
                 call=call.id, attempt=call.attempt, ok=False, content=text, kind="unknown_tool"
             )
-        self._on_report(actor, self._tool_task(actor, call), report)
+        self._on_report(actor, report)
 
-    def _reported(self, actor: Actor, task: Task, report: Report) -> None:
-        flight = actor.inflight.get(task.call)
-        if flight is None or flight.task is not task:
+    def _reported(self, actor: Actor, flight: InFlight, report: Report) -> None:
+        call = flight.task.call
+        if actor.inflight.get(call) is not flight:
             self._telemetry.emit(
                 "command.refused",
                 session=str(actor.session),
@@ -170,22 +162,20 @@ class Dispatcher:
                 code="not_held",
             )
             return
-        if isinstance(report, ReportToolBegin):
+        begins = isinstance(report, ReportToolBegin)
+        if begins:
             flight.asked = True
         else:
-            del actor.inflight[task.call]
-            self._holders.pop(id(task), None)
-        self._on_report(actor, task, report)
+            del actor.inflight[call]
+        refusal = self._on_report(actor, report)
+        if begins and refusal is not None and actor.inflight.get(call) is flight:
+            del actor.inflight[call]
+            flight.worker.cancel(flight.task)
 
-    def _proceed(self, task: Task) -> None:
-        worker = self._holders.get(id(task))
-        if worker is not None and isinstance(task, ToolTask):
-            worker.proceed(task)
-
-    def _cancel(self, task: Task) -> None:
-        worker = self._holders.pop(id(task), None)
-        if worker is not None:
-            worker.cancel(task)
+    @staticmethod
+    def _proceed(flight: InFlight) -> None:
+        if isinstance(flight.task, ToolTask):
+            flight.worker.proceed(flight.task)
 
     def _task(self, actor: Actor, call: Call, history: History) -> Task:
         if call.kind == "tool":
@@ -205,10 +195,7 @@ class Dispatcher:
         )
         return ModelTask(actor.session, self._run(actor), call.id, actor.session.agent, request)
 
-    def _tool_task(
-        self, actor: Actor, call: Call, arguments: dict[str, Any] | None = None
-    ) -> ToolTask:
-        """Return the task of a tool call; without arguments it only names the call."""
+    def _tool_task(self, actor: Actor, call: Call, arguments: dict[str, Any]) -> ToolTask:
         return ToolTask(
             session=actor.session,
             run=self._run(actor),
@@ -217,7 +204,7 @@ class Dispatcher:
             agent=actor.session.agent,
             tool=call.name,
             effect=call.effect,
-            arguments=arguments or {},
+            arguments=arguments,
             key=call.key,
             probing=call.status == "unknown",
         )

@@ -17,26 +17,24 @@ from weakref import WeakValueDictionary
 
 from perdure.core.agent import Definition
 from perdure.core.codec import Record, seal
-from perdure.core.commands import AnyCommand, FireTimer, InboxCommand, Report, SendMessage
+from perdure.core.commands import Accepted, AnyCommand, FireTimer, Report, SendMessage
 from perdure.core.errors import Conflict, Fenced, PerdureError, Refused, StoreError
 from perdure.core.ids import SessionId
 from perdure.core.limits import SNAPSHOT_EVERY_EVENTS
 from perdure.core.runs import RunRow, rows_of
 from perdure.core.session import Context, Decision, Refusal, decide, owed, wake_at
-from perdure.core.state import encode_snapshot
+from perdure.core.state import State, encode_snapshot
 from perdure.ports import faults
 from perdure.ports.clock import Clock, Timer
 from perdure.ports.session_store import SessionStore, StepCommit
 from perdure.ports.telemetry import Telemetry
-from perdure.ports.workers import Task
 from perdure.runtime.actor import Actor
-from perdure.runtime.dispatcher import Dispatcher
+from perdure.runtime.dispatcher import EXECUTABLE, Dispatcher
 from perdure.runtime.followers import Followers
 from perdure.runtime.loader import Loader
 from perdure.runtime.settings import NodeSettings
 from perdure.runtime.timekeeper import Timekeeper
 
-EXECUTABLE = frozenset({"intended", "begun", "unknown"})
 DUE_AT_ONCE = 0
 
 
@@ -65,7 +63,7 @@ class Host:
         self._timekeeper = Timekeeper(clock, self._fire_due)
         self._actors: dict[SessionId, Actor] = {}
         self._mailboxes: dict[SessionId, list[AnyCommand]] = {}
-        self._lingering: OrderedDict[SessionId, Actor] = OrderedDict()
+        self._lingering: OrderedDict[Actor, None] = OrderedDict()
         self._sweep_timer: Timer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._activations = asyncio.Semaphore(settings.activations_max)
@@ -122,7 +120,7 @@ class Host:
         """Say whether a session is being loaded, written, or waits for a worker."""
         if self._mailboxes:
             return True
-        return any(actor.session not in self._lingering for actor in self._actors.values())
+        return any(actor not in self._lingering for actor in self._actors.values())
 
     async def drain(self) -> None:
         """Cut every session at its next commit and release it; wait for begun `once` calls."""
@@ -192,9 +190,8 @@ class Host:
         else:
             self._set_aside(actor, str(error))
 
-    def _report(self, actor: Actor, task: Task, report: Report) -> None:
-        if not actor.gone and self._handle(actor, report) is not None:
-            self._dispatcher.drop(actor, task)
+    def _report(self, actor: Actor, report: Report) -> Refusal | None:
+        return None if actor.gone else self._handle(actor, report)
 
     def _fire_due(self, actor: Actor) -> None:
         now, run = self._clock.now_ms(), actor.state.run
@@ -208,11 +205,11 @@ class Host:
 
     def _handle(self, actor: Actor, command: AnyCommand) -> Refusal | None:
         """Decide a command and submit what follows; return why it was refused, if it was."""
-        if isinstance(command, InboxCommand):
+        if isinstance(command, Accepted):
             if command.id in actor.offered:
                 return None
             actor.offered.add(command.id)
-        self._lingering.pop(actor.session, None)
+        self._lingering.pop(actor, None)
         actor.agent = self._agents[actor.session.agent]
         context = Context(
             session=actor.session,
@@ -286,7 +283,8 @@ class Host:
         error: StoreError | None,
     ) -> None:
         actor.submitted -= 1
-        self._progress.set()
+        if self.draining:
+            self._progress.set()
         if error is not None:
             self._lose(actor, error)
             return
@@ -307,9 +305,9 @@ class Host:
         if actor.gone or actor.submitted:
             return
         self._timekeeper.arm(actor, wake_at(actor.state))
-        if not any(call.status in EXECUTABLE for call in owed(actor.state)):
+        if not _executable(actor.state):
             actor.idle_since = self._clock.monotonic_ms()
-            self._lingering[actor.session] = actor
+            self._lingering[actor] = None
             if self._sweep_timer is None and not self.draining:
                 self._sweep_timer = self._clock.call_later(self._settings.linger_ms, self._sweep)
 
@@ -317,16 +315,15 @@ class Host:
         self._sweep_timer = None
         now = self._clock.monotonic_ms()
         while self._lingering:
-            actor = next(iter(self._lingering.values()))
+            actor = next(iter(self._lingering))
             left_ms = actor.idle_since + self._settings.linger_ms - now
             if left_ms > 0:
                 self._sweep_timer = self._clock.call_later(left_ms, self._sweep)
                 return
             self._release(actor)
 
-    def _wake_at(self, actor: Actor, state: Any) -> int | None:
-        executable = any(call.status in EXECUTABLE for call in owed(state))
-        if executable and (actor.agent.spec.resume == "eager" or actor.waiting):
+    def _wake_at(self, actor: Actor, state: State) -> int | None:
+        if (actor.agent.spec.resume == "eager" or actor.waiting) and _executable(state):
             return DUE_AT_ONCE
         return wake_at(state)
 
@@ -388,7 +385,7 @@ class Host:
         self._progress.set()
         self._dispatcher.abandon(actor)
         self._timekeeper.arm(actor, None)
-        self._lingering.pop(actor.session, None)
+        self._lingering.pop(actor, None)
         if self._actors.get(actor.session) is actor:
             del self._actors[actor.session]
 
@@ -396,3 +393,8 @@ class Host:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _executable(state: State) -> bool:
+    """Say whether a worker can do something for the session now."""
+    return not EXECUTABLE.isdisjoint([call.status for call in state.calls.values()])

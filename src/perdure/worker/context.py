@@ -7,7 +7,7 @@ import msgspec
 from perdure.core.ids import SessionId
 
 
-class ToolContext(msgspec.Struct, frozen=True):
+class ToolContext(msgspec.Struct, frozen=True, gc=False):
     """The call a tool carries out; a worker fills parameters of this type with it.
 
     `key` is the idempotency key: every attempt at this call, on every node, presents the same one,

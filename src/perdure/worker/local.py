@@ -16,6 +16,7 @@ from perdure.ports.models import Model
 from perdure.ports.workers import ModelTask, OnReport, OnText, Task, ToolTask
 from perdure.worker import model_calls
 from perdure.worker.agent import Agent
+from perdure.worker.deadlines import Deadlines
 from perdure.worker.model_calls import FunctionModel
 from perdure.worker.outcome import Lost, describe
 from perdure.worker.processes import Processes
@@ -56,7 +57,7 @@ class LocalWorker:
                 raise InvalidInput(f"there are two agents called {agent.name!r}")
             self._agents[agent.name] = agent
         self._resolve = resolve
-        self._clock = clock
+        self._deadlines = Deadlines(clock)
         self._model_timeout_ms = model_timeout_ms
         self._threads = Threads(threads_max, f"perdure {name}")
         self._processes = Processes(clock)
@@ -70,7 +71,7 @@ class LocalWorker:
             if not isinstance(agent.model, str)
         }
         self._running: dict[_Key, Running] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def serves(self, task: Task) -> bool:
@@ -89,12 +90,12 @@ class LocalWorker:
         A task of the same call and attempt that is under way is cancelled first: whoever starts
         it again has forgotten it.
         """
-        self.cancel(task)
-        running = Running(task, on_report, self._clock)
-        self._running[_key(task)] = running
-        running.aio = asyncio.get_running_loop().create_task(self._work(running, on_text))
-        self._tasks.add(running.aio)
-        running.aio.add_done_callback(lambda aio: self._done(running, aio))
+        key = _key(task)
+        if key in self._running:
+            self.cancel(task)
+        running = self._running[key] = Running(task, on_report, self._deadlines)
+        execution = self._execute(key, running, on_text)
+        running.aio = asyncio.get_running_loop().create_task(execution)
 
     def proceed(self, task: ToolTask) -> None:
         """Let a `once` task run: its beginning is durable."""
@@ -110,17 +111,21 @@ class LocalWorker:
         running = self._running.pop(_key(task), None)
         if running is not None:
             running.stop()
+            if running.aio is not None:
+                # asyncio itself would not keep it from being collected while it stops.
+                self._stopping.add(running.aio)
+                running.aio.add_done_callback(self._stopping.discard)
 
     async def close(self) -> None:
         """Stop everything: nothing is reported any more."""
         self._closed = True
         for running in tuple(self._running.values()):
-            running.stop()
-        for aio in self._tasks:
+            self.cancel(running.task)
+        for aio in self._stopping:
             aio.cancel()
         await self._processes.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS_MAX)
+        if self._stopping:
+            await asyncio.wait(self._stopping, timeout=CLOSE_SECONDS_MAX)
         await self._processes.close()
         self._threads.close()
         for model in self._named.values():
@@ -128,13 +133,34 @@ class LocalWorker:
             if close is not None:
                 await close()
 
+    async def _execute(self, key: _Key, running: Running, on_text: OnText) -> None:
+        """Carry out a call. A mistake of our own is reported too, never lost."""
+        try:
+            await self._work(running, on_text)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as error:  # noqa: BLE001  one call's trouble stays its own
+            _log.exception("call %s failed in the worker", running.task.call)
+            running.end(_given_up(running.task, f"the worker failed: {describe(error)}"))
+        except BaseException as error:  # noqa: BLE001  see below
+            # A fault point let the process die: there is nobody left to report.
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a call was cut off", "exception": error}
+            )
+        finally:
+            running.retire()
+            if self._running.get(key) is running:
+                del self._running[key]
+
     def _work(self, running: Running, on_text: OnText) -> Coroutine[Any, Any, None]:
         task = running.task
-        if not self.serves(task):
+        agent = self._agents.get(task.agent)
+        if agent is None or self._closed:
             return self._refuse(running)
-        agent = self._agents[task.agent]
         if isinstance(task, ToolTask):
-            tool = agent.tools_by_name[task.tool]
+            tool = agent.tools_by_name.get(task.tool)
+            if tool is None or tool.spec.builtin is not None:
+                return self._refuse(running)
             execute = self._tools.probe if task.probing else self._tools.call
             return execute(running, tool, task)
         timeout_ms = self._model_timeout_ms
@@ -155,23 +181,6 @@ class LocalWorker:
     async def _refuse(self, running: Running) -> None:
         why = "is closed" if self._closed else "does not serve this call"
         running.end(_given_up(running.task, f"worker {self.name!r} {why}"))
-
-    def _done(self, running: Running, aio: asyncio.Task[None]) -> None:
-        """Forget a task. One that failed by our own mistake is reported too, never lost."""
-        self._tasks.discard(aio)
-        if self._running.get(_key(running.task)) is running:
-            del self._running[_key(running.task)]
-        error = None if aio.cancelled() else aio.exception()
-        if isinstance(error, Exception):
-            _log.error("call %s failed in the worker", running.task.call, exc_info=error)
-            running.end(_given_up(running.task, f"the worker failed: {describe(error)}"))
-            return
-        running.retire()
-        if error is not None:
-            # A fault point let the process die: there is nobody left to report.
-            aio.get_loop().call_exception_handler(
-                {"message": "a call was cut off", "exception": error, "task": aio}
-            )
 
 
 def _key(task: Task) -> _Key:

@@ -12,7 +12,7 @@ import msgspec
 from perdure.core.commands import Report, ReportModelError, ReportReply
 from perdure.core.errors import InvalidInput
 from perdure.core.events import ErrorClass
-from perdure.core.limits import JSON_DEPTH_MAX, REPLY_BYTES_MAX, too_deep
+from perdure.core.limits import JSON_DEPTH_MAX, REPLY_BYTES_MAX, may_be_too_deep, too_deep
 from perdure.core.messages import ModelReply
 from perdure.core.retry import classify
 from perdure.ports import faults
@@ -36,11 +36,12 @@ class FunctionModel:
 
     def __init__(self, function: Callable[[ModelRequest], Any], threads: Threads) -> None:
         self._function = function
+        self._is_async = inspect.iscoroutinefunction(function)
         self._threads = threads
 
     async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
         """Return what the function returns; text becomes a reply, and is told."""
-        if inspect.iscoroutinefunction(self._function):
+        if self._is_async:
             reply = await self._function(request)
         else:
             answer = self._threads.submit(lambda: _attempt(self._function, request))
@@ -118,7 +119,7 @@ def checked(call: str, reply: object) -> Report:
         )
         return _error(call, "validation", "reply_too_large", message)
     told = (as_recorded.content, as_recorded.extra, [r.arguments for r in as_recorded.tool_calls])
-    if too_deep(told):
+    if may_be_too_deep(body) and too_deep(told):
         message = f"the model's reply is nested deeper than {JSON_DEPTH_MAX} levels"
         return _error(call, "validation", "reply_too_deep", message)
     return ReportReply(call=call, reply=as_recorded)

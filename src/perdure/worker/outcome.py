@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from perdure.core.limits import RESULT_BYTES_MAX, clip
-from perdure.worker.values import Unserialisable, plain
+from perdure.worker.values import Unserialisable, recorded
 
 _log = logging.getLogger("perdure.worker")
 _EXCERPT_CHARS = 1_000
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """A call that ended: with a result, or by saying what went wrong (`kind`)."""
 
     ok: bool
@@ -22,7 +22,7 @@ class Outcome(msgspec.Struct, frozen=True):
     kind: str = "result"
 
 
-class Lost(msgspec.Struct, frozen=True):
+class Lost(msgspec.Struct, frozen=True, gc=False):
     """A call that was given up without knowing whether it took effect."""
 
     reason: str
@@ -35,8 +35,7 @@ def returned(value: Any) -> Outcome:
     tool ran: whoever reads it must not think that nothing happened.
     """
     try:
-        content = plain(value)
-        body = msgspec.json.encode(content)
+        content, body = recorded(value)
     except Unserialisable as error:
         return _unserialisable(str(error))
     except Exception as error:  # noqa: BLE001  a result's own code may raise anything

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from perdure.core.commands import Report
-from perdure.ports.clock import Clock, Timer
 from perdure.ports.workers import OnReport, Task
+from perdure.worker.deadlines import Deadlines, Queue
 
 
 class Running:
@@ -16,16 +16,27 @@ class Running:
     `withdraw` takes back what has been handed on and did not start; it says whether it could.
     """
 
-    __slots__ = ("_begun", "_clock", "_on_report", "_timer", "aio", "over", "task", "withdraw")
+    __slots__ = (
+        "_begun",
+        "_deadlines",
+        "_on_report",
+        "_queue",
+        "_verdict",
+        "aio",
+        "over",
+        "task",
+        "withdraw",
+    )
 
-    def __init__(self, task: Task, on_report: OnReport, clock: Clock) -> None:
+    def __init__(self, task: Task, on_report: OnReport, deadlines: Deadlines) -> None:
         self.task = task
         self.over = False
         self.aio: asyncio.Task[None] | None = None
         self.withdraw: Callable[[], bool] = _too_late
         self._on_report = on_report
-        self._clock = clock
-        self._timer: Timer | None = None
+        self._deadlines = deadlines
+        self._queue: Queue | None = None
+        self._verdict: Callable[[], Report]
         self._begun: asyncio.Future[None] | None = None
 
     async def begin(self, report: Report) -> None:
@@ -41,12 +52,14 @@ class Running:
 
     def limit(self, timeout_ms: int, verdict: Callable[[], Report]) -> None:
         """End the call with `verdict` and stop it, unless it ends by itself before."""
+        self._verdict = verdict
+        self._queue = self._deadlines.queue(timeout_ms)
+        self._queue.add(self)
 
-        def time_out() -> None:
-            self.end(verdict())
-            self.stop()
-
-        self._timer = self._clock.call_later(timeout_ms, time_out)
+    def time_out(self) -> None:
+        """End the call: its time is over."""
+        self.end(self._verdict())
+        self.stop()
 
     def end(self, report: Report) -> None:
         """Report the outcome; only the first counts."""
@@ -57,9 +70,9 @@ class Running:
     def retire(self) -> None:
         """Report nothing any more."""
         self.over = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._queue is not None:
+            self._queue.drop(self)
+            self._queue = None
 
     def stop(self) -> None:
         """Report nothing any more, and stop as far as it can be stopped."""

@@ -69,24 +69,27 @@ class ToolCalls:
         )
         running.end(_verdict(task, outcome))
 
-    async def _run(
+    def _run(
         self, running: Running, tool: AnyTool, task: ToolTask, arguments: dict[str, Any]
-    ) -> Outcome | Lost:
+    ) -> Awaitable[Outcome | Lost]:
         context = _context(tool, task)
         if tool.origin is not None:
             path = [str(entry) for entry in sys.path]
             job = Job(tool.origin, tool.spec.name, task.arguments, context, path)
-            return await self._processes.run(job)
-        return await self._here(
+            return self._processes.run(job)
+        return self._here(
             running, lambda: tool.run(arguments, context), tool.is_async, tool.spec.name
         )
 
-    async def _here(
+    def _here(
         self, running: Running, function: Callable[[], Any], is_async: bool, name: str
-    ) -> Outcome:
+    ) -> Awaitable[Outcome]:
         """Run a function in this process: on the loop if it is async, else in a thread."""
         if is_async:
-            return await _awaited(function, name)
+            return _awaited(function, name)
+        return self._in_thread(running, function, name)
+
+    async def _in_thread(self, running: Running, function: Callable[[], Any], name: str) -> Outcome:
         future = self._threads.submit(lambda: _attempt(function, name))
         running.withdraw = future.cancel
         outcome = await asyncio.wrap_future(future)

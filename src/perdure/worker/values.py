@@ -28,7 +28,8 @@ _SCALARS = (
     decimal.Decimal,
     uuid.UUID,
 )
-_JSON_SCALARS = (int, float, bool, type(None))
+_JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
+_TEXT = frozenset({str})
 _BYTES = (bytes, bytearray, memoryview)
 
 
@@ -43,26 +44,41 @@ def plain(value: Any) -> Any:
     and UUID. NaN and the infinities become None, as JSON has no such numbers. Raises
     `Unserialisable` for anything else.
     """
+    return recorded(value)[0]
+
+
+def recorded(value: Any) -> tuple[Any, bytes]:
+    """Return `value` as `plain` does, and its JSON."""
     if _is_json(value, 0):
         try:
-            return msgspec.json.decode(msgspec.json.encode(value))
+            body = msgspec.json.encode(value)
         except (OverflowError, ValueError):
             pass
-    return _plain(value, "$", 0)
+        else:
+            return msgspec.json.decode(body), body
+    value = _plain(value, "$", 0)
+    return value, msgspec.json.encode(value)
 
 
 def _is_json(value: Any, depth: int) -> bool:
     """Say whether a value is made of nothing but JSON's own types: nearly all are."""
     kind = type(value)
-    if kind is str:
+    if kind in _JSON_SCALARS:
         return True
+    if depth >= DEPTH_MAX:
+        return False
+    items: Any
     if kind is dict:
-        return depth < DEPTH_MAX and all(
-            type(key) is str and _is_json(item, depth + 1) for key, item in value.items()
-        )
-    if kind is list:
-        return depth < DEPTH_MAX and all(_is_json(item, depth + 1) for item in value)
-    return kind in _JSON_SCALARS
+        if not _TEXT.issuperset(map(type, value)):
+            return False
+        items = value.values()
+    elif kind is list:
+        items = value
+    else:
+        return False
+    if _JSON_SCALARS.issuperset(map(type, items)):
+        return True
+    return all(_is_json(item, depth + 1) for item in items)
 
 
 def _plain(value: Any, path: str, depth: int) -> Any:
