@@ -332,7 +332,9 @@ def _encode(content: Any) -> bytes:
 def _check_key(key: str) -> None:
     if not isinstance(key, str):
         raise InvalidInput(f"the session key is a text, not {key!r}")
-    odd = any(ord(char) < 32 or 0xD800 <= ord(char) <= 0xDFFF for char in key)
+    odd = not key.isprintable() and any(
+        ord(char) < 32 or 0xD800 <= ord(char) <= 0xDFFF for char in key
+    )
     if not key or len(key) > KEY_CHARS_MAX or odd:
         raise InvalidInput(
             f"the session key {key[:40]!r} must have 1 to {KEY_CHARS_MAX} printable characters"
