@@ -83,6 +83,33 @@ class TestNothingHangs:
         assert await finished(world, run) == "done"
         await node.stop()
 
+    async def test_what_came_while_a_renewal_was_slow_starts_when_it_is_confirmed(self) -> None:
+        """It was sent in time and answered late: in between, nothing could be started."""
+        answered = asyncio.Event()
+
+        def model(request: ModelRequest) -> str:
+            return "done"
+
+        world = World(agent(model))
+        node = await world.node()
+        renew = world.store.renew
+
+        async def renew_slowly(owner: str, lease_ms: int) -> bool:
+            alive = await renew(owner, lease_ms)
+            await answered.wait()
+            return alive
+
+        world.store.renew = renew_slowly  # type: ignore[method-assign]
+        await world.pass_time(2)
+        world.clock._now_ms += 2_500
+        run = await node.send("a", "go")
+        await world.settle()
+        assert (await world.row(run)).status == "running"
+        answered.set()
+        await world.settle()
+        assert (await world.row(run)).status == "completed"
+        await node.stop()
+
     async def test_who_waits_is_told_when_the_node_stops(self) -> None:
         def model(request: ModelRequest) -> Any:
             return asks(call("ask_human", question="?"))

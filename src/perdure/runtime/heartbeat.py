@@ -39,6 +39,7 @@ class Heartbeat:
         self._on_renewed_late = on_renewed_late
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
+        self._sent_ms = 0
         self._confirmed_ms = 0
         self._started = False
         self._stopped = False
@@ -62,9 +63,10 @@ class Heartbeat:
         return age_ms < self._lease_ms * (MARGIN_PART - 1) // MARGIN_PART
 
     async def _renew(self) -> None:
-        sent_ms, late = self._clock.monotonic_ms(), self._started and not self.holds()
+        self._sent_ms = self._clock.monotonic_ms()
         alive = await self._store.renew(self._owner, self._lease_ms)
-        self._confirmed_ms = sent_ms
+        late = self._started and not self.holds()
+        self._confirmed_ms = self._sent_ms
         if self._started and not alive:
             raise Fenced("the node's lease ran out before it was renewed: it drops its sessions")
         self._started = True
@@ -72,8 +74,11 @@ class Heartbeat:
             self._on_renewed_late()
 
     def _arm(self) -> None:
+        """Beat a third of the lease after the last beat was sent, however slow its answer was."""
         if not self._stopped:
-            self._timer = self._clock.call_later(self._lease_ms // 3, self._beat)
+            passed_ms = self._clock.monotonic_ms() - self._sent_ms
+            delay_ms = max(0, self._lease_ms // 3 - passed_ms)
+            self._timer = self._clock.call_later(delay_ms, self._beat)
 
     def _beat(self) -> None:
         self._task = asyncio.ensure_future(self._beat_once())
