@@ -71,7 +71,7 @@ class Actor:
         self.state = state
         self.head = head
         self.snapshot_version = snapshot_version
-        self.history: History | None = History() if state.version == 0 else None
+        self.history: History | None = None
         self.history_loading = False
         self.waiting: dict[str, SendMessage] = {}
         self.offered: set[str] = set()

@@ -9,6 +9,7 @@ from perdure.core.codec import Record, decode_event, genesis, verify_chain
 from perdure.core.commands import InboxCommand, decode_command
 from perdure.core.errors import BrokenChain, StoreError
 from perdure.core.evolve import evolve
+from perdure.core.history import History
 from perdure.core.ids import SessionId
 from perdure.core.limits import STRIKES_MAX
 from perdure.core.state import EMPTY, State, decode_snapshot
@@ -69,7 +70,7 @@ class Loader:
             await self.set_aside(session, claimed, why)
             return None
         try:
-            state, snapshot_version = await self._fold(loaded)
+            state, snapshot_version, history = await self._fold(loaded)
             inbox = [decode_command(entry.command, entry.accepted_at) for entry in loaded.inbox]
         except StoreError:
             raise
@@ -77,6 +78,7 @@ class Loader:
             await self.set_aside(session, claimed, str(error) or repr(error))
             return None
         actor = Actor(session, agent, claimed.token, state, loaded.head, snapshot_version)
+        actor.history = history
         return actor, inbox
 
     async def set_aside(self, session: SessionId, claimed: Claimed, reason: str) -> None:
@@ -85,21 +87,31 @@ class Loader:
         await self._store.release(session, claimed.token, quarantine=reason)
         self._on_set_aside(session, reason)
 
-    async def _fold(self, loaded: Loaded) -> tuple[State, int]:
+    async def _fold(self, loaded: Loaded) -> tuple[State, int, History | None]:
+        """Return the state, the version of its snapshot, and the history after the snapshot.
+
+        There is none when the snapshot cannot serve: the whole log may be long, and who needs its
+        history reads the part that is needed.
+        """
         state = decode_snapshot(loaded.snapshot) if loaded.snapshot is not None else EMPTY
-        records = loaded.tail
+        records, history = loaded.tail, None
         if state is None:
             state, records = EMPTY, await self._whole_log(loaded.session)
+        else:
+            history = History(state.version + 1)
         snapshot_version = state.version
         check_tail(loaded.session, state.version, records, loaded.head)
         for record in records:
-            state = evolve(state, decode_event(record.body))
+            event = decode_event(record.body)
+            state = evolve(state, event)
+            if history is not None:
+                history.fold(record.seq, event)
         if state.version != loaded.version:
             raise BrokenChain(
                 state.version + 1,
                 f"the log ends at {state.version}, the session is at {loaded.version}",
             )
-        return state, snapshot_version
+        return state, snapshot_version, history
 
     async def _whole_log(self, session: SessionId) -> tuple[Record, ...]:
         records: list[Record] = []
