@@ -27,8 +27,8 @@ check: install ## format, lint, types, imports, tidiness: under a minute
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -q tests/architecture
 
-bench: install ## measure the spine
-	@$(BIN)/python bench/spine.py $(ARGS)
+bench: install ## measure against the floor and the peers: under five minutes
+	@$(BIN)/python -m bench $(ARGS)
 
 sim: install ## replay one world of crashes: make sim SEED=7
 	@$(BIN)/python -m perdure.testing.crash --seed $(SEED) $(ARGS)
@@ -53,6 +53,6 @@ lock: ## renew requirements.lock (needs uv); ARGS=--upgrade for newer ones
 	@! grep -nE '://|(^|[ =])/' requirements.lock
 
 clean: ## remove .venv, caches and what runs left behind
-	rm -rf .venv .venv.installing dist build htmlcov .coverage* .hypothesis .import_linter_cache \
+	rm -rf .venv .venv.installing bench/.venvs dist build htmlcov .coverage* .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What durability costs, measured side by side. See docs/internals/performance.md."""

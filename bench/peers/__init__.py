@@ -1,0 +1,1 @@
+"""Other runtimes, doing the same work in environments of their own (see environments.py)."""

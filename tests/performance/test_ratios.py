@@ -1,0 +1,58 @@
+"""A guard against regressions: perdure against the floor, in one run, as ratios.
+
+Nothing here is a time. CPU time per call is compared between processes that run one after the
+other: a busy machine slows both. Commits and bytes are counted. `make bench` measures the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+from bench.measure import Figures, measure
+
+PAIRS: Final = 3
+MANY: Final = ("--concurrency", "100", "--runs", "400")
+ONE: Final = ("--concurrency", "1", "--runs", "20")
+
+CPU_RATIO_MAX: Final = 14.0
+"""Measured: 9 to 12, idle or loaded; the least of three pairs counts, as noise only ever adds."""
+
+BYTES_RATIO_MAX: Final = 1.32
+"""Measured: 1.29."""
+
+COMMITS_PER_CALL_MAX: Final = 1.4
+"""At concurrency 1, where nothing can share a commit. Measured: 1.2: besides the 20 calls of a run
+its message, its claim, its end and its release are written."""
+
+SHARED_COMMITS_PER_CALL_MAX: Final = 0.2
+"""At concurrency 100, where a commit is shared. Measured: 0.02."""
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[Figures, Figures]]:
+    """Measure the floor and perdure in turn."""
+    return [(measure("bench.floor", MANY), measure("bench.runtime", MANY)) for _ in range(PAIRS)]
+
+
+def test_a_call_costs_a_bounded_multiple_of_the_floors_cpu_time(
+    pairs: list[tuple[Figures, Figures]],
+) -> None:
+    ratios = [ours["cpu_us_per_call"] / floor["cpu_us_per_call"] for floor, ours in pairs]
+    assert min(ratios) < CPU_RATIO_MAX, ratios
+
+
+def test_a_call_is_stored_in_a_bounded_multiple_of_the_floors_bytes(
+    pairs: list[tuple[Figures, Figures]],
+) -> None:
+    ratios = [ours["bytes_per_call"] / floor["bytes_per_call"] for floor, ours in pairs]
+    assert max(ratios) < BYTES_RATIO_MAX, ratios
+
+
+def test_commits_are_shared_when_there_are_many_and_not_wasted_when_there_is_one(
+    pairs: list[tuple[Figures, Figures]],
+) -> None:
+    alone = measure("bench.runtime", ONE)
+    assert alone["commits_per_call"] < COMMITS_PER_CALL_MAX
+    assert max(ours["commits_per_call"] for _, ours in pairs) < SHARED_COMMITS_PER_CALL_MAX
