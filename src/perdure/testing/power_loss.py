@@ -1,242 +1,92 @@
-"""A disk in memory whose power can be cut at every operation, under the real SQLite.
+"""Loss of power at every I/O operation of a workload: whatever was acknowledged must be there.
 
-What was not synced when the power went is kept, dropped or torn, sector by sector, as a seed
-decides; what was created or unlinked since the directory was last synced may be or not be.
+After a loss the file must hold exactly what it held after some transaction: the last one that was
+acknowledged, or the next. With less than `synchronous=FULL` the same judge must find losses.
 
-    disk = Disk(dies_at=120)              # refuses its 120th operation and everything after
-    db = connect_to_write(path, "FULL", connect=disk.connect)
-    ...                                   # until apsw.IOError
-    found = disk.after_loss(seed=7)       # another disk: what is found when the power is back
-
-A VFS of apsw has no shared memory, so a connection to such a disk locks it for itself: there is one
-at a time, and what several connections do to one log is out of reach.
+One case by hand: `python -m perdure.testing.power_loss FULL 120 7` (level, operation, seed); all of
+them: `python -m perdure.testing.power_loss`.
 """
-
-# ruff: noqa: N802 - the methods of a VFS have the names that SQLite gave them
 
 from __future__ import annotations
 
-import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
-from functools import cache
-from typing import cast
+from typing import NamedTuple
 
 import apsw
 
-VFS_NAME = "perdure-power-loss"
-SECTOR = 512
-SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
-"""How much of what was not synced a loss may leave; each draws one of these."""
+from perdure.testing.disk import Disk
+from perdure.testing.disk_workload import judge, look, reference, run
 
-DIRECTORY_SYNCING = (
-    apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_SUPER_JOURNAL | apsw.SQLITE_OPEN_WAL
-)
-"""SQLite on Unix syncs the directory at the first sync of one of these that it may create."""
+LEVELS = ("FULL", "NORMAL", "OFF")
+SEEDS = 12
 
 
-class _Content:
-    """The bytes of a file: as SQLite sees them, as they are safe, and the writes in between."""
+class Case(NamedTuple):
+    """A loss of power at one operation, what it left by one seed, and what is wrong with that."""
 
-    def __init__(self, data: bytes = b"") -> None:
-        self.now = bytearray(data)
-        self.safe = data
-        self.unsynced: list[tuple[int, bytes | None]] = []
+    level: str
+    at: int
+    seed: int
+    verdict: str = ""
+    why: str = ""
 
-    def write(self, offset: int, data: bytes) -> None:
-        _put(self.now, offset, data)
-        self.unsynced.append((offset, data))
+    def __str__(self) -> str:
+        again = f"python -m perdure.testing.power_loss {self.level} {self.at} {self.seed}"
+        return f"{again}: {self.verdict or 'all kept'} {self.why}".strip()
 
-    def cut(self, size: int) -> None:
-        del self.now[size:]
-        self.unsynced.append((size, None))
 
-    def sync(self) -> None:
-        self.safe = bytes(self.now)
-        self.unsynced.clear()
+class PowerLoss(NamedTuple):
+    """What came of many cases: `lost` and `corrupt` of `cases`, and those that are wrong."""
 
-    def after_loss(self, share: float, chance: random.Random) -> bytes:
-        """Return what is left: each sector as some write since the last sync had made it."""
-        writes = Counter(
-            at // SECTOR for offset, data in self.unsynced for at, _ in _sectors(offset, data)
+    level: str
+    operations: int
+    cases: int
+    lost: int
+    corrupt: int
+    wrong: tuple[Case, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.level}: power lost at {self.operations} operations, {self.cases} cases, "
+            f"{self.lost} lost, {self.corrupt} corrupt"
         )
-        kept = {sector: _how_many(n, share, chance) for sector, n in writes.items()}
-        left = bytearray(self.safe)
-        for offset, data in self.unsynced:
-            if data is None and chance.random() < share:
-                del left[offset:]
-            for at, part in _sectors(offset, data):
-                kept[at // SECTOR] -= 1
-                if kept[at // SECTOR] >= 0:
-                    _put(left, at, part)
-                elif kept[at // SECTOR] == -1 and chance.random() < share / 4:
-                    _put(left, at, part[: chance.randrange(len(part))])
-        if len(left) < len(self.now) and chance.random() < share:
-            left.extend(bytes(len(self.now) - len(left)))
-        return bytes(left)
 
 
-def _put(into: bytearray, offset: int, data: bytes) -> None:
-    into.extend(bytes(max(0, offset - len(into))))
-    into[offset : offset + len(data)] = data
+def survey(
+    level: str = "FULL", seeds: int = SEEDS, *, part: int = 0, parts: int = 1
+) -> PowerLoss:
+    """Lose the power at every operation, or at every `parts`-th; each with so many seeds."""
+    points = range(1 + part, reference(level).operations + 2, parts)
+    found = [case for at in points for case in cases(level, at, range(seeds))]
+    verdicts = Counter(case.verdict for case in found)
+    wrong = tuple(case for case in found if case.verdict)
+    return PowerLoss(
+        level, len(points), len(found), verdicts["lost"], verdicts["corrupt"], wrong
+    )
 
 
-def _sectors(offset: int, data: bytes | None) -> Iterator[tuple[int, bytes]]:
-    at, end = offset, offset + len(data or b"")
-    while data is not None and at < end:
-        border = min(end, (at // SECTOR + 1) * SECTOR)
-        yield at, data[at - offset : border - offset]
-        at = border
+def cases(level: str, at: int, seeds: range) -> Iterator[Case]:
+    """Run until the power is lost at an operation; yield what each seed makes of it."""
+    states = reference(level).states
+    disk, acknowledged = Disk(dies_at=at), list[apsw.Connection]()
+    run(disk, level, acknowledged.append)
+    disk.die()
+    for seed in seeds:
+        held = look(disk.after_loss(f"{at}/{seed}"))
+        yield Case(level, at, seed, *judge(held, states, len(acknowledged)))
 
 
-def _how_many(changes: int, share: float, chance: random.Random) -> int:
-    """Draw how many of the changes since the last sync are kept, the oldest first."""
-    return changes if chance.random() < share else chance.choice((0, chance.randrange(changes)))
+def main() -> None:
+    """Print one case, or the figures of all."""
+    if len(sys.argv) == 4:
+        level, at, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+        print(next(cases(level, at, range(seed, seed + 1))))
+        return
+    for level in LEVELS:
+        print(survey(level))
 
 
-class Disk:
-    """Files in one directory, the count of the operations that changed them, and a day to die."""
-
-    def __init__(self, dies_at: int = sys.maxsize) -> None:
-        self.operations = 0
-        self.dies_at = dies_at
-        self.names: dict[str, _Content] = {}
-        self._earlier: dict[str, list[_Content | None]] = {}
-
-    def die(self) -> None:
-        """Cut the power: from now on everything is refused."""
-        self.dies_at = 0
-
-    def operate(self, changes: int = 1) -> None:
-        """Count an operation. Raises `apsw.IOError` if the disk dies of it, or is dead."""
-        self.operations += changes
-        if self.operations >= self.dies_at:
-            raise apsw.IOError("the power is gone")
-
-    def name(self, name: str, content: _Content | None) -> None:
-        """Create or unlink a file; that is not safe until the directory is synced."""
-        self._earlier.setdefault(name, []).append(self.names.pop(name, None))
-        if content is not None:
-            self.names[name] = content
-
-    def sync_directory(self) -> None:
-        """Make what was created and unlinked safe."""
-        self._earlier.clear()
-
-    def after_loss(self, seed: int | str) -> Disk:
-        """Return the disk as it is found when the power is back; this one stays as it is."""
-        chance = random.Random(seed)
-        found, share = Disk(), chance.choice(SHARES)
-        for name in sorted({*self.names, *self._earlier}):
-            entries = [*self._earlier.get(name, ()), self.names.get(name)]
-            content = entries[_how_many(len(entries) - 1, share, chance) if entries[1:] else 0]
-            if content is not None:
-                found.names[name] = _Content(content.after_loss(share, chance))
-        return found
-
-    def connect(self, path: str) -> apsw.Connection:
-        """Open a file of this disk with SQLite."""
-        vfs = _vfs()
-        # Only opening goes by the name of the VFS; what is open keeps to its own disk.
-        vfs.disk = self
-        db = _Connection(path, vfs=VFS_NAME)
-        db.pragma("locking_mode", "exclusive")
-        return db
-
-
-class _Connection(apsw.Connection):
-    """A connection whose last words to a dead disk nobody hears."""
-
-    def close(self, force: bool = False) -> None:
-        with suppress(apsw.IOError):
-            super().close(force)
-
-
-class _Vfs(apsw.VFS):
-    """What SQLite asks of an operating system besides open files."""
-
-    def __init__(self) -> None:
-        super().__init__(VFS_NAME, "")
-        self.disk = Disk()
-
-    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
-        name = name.filename() if isinstance(name, apsw.URIFilename) else name
-        disk = self.disk
-        content = _Content() if name is None else disk.names.get(name)
-        if content is None:
-            assert name is not None
-            disk.operate()
-            content = _Content()
-            disk.name(name, content)
-        flags[1] = flags[0]
-        creates = bool(flags[0] & apsw.SQLITE_OPEN_CREATE)
-        syncs_directory = creates and bool(flags[0] & DIRECTORY_SYNCING)
-        return cast(apsw.VFSFile, _File(disk, content, syncs_directory))
-
-    def xDelete(self, filename: str, syncdir: bool) -> None:
-        self.disk.operate()
-        self.disk.name(filename, None)
-        if syncdir:
-            self.disk.sync_directory()
-
-    def xAccess(self, pathname: str, flags: int) -> bool:
-        return pathname in self.disk.names
-
-    def xFullPathname(self, name: str) -> str:
-        return name
-
-
-@cache
-def _vfs() -> _Vfs:
-    return _Vfs()
-
-
-class _File:
-    """An open file, as apsw calls it. It is never locked: there is one connection at a time."""
-
-    def __init__(self, disk: Disk, content: _Content, syncs_directory: bool) -> None:
-        self._disk = disk
-        self._content = content
-        self._syncs_directory = syncs_directory
-
-    def xRead(self, amount: int, offset: int) -> bytes:
-        self._disk.operate(0)
-        return bytes(self._content.now[offset : offset + amount])
-
-    def xWrite(self, data: bytes, offset: int) -> None:
-        self._disk.operate()
-        self._content.write(offset, bytes(data))
-
-    def xTruncate(self, size: int) -> None:
-        self._disk.operate()
-        self._content.cut(size)
-
-    def xSync(self, flags: int) -> None:
-        self._disk.operate()
-        self._content.sync()
-        if self._syncs_directory:
-            self._syncs_directory = False
-            self._disk.sync_directory()
-
-    def xFileSize(self) -> int:
-        return len(self._content.now)
-
-    def xLock(self, level: int) -> None: ...
-
-    def xUnlock(self, level: int) -> None: ...
-
-    def xCheckReservedLock(self) -> bool:
-        return False
-
-    def xFileControl(self, op: int, pointer: int) -> bool:
-        return False
-
-    def xSectorSize(self) -> int:
-        return 4096  # as on Unix
-
-    def xDeviceCharacteristics(self) -> int:
-        return apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE  # as on Unix
-
-    def xClose(self) -> None: ...
+if __name__ == "__main__":
+    main()

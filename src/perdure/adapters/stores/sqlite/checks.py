@@ -102,7 +102,7 @@ def connect_to_write(
 ) -> apsw.Connection:
     """Open the one connection that writes and checkpoints, with its settings read back.
 
-    `connect` opens the file; perdure.testing.power_loss puts a disk of its own under it.
+    `connect` opens the file; perdure.testing.disk puts one of its own under it.
     """
     with refusing(path):
         db = connect(str(path))
