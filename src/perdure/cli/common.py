@@ -23,6 +23,7 @@ from perdure.core.errors import (
     RunCancelled,
     RunFailed,
     StoreLocked,
+    Unavailable,
 )
 
 DEFAULT_STORE = "sqlite:///.perdure/perdure.db"
@@ -37,6 +38,7 @@ EXIT_CODES: tuple[tuple[type[PerdureError], int], ...] = (
     (StoreLocked, 7),
     (BrokenChain, 8),
     (Quarantined, 10),
+    (Unavailable, 11),
 )
 OTHER_ERROR = 1
 INTERRUPTED = 130

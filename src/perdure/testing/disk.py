@@ -42,6 +42,9 @@ DIRECTORY_SYNCING = (
 Operation = Literal["create", "read", "write", "truncate", "sync", "unlink"]
 """What a disk is asked for; all but `read` change it, and are counted."""
 
+Phase = Literal["open", "work", "close"]
+"""What the store is doing with the disk; whoever runs it says so."""
+
 
 class Content:
     """The bytes of a file: as SQLite sees them, as they are safe, and the writes in between."""
@@ -116,6 +119,7 @@ class Disk:
 
     def __init__(self, dies_at: int = sys.maxsize) -> None:
         self.operations = 0
+        self.phase: Phase = "open"
         self.dies_at = dies_at
         self.names: dict[str, Content] = {}
         self._earlier: dict[str, list[Content | None]] = {}
@@ -182,10 +186,10 @@ class Disk:
 
 
 class _Connection(apsw.Connection):
-    """A connection whose last words to a dead disk nobody hears."""
+    """A connection whose last words to a disk that fails nobody hears."""
 
     def close(self, force: bool = False) -> None:
-        with suppress(apsw.IOError):
+        with suppress(apsw.Error):
             super().close(force)
 
 
@@ -200,6 +204,8 @@ class _Vfs(apsw.VFS):
         name = name.filename() if isinstance(name, apsw.URIFilename) else name
         disk = self.disk
         content = Content() if name is None else disk.names.get(name)
+        if content is None and not flags[0] & apsw.SQLITE_OPEN_CREATE:
+            raise apsw.CantOpenError(f"there is no {name}")
         if content is None:
             assert name is not None
             disk.operate("create")

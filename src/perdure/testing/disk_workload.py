@@ -128,8 +128,11 @@ class Node:
     writer: so the next group waits before the writer looks again, and every run is the same.
     """
 
-    def __init__(self, db: apsw.Connection, groups: Groups, noted: Callable[[], None]) -> None:
+    def __init__(
+        self, db: apsw.Connection, disk: Disk, groups: Groups, noted: Callable[[], None]
+    ) -> None:
         self.refused = 0
+        self._disk = disk
         self._groups = groups
         self._noted = noted
         self._ended = threading.Event()
@@ -153,6 +156,7 @@ class Node:
     def _submit(self) -> None:
         group = next(self._groups, None)
         if group is None:
+            self._disk.phase = "close"
             self._ended.set()
         for operation in group or ():
             self.writer.submit(operation)
@@ -198,12 +202,14 @@ def run(disk: Disk, level: str, noted: Callable[[apsw.Connection], None]) -> End
     refused = 0
     for groups in lives():
         try:
+            disk.phase = "open"
             db = start(disk, level)
         except PerdureError as error:
             return Ended(refused, str(error))
         noted(db)
         with _small_log():
-            node = Node(db, groups, partial(noted, db))
+            disk.phase = "work"
+            node = Node(db, disk, groups, partial(noted, db))
             node.wait()
             # An orderly end: it makes a checkpoint and unlinks the log, unless the store failed.
             node.writer.stop()
@@ -240,15 +246,22 @@ def reference(level: str) -> Reference:
 
 
 class Held(NamedTuple):
-    """What a file was found to hold: `wrong` says what is damaged, `contents` None is nothing."""
+    """What a file was found to hold, and held when each session had gone on by a step.
+
+    `wrong` says what is damaged; without `contents` there was no store yet.
+    """
 
     contents: Contents | None = None
+    later: Contents | None = None
     wrong: str = ""
 
 
 def look(disk: Disk) -> Held:
-    """Open what a disk holds as the next process does, check it, and go on with each session."""
-    held = None
+    """Open what a disk holds as the next process does, check it, and go on with each session.
+
+    The power is lost after that.
+    """
+    held = later = None
     try:
         db = checks.connect_to_write(PATH, "FULL", connect=disk.connect)
         try:
@@ -259,12 +272,13 @@ def look(disk: Disk) -> Held:
             set_up(db)
             audit(db)
             go_on(db)
+            later = contents(db)
         finally:
             disk.die()
             db.close()
     except (AssertionError, PerdureError, apsw.Error) as error:
-        return Held(held, f"{type(error).__name__}: {error}")
-    return Held(held)
+        return Held(held, wrong=f"{type(error).__name__}: {error}")
+    return Held(held, later)
 
 
 def judge(held: Held, states: list[Contents], acknowledged: int) -> tuple[str, str]:
@@ -286,12 +300,13 @@ def judge(held: Held, states: list[Contents], acknowledged: int) -> tuple[str, s
 
 def contents(db: apsw.Connection) -> Contents:
     """Return every row of every table."""
-    return {name: db.execute(f"SELECT * FROM {name}").fetchall() for name in TABLES}
+    return {name: db.execute(f"SELECT * FROM {name}").fetchall() for name in TABLES}  # noqa: S608
 
 
 def audit(db: apsw.Connection) -> None:
     """Check each session against its own log. Raises `AssertionError` and `BrokenChain`."""
-    for *names, _, version, head, unconsumed in db.execute(SESSIONS).fetchall():
+    rows: list[Any] = db.execute(SESSIONS).fetchall()
+    for *names, _, version, head, unconsumed in rows:
         session = SessionId(*names)
         records = reading.read(db, session, 0, version + 1)
         assert len(records) == version, f"{session} is at {version} and has {len(records)} records"
@@ -305,7 +320,8 @@ def audit(db: apsw.Connection) -> None:
 def go_on(db: apsw.Connection) -> None:
     """Claim each session and write a step. Raises `AssertionError` if that is refused."""
     ids: RowIds = {}
-    for *names, epoch, _, _, _ in db.execute(SESSIONS).fetchall():
+    rows: list[Any] = db.execute(SESSIONS).fetchall()
+    for *names, epoch, _, _, _ in rows:
         session = SessionId(*names)
         with db:
             claimed = operations.claim(db, ids, session, "next", "nonce", NOW)
@@ -315,5 +331,3 @@ def go_on(db: apsw.Connection) -> None:
             version, head = claimed.loaded.version, claimed.loaded.head
             step = StepCommit(session, claimed.token, version, tuple(seal(head, version, [one])))
             assert write_all(db, ids, [step]), f"{session} does not go on"
-
-

@@ -54,17 +54,13 @@ class PowerLoss(NamedTuple):
         )
 
 
-def survey(
-    level: str = "FULL", seeds: int = SEEDS, *, part: int = 0, parts: int = 1
-) -> PowerLoss:
+def survey(level: str = "FULL", seeds: int = SEEDS, *, part: int = 0, parts: int = 1) -> PowerLoss:
     """Lose the power at every operation, or at every `parts`-th; each with so many seeds."""
     points = range(1 + part, reference(level).operations + 2, parts)
     found = [case for at in points for case in cases(level, at, range(seeds))]
     verdicts = Counter(case.verdict for case in found)
     wrong = tuple(case for case in found if case.verdict)
-    return PowerLoss(
-        level, len(points), len(found), verdicts["lost"], verdicts["corrupt"], wrong
-    )
+    return PowerLoss(level, len(points), len(found), verdicts["lost"], verdicts["corrupt"], wrong)
 
 
 def cases(level: str, at: int, seeds: range) -> Iterator[Case]:

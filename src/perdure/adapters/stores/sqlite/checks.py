@@ -14,6 +14,7 @@ from typing import Literal
 
 import apsw
 
+from perdure.adapters.stores.sqlite import log
 from perdure.core.errors import StoreRefused, Unavailable
 from perdure.ports.session_store import Durability
 
@@ -108,6 +109,7 @@ def connect_to_write(
         db = connect(str(path))
         try:
             db.set_busy_timeout(BUSY_TIMEOUT_MS)
+            log.make_durable(db)
             db.pragma("journal_mode", "wal")
             db.pragma("synchronous", synchronous)
             db.pragma("wal_autocheckpoint", 0)
@@ -129,8 +131,8 @@ def connect_to_read(path: Path) -> apsw.Connection:
     flags = apsw.SQLITE_OPEN_READONLY
     name = str(path)
     if not os.access(path.parent, os.W_OK):
-        log = Path(f"{path}-wal")
-        if log.exists() and log.stat().st_size:
+        wal = Path(f"{path}-wal")
+        if wal.exists() and wal.stat().st_size:
             raise StoreRefused(
                 f"{path} has a write-ahead log, and its folder cannot be written: copy both files "
                 "to a folder of yours and read them there"
@@ -156,12 +158,12 @@ def durability(found: Mapping[str, object]) -> Durability:
 
 def facts(path: Path) -> dict[str, str | int]:
     """Return what can be said of a store's file from outside."""
-    log = Path(f"{path}-wal")
+    wal = Path(f"{path}-wal")
     return {
         "path": str(path),
         "sqlite_version": apsw.sqlite_lib_version(),
         "database_bytes": path.stat().st_size,
-        "log_bytes": log.stat().st_size if log.exists() else 0,
+        "log_bytes": wal.stat().st_size if wal.exists() else 0,
     }
 
 
@@ -189,4 +191,14 @@ def refusing(path: Path) -> Iterator[None]:
         where = "" if os.access(path.parent, os.W_OK) else "; its folder is not writable"
         raise StoreRefused(f"{path} cannot be opened: {error}{where}") from None
     except apsw.Error as error:
-        raise Unavailable(f"the store {path} could not be opened: {error}") from None
+        raise Unavailable(f"the store {path} could not be opened: {first_cause(error)}") from None
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return what SQLite said first.
+
+    After an I/O error it rolls back by itself, and whoever then fails to roll back says only that.
+    """
+    while isinstance(error.__context__, apsw.Error):
+        error = error.__context__
+    return error

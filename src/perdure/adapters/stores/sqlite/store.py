@@ -107,8 +107,8 @@ class SqliteStore:
                 with checks.refusing(path):
                     schema.migrate(db, path, now(), schema.migrations())
                     operations.free_claims(db)
-                settings = checks.settings(db)
-                identity = db.execute("SELECT id FROM identity").get
+                    settings = checks.settings(db)
+                    identity = db.execute("SELECT id FROM identity").get
                 reader = ReadThread(path)
             except BaseException:
                 db.close()

@@ -22,6 +22,7 @@ from typing import Any
 
 import apsw
 
+from perdure.adapters.stores.sqlite.checks import first_cause
 from perdure.adapters.stores.sqlite.commits import RowIds, why_refused, write_all
 from perdure.core.errors import Conflict, PerdureError, StoreError, Unavailable
 from perdure.core.ids import SessionId
@@ -267,10 +268,13 @@ class Writer:
         return apsw.SQLITE_OK
 
     def _fail(self, error: BaseException) -> None:
+        # Closing would make a checkpoint; and after a failed sync nothing is written any more.
+        self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         with suppress(apsw.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+        cause = first_cause(error)
         self.failure = (
             f"the store {self._name} failed and takes nothing more until it is opened again: "
-            f"{type(error).__name__}: {error}"
+            f"{type(cause).__name__}: {cause}"
         )
