@@ -1,0 +1,1 @@
+"""The ways in which `perdure.testing.mutants` breaks the engine."""

@@ -1,0 +1,75 @@
+"""Every mutant is caught by the rig that its entry names, and the rig is quiet without it.
+
+The test that catches mutant M is the one whose id ends in `[M]`: `pytest -k M` finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from perdure.adapters.stores.memory import MemoryStore
+from perdure.core.errors import InvalidInput
+from perdure.ports.session_store import SessionStore
+from perdure.testing.clock import FakeClock
+from perdure.testing.conformance.check import broken_promises, promises
+from perdure.testing.mutants import MUTANTS, broken
+from perdure.testing.mutation.patches import Patches
+from tests.core import test_session
+from tests.runtime.test_known_defects import (
+    test_k10_no_cut_splits_a_call_from_its_result as k10,
+)
+
+
+def of(rig: str) -> list[str]:
+    """Return the mutants that a rig must catch."""
+    return [name for name, mutant in MUTANTS.items() if mutant.rig == rig]
+
+
+@asynccontextmanager
+async def memory(clock: FakeClock) -> AsyncIterator[SessionStore]:
+    """Open the store that simulations run on."""
+    yield MemoryStore(clock)
+
+
+@pytest.mark.parametrize("mutant", of("store"))
+async def test_the_suite_of_stores_catches(mutant: str) -> None:
+    with broken(mutant):
+        assert await broken_promises(memory) != []
+
+
+def test_the_tests_of_effects_catch_late_outcome_accepted() -> None:
+    with broken("late_outcome_accepted"), pytest.raises(AssertionError):
+        test_session.TestEffects().test_a_late_result_changes_nothing()
+
+
+@pytest.mark.parametrize("strategy", ["window", "compact"])
+def test_k10_catches_split_tool_pair(strategy: str) -> None:
+    with broken("split_tool_pair"), pytest.raises(AssertionError):
+        k10(strategy, 3)
+
+
+async def test_the_suite_of_stores_is_quiet_without_a_mutant() -> None:
+    assert len(promises()) > 50
+    assert await broken_promises(memory) == []
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+async def test_what_was_broken_is_whole_again(mutant: str) -> None:
+    with broken(mutant) as found:
+        assert found.what.endswith(".")
+    assert await broken_promises(memory) == []
+
+
+def test_a_mutant_of_what_does_not_exist_any_more_is_an_error() -> None:
+    with pytest.raises(InvalidInput, match="mend the mutant"):
+        Patches().method(MemoryStore, "comit", lambda original: original)
+    with pytest.raises(InvalidInput, match="mend the mutant"):
+        Patches().name("perdure.core.session", "decides", lambda original: original)
+
+
+def test_an_unknown_mutant_is_refused_with_the_list() -> None:
+    with pytest.raises(InvalidInput, match="they are: no_fence"), broken("nothing"):
+        pass
