@@ -1,0 +1,291 @@
+"""Watches a world while it runs: the rules that hold at every moment, and the rare situations.
+
+It sees the store at the moment of each write, every call that leaves a node, and what the runtime
+tells of itself. What it sees changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+from perdure.core import events as e
+from perdure.core.codec import decode_event
+from perdure.core.commands import SendMessage, decode_command
+from perdure.core.errors import Fenced, StoreError
+from perdure.core.history import malformed
+from perdure.core.ids import SessionId
+from perdure.ports.session_store import Claimed, InboxEntry, NotClaimed, Receipt, StepCommit
+from perdure.ports.workers import ModelTask, Task, ToolTask
+from perdure.testing.simulation.ledger import Ledger
+from perdure.testing.simulation.loop import VirtualLoop
+from perdure.testing.trace import LeftModel, Trace
+
+HOUR_MS = 3_600_000
+
+
+class Observer:
+    """The eyes of the oracles. `violations` is empty in a world that keeps its promises."""
+
+    def __init__(self, loop: VirtualLoop, ledger: Ledger) -> None:
+        self._loop = loop
+        self._ledger = ledger
+        self.violations: list[str] = []
+        self.probes: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.told: list[tuple[Any, ...]] = []
+        self.traces: dict[SessionId, Trace] = {}
+        self.holders: dict[SessionId, str] = {}
+        self.messages: dict[str, tuple[SessionId, SendMessage]] = {}
+        self.inboxes: dict[SessionId, set[str]] = {}
+        self.was_paused: set[str] = set()
+        self._in_doubt: set[str] = set()
+        self._snapshots: set[SessionId] = set()
+
+    def wrong(self, what: str) -> None:
+        """Note that a promise was broken."""
+        self.violations.append(f"at {self._loop.now_us / 1e6:.3f} s: {what}")
+
+    def trace(self, session: SessionId) -> Trace:
+        """Return where the durable log of a session stands."""
+        trace = self.traces.get(session)
+        if trace is None:
+            trace = self.traces[session] = Trace(session)
+        return trace
+
+    # ----------------------------------------------------------------------------------- the store
+
+    def accepted(self, entry: InboxEntry, receipt: Receipt) -> None:
+        """A command was accepted, or known."""
+        if receipt.duplicate:
+            self.probes["duplicate delivery"] += 1
+            self.probes["accept in doubt, then repeated"] += entry.id in self._in_doubt
+            return
+        self.inboxes.setdefault(entry.session, set()).add(entry.id)
+        command = decode_command(entry.command, entry.accepted_at)
+        if isinstance(command, SendMessage):
+            self.messages[command.id] = (entry.session, command)
+            folding = self.trace(entry.session).status == "compacting"
+            self.probes["steer during compaction"] += folding and command.mode == "steer"
+            self.probes["a run retried"] += command.retry_of is not None
+
+    def claimed(self, life: str, session: SessionId, answer: Claimed | NotClaimed) -> None:
+        """Somebody asked for a session."""
+        if isinstance(answer, NotClaimed):
+            self.probes["two nodes race"] += answer.why == "held"
+            return
+        before = self.holders.get(session)
+        trace = self.trace(session)
+        begun = any(call.status == "begun" for call in trace.calls.values())
+        if before not in (None, life) and begun:
+            self.probes["lease lost in a once call"] += before in self.was_paused
+        self.holders[session] = life
+        if answer.loaded.version != trace.seq:
+            self.wrong(f"{session} was claimed at {answer.loaded.version}, its log is {trace.seq}")
+
+    def released(self, life: str, session: SessionId, snapshot: bool, quarantined: bool) -> None:
+        """A claim was given up."""
+        self.holders.pop(session, None)
+        if snapshot:
+            self._snapshots.add(session)
+            self.counts["snapshots"] += 1
+        waiting = self.inboxes.get(session)
+        self.probes["postponed survives"] += bool(waiting) and self.trace(session).run is not None
+
+    def renewed(self, life: str, owner: str, alive: bool) -> None:
+        """A lease was renewed, or begun anew."""
+        if not alive:
+            self.probes["renewed too late"] += 1
+            for session in [s for s, holder in self.holders.items() if holder == life]:
+                del self.holders[session]
+
+    def lost(self, life: str, what: str, applied: bool) -> None:
+        """A request or its answer got lost on the way."""
+        self.counts["answers lost" if applied else "requests lost"] += 1
+        if applied and what in ("commit", "claim"):
+            self.probes[f"{what} landed, answer lost"] += 1
+
+    def doubtful(self, message: str) -> None:
+        """A client was not told whether its message was accepted."""
+        self._in_doubt.add(message)
+
+    def refused(self, life: str, step: StepCommit, error: StoreError, pending: int) -> None:
+        """A step was refused."""
+        if isinstance(error, Fenced):
+            self.counts["fences"] += 1
+            self.probes["fence inside a batch"] += pending > 0
+            self.probes["paused and fenced"] += life in self.was_paused
+
+    def committed(self, life: str, step: StepCommit, pending: Collection[StepCommit]) -> None:
+        """A step is durable: its events are stepped through the tables."""
+        session = step.session
+        trace = self.trace(session)
+        if self.holders.get(session) != life:
+            self.wrong(f"{life} wrote {session}, which {self.holders.get(session)} holds")
+        if step.expected != trace.seq:
+            self.wrong(f"{session} was written at {step.expected}, its log is at {trace.seq}")
+        events = [decode_event(record.body) for record in step.records]
+        self.counts["commits"] += 1
+        self.counts["events"] += len(events)
+        try:
+            for event in events:
+                self._before(trace, event)
+                trace.step(event)
+        except LeftModel as error:
+            self.wrong(f"{session}: {error}")
+        for entry in step.consumed:
+            self.inboxes.get(session, set()).discard(entry)
+        if pending and any(isinstance(one, (e.TimerFired, e.QuestionAnswered)) for one in events):
+            self._together(events, pending)
+
+    def _together(self, events: list[e.Event], pending: Collection[StepCommit]) -> None:
+        kinds = {type(event) for event in events}
+        for step in pending:
+            kinds |= {type(decode_event(record.body)) for record in step.records}
+        both = {e.TimerFired, e.QuestionAnswered} <= kinds
+        self.probes["timer and answer together"] += both
+
+    def _before(self, trace: Trace, event: e.Event) -> None:
+        """Look at an event that is about to join the log."""
+        look = _EVENTS.get(type(event))
+        if look is not None:
+            look(self, trace, event)
+
+    def _succeeded(self, trace: Trace, event: e.ToolCallSucceeded) -> None:
+        call = trace.calls.get(event.call)
+        if call is not None and call.effect != "read":
+            known = self._ledger.effects[trace.session, event.call]
+            if not known:
+                self.wrong(f"{trace.session} {event.call} succeeded, and took no effect")
+        self.probes["probe says happened"] += event.by == "probe"
+        self.probes["a person decides"] += event.by.startswith("person")
+
+    def _failed(self, trace: Trace, event: e.ToolCallFailed) -> None:
+        self.probes["given up"] += event.kind == "lost"
+        if event.kind == "unknown":
+            self.counts["unknowns told"] += 1
+            self.probes["the model hears of doubt"] += 1
+
+    def _reopened(self, trace: Trace, event: e.ToolCallReopened) -> None:
+        self.probes["probe says it did not"] += event.by == "probe"
+        self.probes["a person decides"] += event.by.startswith("person")
+        if self._ledger.effects[trace.session, event.call]:
+            self.wrong(f"{trace.session} {event.call} is sent again, and it took effect")
+
+    def _asked(self, trace: Trace, event: e.DecisionRequested) -> None:
+        call = trace.calls.get(event.call)
+        self.probes["probe is undecided"] += call is not None and call.name == "pay"
+
+    def _unknown(self, trace: Trace, event: e.ToolCallUnknown) -> None:
+        self.counts["unknowns"] += 1
+
+    def _lost(self, trace: Trace, event: e.ToolCallLost) -> None:
+        self.probes["lost and sent again"] += 1
+
+    def _withdrawn(self, trace: Trace, event: e.RunWithdrawn) -> None:
+        self.probes["cancel before the run began"] += 1
+
+    def _given_up(self, trace: Trace, event: e.ToolCallCancelled) -> None:
+        trace_call = trace.calls.get(event.call)
+        if trace_call is not None:
+            self._cancelled_kind = trace_call.kind
+
+    _cancelled_kind = ""
+
+    def _run_cancelled(self, trace: Trace, event: e.RunCancelled) -> None:
+        kind, self._cancelled_kind = self._cancelled_kind, ""
+        interrupted = event.reason.startswith("interrupted by") and kind == "tool"
+        self.probes["interrupt during a tool call"] += interrupted
+
+    def _run_failed(self, trace: Trace, event: e.RunFailed) -> None:
+        kind, self._cancelled_kind = self._cancelled_kind, ""
+        over = event.code == "wall_time_exceeded" and kind == "question"
+        self.probes["deadline during a question"] += over
+
+    def _fired(self, trace: Trace, event: e.TimerFired) -> None:
+        call = trace.calls.get(event.call)
+        if call is not None:
+            true_ms = 1_700_000_000_000 + self._loop.now_us // 1000
+            self.probes["woken by a skewed clock"] += abs(true_ms - call.due_at) > HOUR_MS // 2
+
+    # -------------------------------------------------------------------------- calls leaving a node
+
+    def dispatched(self, life: str, task: Task) -> None:
+        """A task is given to a worker: it must be owed, durably, unless its node is fenced."""
+        if isinstance(task, ModelTask):
+            self.counts["models asked"] += 1
+            for what in malformed(task.request.messages):
+                self.wrong(f"{task.session} {task.call} shows a model: {what}")
+        if self.holders.get(task.session) != life:
+            self.counts["sent by the fenced"] += 1
+            return
+        call = self.trace(task.session).calls.get(task.call)
+        status = call.status if call is not None else "not owed"
+        attempt = call.attempt if call is not None else 0
+        if isinstance(task, ModelTask):
+            good = status == "intended"
+        else:
+            good = status == ("unknown" if task.probing else "intended") and attempt == task.attempt
+        if not good:
+            self.wrong(f"{life} sent {task.session} {task.call}, which is {status} in the log")
+
+    def proceeded(self, life: str, task: ToolTask) -> None:
+        """A `once` task may run: its beginning must be durable."""
+        if self.holders.get(task.session) != life:
+            return
+        call = self.trace(task.session).calls.get(task.call)
+        if call is None or call.status != "begun" or call.attempt != task.attempt:
+            self.wrong(f"{life} lets {task.session} {task.call} run, and it has not begun")
+
+    # ------------------------------------------------------------------------------------ telemetry
+
+    def emit(self, life: str, name: str, fields: dict[str, Any]) -> None:
+        """The runtime tells something of itself."""
+        self.told.append((self._loop.now_us, life, name, tuple(fields.items())))
+        self.counts[name] += 1
+        if name == "command.refused":
+            code, command = fields["code"], fields["command"]
+            self.probes["late report refused"] += code == "not_held"
+            result = command in ("ReportToolResult", "ReportReply") and code == "not_held"
+            session = SessionId(*fields["session"].split("/"))
+            ended = self.trace(session).ended
+            self.probes["result after cancel"] += result and "cancelled" in ended.values()
+        elif name == "session.conflict":
+            self.probes["conflict and reload"] += 1
+        elif name == "session.quarantined":
+            self.probes["strike then quarantine"] += "died" in fields["reason"]
+            if "died" not in fields["reason"]:
+                self.wrong(f"{fields['session']} was set aside: {fields['reason']}")
+
+    def died(self, life: str, site: str | None) -> None:
+        """A node dies just now."""
+        self.counts["crashes"] += 1
+        self.probes["crash between accept and deliver"] += site == "accept.after"
+        self.probes["crash during recovery"] += site in ("claim.after", "recovery.scanned")
+        for session, holder in self.holders.items():
+            if holder != life:
+                continue
+            trace = self.traces[session]
+            self.probes["crash during a retry"] += trace.status == "delayed"
+            self.probes["crash after a snapshot"] += session in self._snapshots
+            for call_id, call in trace.calls.items():
+                acted = self._ledger.effects[session, call_id] > 0
+                self.probes["crash after effect before record"] += acted
+                begun = call.status == "begun" and not acted
+                self.probes["crash after begin before effect"] += begun
+
+
+_EVENTS: dict[type[e.Event], Any] = {
+    e.ToolCallSucceeded: Observer._succeeded,
+    e.ToolCallFailed: Observer._failed,
+    e.ToolCallReopened: Observer._reopened,
+    e.ToolCallUnknown: Observer._unknown,
+    e.ToolCallLost: Observer._lost,
+    e.DecisionRequested: Observer._asked,
+    e.RunWithdrawn: Observer._withdrawn,
+    e.ToolCallCancelled: Observer._given_up,
+    e.RunCancelled: Observer._run_cancelled,
+    e.RunFailed: Observer._run_failed,
+    e.TimerFired: Observer._fired,
+}

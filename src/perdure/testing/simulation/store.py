@@ -1,0 +1,285 @@
+"""The real MemoryStore behind a network: every node has a connection that can be slow or fail.
+
+A request takes its time, is applied whole or not at all, and its answer takes its time. Either can
+get lost: then the node is told `Unavailable`, and whether it was applied stays open, as the port
+says. The commits of one session are applied, and answered, in the order they were submitted, and
+what was submitted before a refusal is known is refused with it. Everything else may overtake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, Protocol, TypeVar, cast
+
+from perdure.adapters.stores.memory import MemoryStore
+from perdure.core.codec import Record
+from perdure.core.errors import PerdureError, StoreError, Unavailable
+from perdure.core.ids import SessionId
+from perdure.core.runs import RunRow
+from perdure.ports.session_store import (
+    Claimed,
+    CommitDone,
+    Durability,
+    InboxEntry,
+    Loaded,
+    NotClaimed,
+    Receipt,
+    RunQuery,
+    StepCommit,
+    Token,
+)
+from perdure.testing.simulation.loop import Died, Process, VirtualLoop
+from perdure.testing.simulation.weather import Weather
+
+T = TypeVar("T")
+
+
+class Observer(Protocol):
+    """Sees what the store does, at the moment it does it."""
+
+    def accepted(self, entry: InboxEntry, receipt: Receipt) -> None:
+        """A command was accepted, or known."""
+
+    def claimed(self, life: str, session: SessionId, answer: Claimed | NotClaimed) -> None:
+        """Somebody asked for a session."""
+
+    def committed(self, life: str, step: StepCommit, pending: Collection[StepCommit]) -> None:
+        """A step is durable; `pending` are those of the same session behind it."""
+
+    def refused(self, life: str, step: StepCommit, error: StoreError, pending: int) -> None:
+        """A step was refused, and `pending` more of the same session are behind it."""
+
+    def released(self, life: str, session: SessionId, snapshot: bool, quarantined: bool) -> None:
+        """A claim was given up."""
+
+    def renewed(self, life: str, owner: str, alive: bool) -> None:
+        """A lease was renewed, or begun anew."""
+
+    def lost(self, life: str, what: str, applied: bool) -> None:
+        """A request or its answer got lost on the way."""
+
+
+class _AtOnce:
+    """Stands in for the loop while the store is at work: its answer is known when it returns."""
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any, **_: Any) -> Any:
+        """Call now."""
+        callback(*args)
+
+
+_AT_ONCE: Any = _AtOnce()
+
+
+def perform(work: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns that never waits."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    raise AssertionError("the memory store does not wait")
+
+
+class Server:
+    """The one store of a world, and who is told of what it does."""
+
+    def __init__(self, store: MemoryStore, loop: VirtualLoop, observer: Observer) -> None:
+        self.store = store
+        self.observer = observer
+        self._loop = loop
+
+    def commit(self, step: StepCommit) -> StoreError | None:
+        """Apply a step now; return why it was refused, if it was."""
+        told: list[StoreError | None] = []
+        asyncio._set_running_loop(_AT_ONCE)
+        try:
+            self.store.commit(step, told.append)
+        finally:
+            asyncio._set_running_loop(cast(Any, self._loop))
+        return told[0]
+
+
+class _Line:
+    """The commits of one session on one connection, first come first served."""
+
+    __slots__ = ("answers", "steps")
+
+    def __init__(self) -> None:
+        self.steps: deque[tuple[StepCommit, CommitDone, str]] = deque()
+        self.answers: deque[tuple[CommitDone, StoreError | None]] = deque()
+
+
+class Connection:
+    """A node's way to the store: the `SessionStore` that its runtime is given."""
+
+    durability: Durability = "memory"
+
+    def __init__(
+        self,
+        server: Server,
+        loop: VirtualLoop,
+        process: Process,
+        weather: Weather,
+        chance: random.Random,
+    ) -> None:
+        self.identity = server.store.identity
+        self._server = server
+        self._loop = loop
+        self._process = process
+        self._weather = weather
+        self._draw = chance.random
+        self._lines: dict[SessionId, _Line] = {}
+        self._doomed: dict[tuple[SessionId, Token], StoreError] = {}
+        self._cut = False
+
+    async def accept(self, entry: InboxEntry, row: RunRow | None = None) -> Receipt:
+        """Put a command into a session's inbox."""
+        return await self._ask("accept", entry, row)
+
+    async def claim(self, session: SessionId, owner: str, nonce: str) -> Claimed | NotClaimed:
+        """Take the right to write a session, then read it."""
+        return await self._ask("claim", session, owner, nonce)
+
+    async def load(self, session: SessionId) -> Loaded | None:
+        """Read a session without the right to write it."""
+        return await self._ask("load", session)
+
+    async def renew(self, owner: str, lease_ms: int) -> bool:
+        """Confirm the lease."""
+        return await self._ask("renew", owner, lease_ms)
+
+    async def release(
+        self,
+        session: SessionId,
+        token: Token | None,
+        snapshot: tuple[int, bytes] | None = None,
+        quarantine: str | None = None,
+    ) -> None:
+        """Give up a claim."""
+        await self._ask("release", session, token, snapshot, quarantine)
+
+    async def due(
+        self, now: int, limit: int, agents: Collection[str] | None = None
+    ) -> tuple[list[SessionId], int | None]:
+        """Return what is due."""
+        return await self._ask("due", now, limit, agents)
+
+    async def read(self, session: SessionId, after: int, limit: int) -> list[Record]:
+        """Return records."""
+        return await self._ask("read", session, after, limit)
+
+    async def list(self, query: RunQuery) -> list[RunRow]:
+        """Return the rows of runs that match."""
+        return await self._ask("list", query)
+
+    async def blob(self, address: str) -> bytes | None:
+        """Return the bytes kept under a content address."""
+        return await self._ask("blob", address)
+
+    def commit(self, step: StepCommit, done: CommitDone) -> None:
+        """Submit a step: it is applied after those of the same session before it."""
+        self._alive()
+        line = self._lines.get(step.session)
+        if line is None:
+            line = self._lines[step.session] = _Line()
+        line.steps.append((step, done, self._weather.fate(self._draw)))
+        loop = self._loop
+        loop.schedule(
+            loop.world, loop.now_us + self._weather.delay_us(self._draw), self._apply, line
+        )
+
+    def _alive(self) -> None:
+        if self._process.dead:
+            raise Died
+
+    async def _ask(self, name: str, *args: Any) -> Any:
+        self._alive()
+        loop = self._loop
+        answer: asyncio.Future[Any] = loop.create_future()
+        delay_us = self._weather.delay_us(self._draw)
+        if delay_us:
+            loop.schedule(loop.world, loop.now_us + delay_us, self._serve, answer, name, args)
+        else:
+            self._serve(answer, name, args)
+        return await answer
+
+    def _gone(self) -> bool:
+        """The node died with requests on their way: up to some point they arrive."""
+        if self._process.dead and not self._cut:
+            self._cut = self._draw() < 0.5
+        return self._cut
+
+    def _serve(self, answer: asyncio.Future[Any], name: str, args: tuple[Any, ...]) -> None:
+        if self._gone():
+            return
+        result, error = None, None
+        fate = self._weather.fate(self._draw)
+        if fate != "request lost":
+            try:
+                result = perform(getattr(self._server.store, name)(*args))
+                self._tell(name, args, result)
+            except PerdureError as raised:
+                error = raised
+        if fate != "fine":
+            self._server.observer.lost(self._process.name, name, fate == "answer lost")
+            error = Unavailable(f"no answer to {name}")
+        if self._process.dead:
+            return
+        loop = self._loop
+        when_us = loop.now_us + self._weather.delay_us(self._draw)
+        loop.schedule(self._process, when_us, _settle, answer, result, error)
+
+    def _tell(self, name: str, args: tuple[Any, ...], result: Any) -> None:
+        observer, life = self._server.observer, self._process.name
+        if name == "accept":
+            observer.accepted(args[0], result)
+        elif name == "claim":
+            observer.claimed(life, args[0], result)
+        elif name == "renew":
+            observer.renewed(life, args[0], result)
+        elif name == "release":
+            observer.released(life, args[0], args[2] is not None, args[3] is not None)
+
+    def _apply(self, line: _Line) -> None:
+        step, done, fate = line.steps.popleft()
+        if self._gone():
+            return
+        life, observer = self._process.name, self._server.observer
+        claim = (step.session, step.token)
+        error = self._doomed.get(claim)
+        if error is None and fate == "request lost":
+            observer.lost(life, "commit", applied=False)
+            error = Unavailable("no answer to commit")
+        elif error is None:
+            error = self._server.commit(step)
+            if error is None:
+                observer.committed(life, step, [behind for behind, *_ in line.steps])
+                if fate == "answer lost":
+                    observer.lost(life, "commit", applied=True)
+                    error = Unavailable("no answer to commit")
+            else:
+                observer.refused(life, step, error, len(line.steps))
+        if error is not None:
+            self._doomed[claim] = error
+        if not self._process.dead:
+            line.answers.append((done, error))
+            loop = self._loop
+            when_us = loop.now_us + self._weather.delay_us(self._draw)
+            loop.schedule(self._process, when_us, _answer, line)
+
+
+def _settle(answer: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if answer.done():
+        return
+    if error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(result)
+
+
+def _answer(line: _Line) -> None:
+    done, error = line.answers.popleft()
+    done(error)
