@@ -42,13 +42,17 @@ def told(summary: Summary) -> str:
     lines = [f"{summary.coverage.get(name, 0):9d}  {what}" for name, what in PROBES.items()]
     effects = ", ".join(f"{count} {name}" for name, count in sorted(summary.effects.items()))
     lines += [
-        f"{summary.seeds} seeds, each twice: {summary.virtual_hours:.1f} virtual hours, "
-        f"{summary.crashes} crashes, {summary.pauses} pauses, {summary.fences} fences, "
-        f"{summary.drains} drains",
+        (
+            f"{summary.seeds} seeds, each twice: {summary.virtual_hours:.1f} virtual hours, "
+            f"{summary.crashes} crashes, {summary.pauses} pauses, {summary.fences} fences, "
+            f"{summary.drains} drains"
+        ),
         f"{summary.events} events; effects: {effects}; {summary.unknowns} outcomes unknown",
-        f"{len(PROBES) - len(summary.unreached)} of {len(PROBES)} rare situations reached, "
-        f"{summary.determinism_mismatches} digests differ, {summary.failed_seeds} seeds failed, "
-        f"{summary.wall_seconds:.1f} s",
+        (
+            f"{len(PROBES) - len(summary.unreached)} of {len(PROBES)} rare situations reached, "
+            f"{summary.determinism_mismatches} digests differ, {summary.failed_seeds} seeds failed, "
+            f"{summary.wall_seconds:.1f} s"
+        ),
     ]
     for failure in summary.failures:
         lines.append(f"FAILED {failure.reproduce}   # {failure.what}")

@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from perdure.worker.builtin import ask_human, wait
 from perdure.core.agent import ContextPolicy, Limits
 from perdure.core.messages import AssistantMessage, ModelReply, ToolRequest, Usage, UserMessage
 from perdure.ports.models import ModelError, ModelRequest, OnText
 from perdure.testing.simulation.ledger import Ledger
 from perdure.testing.simulation.weather import Draw, Weather
 from perdure.worker import Agent, ToolContext, tool
+from perdure.worker.builtin import ask_human, wait
 
 STEPS_PER_RUN_MAX = 6
-DEADLINE_MS = 12_000
+DEADLINE_MS = 5_000
 TOOL_SECONDS_MAX = 4.0
 MODEL_SECONDS_MAX = 6.0
 
@@ -49,7 +49,11 @@ class Cast:
     def __init__(self) -> None:
         self.stage: Any = None
         model = _Model(self)
-        common: dict[str, Any] = {"model": model, "tools": self._tools(), "model_timeout": MODEL_SECONDS_MAX}
+        common: dict[str, Any] = {
+            "model": model,
+            "tools": self._tools(),
+            "model_timeout": MODEL_SECONDS_MAX,
+        }
         limits = Limits(steps_max=STEPS_PER_RUN_MAX)
         hurried = Limits(steps_max=STEPS_PER_RUN_MAX, wall_ms_max=DEADLINE_MS)
         compact = ContextPolicy(strategy="compact", compact_at_tokens=120, keep_messages=2)
@@ -149,6 +153,7 @@ class _Model:
             await asyncio.sleep(3_600)
         usage = Usage(40 * len(request.messages), 10)
         if request.purpose == "compact":
+            await asyncio.sleep(draw() if weather.bad else 0)
             empty = weather.bad and draw() < 0.1
             return ModelReply("" if empty else "What was said so far.", usage=usage)
         since = 0

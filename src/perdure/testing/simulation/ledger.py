@@ -59,6 +59,7 @@ class Ledger:
         self.effects: Counter[Call] = Counter()
         self.keys: dict[str, Call] = {}
         self.by_class: Counter[str] = Counter()
+        self.refused = 0
         self._voided: dict[Call, int] = {}
         self._done: set[str] = set()
 
@@ -80,6 +81,7 @@ class Ledger:
             self.keys[context.key] = call
             self.effects[call] += 1
         self.by_class[effect] += what == "effect"
+        self.refused += what == "refused"
         self._write(at_us, what, tool, context, life)
         return what
 

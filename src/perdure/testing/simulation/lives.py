@@ -128,5 +128,6 @@ class Machine:
         self.name = name
         self.clock = VirtualClock(loop, name, chance)
         self.lives = 0
+        self.curses = 0
         self.life: Life | None = None
         self.restarting = False

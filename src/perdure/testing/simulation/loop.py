@@ -17,7 +17,8 @@ import asyncio
 import contextvars
 import heapq
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, TypeVarTuple, Unpack, cast
 
 T = TypeVar("T")
@@ -83,6 +84,7 @@ class _Task(asyncio.Task[Any]):
     """A task whose place in a set does not depend on its address."""
 
     __slots__ = ("number",)
+    number: int
 
     def __hash__(self) -> int:
         return self.number
@@ -108,7 +110,7 @@ class VirtualLoop:
         self._number = 0
         self._closed = False
 
-    # ------------------------------------------------------------------ what asyncio asks of a loop
+    # ----------------------------------------------------------------- what asyncio asks of a loop
 
     def time(self) -> float:
         """Return the virtual time in seconds since the run began."""
@@ -117,7 +119,7 @@ class VirtualLoop:
     def call_soon(
         self,
         callback: Callable[[Unpack[Ts]], object],
-        *args: Unpack[Ts],
+        *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> Handle:
         """Run a callback of the current process soon."""
@@ -129,7 +131,7 @@ class VirtualLoop:
         self,
         delay: float,
         callback: Callable[[Unpack[Ts]], object],
-        *args: Unpack[Ts],
+        *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> Handle:
         """Run a callback of the current process after `delay` seconds."""
@@ -139,7 +141,7 @@ class VirtualLoop:
         self,
         when: float,
         callback: Callable[[Unpack[Ts]], object],
-        *args: Unpack[Ts],
+        *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> Handle:
         """Run a callback of the current process at a time of the loop."""
@@ -184,7 +186,7 @@ class VirtualLoop:
 
     call_exception_handler = default_exception_handler
 
-    # ---------------------------------------------------------------------- what the world asks of it
+    # ------------------------------------------------------------------- what the world asks of it
 
     def schedule(
         self, process: Process, when_us: int, callback: Callable[..., Any], *args: Any
@@ -206,38 +208,53 @@ class VirtualLoop:
         finally:
             self.current = before
 
+    def at_once(self, callback: Callable[..., object], *args: Any) -> None:
+        """Call something on behalf of the world, with everything that it puts off until soon."""
+        ready, process = self._ready, self.current
+        before, self.current = len(ready), self.world
+        try:
+            callback(*args)
+            while len(ready) > before:
+                self._run(ready.pop(before))
+                self.current = self.world
+        finally:
+            self.current = process
+
     def resume(self, process: Process) -> None:
         """Let a paused process go on with everything it missed."""
         process.paused = False
         self._ready += process.frozen
         process.frozen = []
 
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Be the running loop of this thread until the block is left."""
+        asyncio._set_running_loop(cast(Any, self))
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(None)
+
     def run(self, until: Callable[[], bool]) -> None:
         """Run until `until` says so, which is asked at every jump of the time; or nothing is left.
 
         Raises `Livelock`.
         """
-        asyncio._set_running_loop(cast(Any, self))
-        try:
+        with self.inside():
             while True:
                 self._run_ready()
                 if until() or not self._timers:
                     return
                 self._jump()
-        finally:
-            asyncio._set_running_loop(None)
 
     def close(self) -> None:
         """Drop everything; what is half done is never finished, and says nothing."""
         self._closed = True
-        asyncio._set_running_loop(cast(Any, self))
-        try:
+        with self.inside():
             for task in self.tasks:
                 if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    task.get_coro().close()  # type: ignore[union-attr]
-        finally:
-            asyncio._set_running_loop(None)
+                    task.get_coro().close()
         self._ready, self._timers, self.tasks = [], [], []
 
     def _jump(self) -> None:
@@ -249,30 +266,31 @@ class VirtualLoop:
     def _run_ready(self) -> None:
         ready, draw = self._ready, self._draw
         while ready:
-            ready = self._ready
             last = len(ready) - 1
             if last:
                 place = int(draw() * (last + 1))
                 ready[place], ready[last] = ready[last], ready[place]
-            handle = ready.pop()
-            process = handle.process
-            if handle.done or process.dead:
-                continue
-            if process.paused:
-                process.frozen.append(handle)
-                continue
-            handle.done = True
-            self.current = process
-            self.steps += 1
-            try:
-                if handle.context is None:
-                    handle.callback(*handle.args)
-                else:
-                    handle.context.run(handle.callback, *handle.args)
-            except Died:
-                pass
-            except Exception as error:  # noqa: BLE001  the world is told, and the run fails
-                self.troubles.append(f"a callback of {process.name} raised {error!r}")
-            self.current = self.world
-            if self.steps > STEPS_MAX:
-                raise Livelock(f"{STEPS_MAX} steps by {self.now_us / 1e6:.1f} s")
+            self._run(ready.pop())
+
+    def _run(self, handle: Handle) -> None:
+        process = handle.process
+        if handle.done or process.dead:
+            return
+        if process.paused:
+            process.frozen.append(handle)
+            return
+        handle.done = True
+        self.current = process
+        self.steps += 1
+        try:
+            if handle.context is None:
+                handle.callback(*handle.args)
+            else:
+                handle.context.run(handle.callback, *handle.args)
+        except Died:
+            pass
+        except Exception as error:  # noqa: BLE001  the world is told, and the run fails
+            self.troubles.append(f"a callback of {process.name} raised {error!r}")
+        self.current = self.world
+        if self.steps > STEPS_MAX:
+            raise Livelock(f"{STEPS_MAX} steps by {self.now_us / 1e6:.1f} s")

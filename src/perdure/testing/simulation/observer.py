@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
+from perdure.adapters.stores.memory import MemoryStore
 from perdure.core import events as e
 from perdure.core.codec import decode_event
-from perdure.core.commands import SendMessage, decode_command
+from perdure.core.commands import Report, ReportToolResult, SendMessage, decode_command
 from perdure.core.errors import Fenced, StoreError
 from perdure.core.history import malformed
 from perdure.core.ids import SessionId
@@ -20,6 +21,7 @@ from perdure.ports.session_store import Claimed, InboxEntry, NotClaimed, Receipt
 from perdure.ports.workers import ModelTask, Task, ToolTask
 from perdure.testing.simulation.ledger import Ledger
 from perdure.testing.simulation.loop import VirtualLoop
+from perdure.testing.simulation.store import Waiting, perform
 from perdure.testing.trace import LeftModel, Trace
 
 HOUR_MS = 3_600_000
@@ -28,7 +30,7 @@ HOUR_MS = 3_600_000
 class Observer:
     """The eyes of the oracles. `violations` is empty in a world that keeps its promises."""
 
-    def __init__(self, loop: VirtualLoop, ledger: Ledger) -> None:
+    def __init__(self, loop: VirtualLoop, store: MemoryStore, ledger: Ledger) -> None:
         self._loop = loop
         self._ledger = ledger
         self.violations: list[str] = []
@@ -40,8 +42,11 @@ class Observer:
         self.messages: dict[str, tuple[SessionId, SendMessage]] = {}
         self.inboxes: dict[SessionId, set[str]] = {}
         self.was_paused: set[str] = set()
-        self._in_doubt: set[str] = set()
+        self._reports: set[tuple[SessionId, str, int, bool]] = set()
         self._snapshots: set[SessionId] = set()
+        self._store = store
+        self._leases: dict[str, int] = {}
+        self._epochs: dict[SessionId, int] = {}
 
     def wrong(self, what: str) -> None:
         """Note that a promise was broken."""
@@ -60,9 +65,14 @@ class Observer:
         """A command was accepted, or known."""
         if receipt.duplicate:
             self.probes["duplicate delivery"] += 1
-            self.probes["accept in doubt, then repeated"] += entry.id in self._in_doubt
             return
         self.inboxes.setdefault(entry.session, set()).add(entry.id)
+        try:
+            loaded = perform(self._store.load(entry.session))
+        except Waiting:
+            loaded = None
+        if loaded is None or all(one.id != entry.id for one in loaded.inbox):
+            self.wrong(f"{entry.id} of {entry.session} was acknowledged, and is not in the store")
         command = decode_command(entry.command, entry.accepted_at)
         if isinstance(command, SendMessage):
             self.messages[command.id] = (entry.session, command)
@@ -76,6 +86,7 @@ class Observer:
             self.probes["two nodes race"] += answer.why == "held"
             return
         before = self.holders.get(session)
+        self._check_claim(life, before, session, answer)
         trace = self.trace(session)
         begun = any(call.status == "begun" for call in trace.calls.values())
         if before not in (None, life) and begun:
@@ -83,6 +94,16 @@ class Observer:
         self.holders[session] = life
         if answer.loaded.version != trace.seq:
             self.wrong(f"{session} was claimed at {answer.loaded.version}, its log is {trace.seq}")
+
+    def _check_claim(
+        self, life: str, before: str | None, session: SessionId, answer: Claimed
+    ) -> None:
+        """A claim never steals from the living, and its token is a new one."""
+        if before not in (None, life) and self._leases.get(before, 0) > self._loop.now_us:
+            self.wrong(f"{life} took {session} from {before}, whose lease was alive")
+        if answer.token.epoch <= self._epochs.get(session, 0):
+            self.wrong(f"{life} was given epoch {answer.token.epoch} of {session} again")
+        self._epochs[session] = answer.token.epoch
 
     def released(self, life: str, session: SessionId, snapshot: bool, quarantined: bool) -> None:
         """A claim was given up."""
@@ -93,8 +114,9 @@ class Observer:
         waiting = self.inboxes.get(session)
         self.probes["postponed survives"] += bool(waiting) and self.trace(session).run is not None
 
-    def renewed(self, life: str, owner: str, alive: bool) -> None:
+    def renewed(self, life: str, lease_ms: int, alive: bool) -> None:
         """A lease was renewed, or begun anew."""
+        self._leases[life] = self._loop.now_us + lease_ms * 1000
         if not alive:
             self.probes["renewed too late"] += 1
             for session in [s for s, holder in self.holders.items() if holder == life]:
@@ -106,9 +128,9 @@ class Observer:
         if applied and what in ("commit", "claim"):
             self.probes[f"{what} landed, answer lost"] += 1
 
-    def doubtful(self, message: str) -> None:
-        """A client was not told whether its message was accepted."""
-        self._in_doubt.add(message)
+    def repeated(self, known: bool) -> None:
+        """A client, left in doubt, sent its message again; it was `known` already, or not."""
+        self.probes["accept in doubt, then repeated"] += known
 
     def refused(self, life: str, step: StepCommit, error: StoreError, pending: int) -> None:
         """A step was refused."""
@@ -125,6 +147,7 @@ class Observer:
             self.wrong(f"{life} wrote {session}, which {self.holders.get(session)} holds")
         if step.expected != trace.seq:
             self.wrong(f"{session} was written at {step.expected}, its log is at {trace.seq}")
+        self._check_durable(step)
         events = [decode_event(record.body) for record in step.records]
         self.counts["commits"] += 1
         self.counts["events"] += len(events)
@@ -138,6 +161,17 @@ class Observer:
             self.inboxes.get(session, set()).discard(entry)
         if pending and any(isinstance(one, (e.TimerFired, e.QuestionAnswered)) for one in events):
             self._together(events, pending)
+
+    def _check_durable(self, step: StepCommit) -> None:
+        """What was acknowledged is there to be read."""
+        if step.records:
+            last = step.records[-1]
+            try:
+                found = perform(self._store.read(step.session, last.seq - 1, 1))
+            except Waiting:
+                found = []
+            if found != [last]:
+                self.wrong(f"event {last.seq} of {step.session} was acknowledged, and is not there")
 
     def _together(self, events: list[e.Event], pending: Collection[StepCommit]) -> None:
         kinds = {type(event) for event in events}
@@ -154,6 +188,7 @@ class Observer:
 
     def _succeeded(self, trace: Trace, event: e.ToolCallSucceeded) -> None:
         call = trace.calls.get(event.call)
+        self._check_reported(trace, event.call, event.by, ok=True)
         if call is not None and call.effect != "read":
             known = self._ledger.effects[trace.session, event.call]
             if not known:
@@ -161,7 +196,16 @@ class Observer:
         self.probes["probe says happened"] += event.by == "probe"
         self.probes["a person decides"] += event.by.startswith("person")
 
+    def _check_reported(self, trace: Trace, call_id: str, by: str, *, ok: bool) -> None:
+        """An outcome that is said to be the worker's is what a worker said of this attempt."""
+        call = trace.calls.get(call_id)
+        attempt = call.attempt if call is not None else 0
+        if by == "worker" and (trace.session, call_id, attempt, ok) not in self._reports:
+            self.wrong(f"{trace.session} {call_id} has an outcome that no worker reported")
+
     def _failed(self, trace: Trace, event: e.ToolCallFailed) -> None:
+        if event.kind not in ("lost", "unknown"):
+            self._check_reported(trace, event.call, event.by, ok=False)
         self.probes["given up"] += event.kind == "lost"
         if event.kind == "unknown":
             self.counts["unknowns told"] += 1
@@ -209,7 +253,7 @@ class Observer:
             true_ms = 1_700_000_000_000 + self._loop.now_us // 1000
             self.probes["woken by a skewed clock"] += abs(true_ms - call.due_at) > HOUR_MS // 2
 
-    # -------------------------------------------------------------------------- calls leaving a node
+    # ------------------------------------------------------------------------ calls leaving a node
 
     def dispatched(self, life: str, task: Task) -> None:
         """A task is given to a worker: it must be owed, durably, unless its node is fenced."""
@@ -230,6 +274,11 @@ class Observer:
         if not good:
             self.wrong(f"{life} sent {task.session} {task.call}, which is {status} in the log")
 
+    def reported(self, task: Task, report: Report) -> None:
+        """A worker tells its node how a call ended."""
+        if isinstance(report, ReportToolResult):
+            self._reports.add((task.session, report.call, report.attempt, report.ok))
+
     def proceeded(self, life: str, task: ToolTask) -> None:
         """A `once` task may run: its beginning must be durable."""
         if self.holders.get(task.session) != life:
@@ -238,7 +287,7 @@ class Observer:
         if call is None or call.status != "begun" or call.attempt != task.attempt:
             self.wrong(f"{life} lets {task.session} {task.call} run, and it has not begun")
 
-    # ------------------------------------------------------------------------------------ telemetry
+    # ----------------------------------------------------------------------------------- telemetry
 
     def emit(self, life: str, name: str, fields: dict[str, Any]) -> None:
         """The runtime tells something of itself."""

@@ -13,7 +13,7 @@ from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
 from perdure.core.state import EMPTY, State, decode_snapshot
 from perdure.testing.simulation.ledger import Ledger
-from perdure.testing.simulation.store import perform
+from perdure.testing.simulation.store import Waiting, perform
 from perdure.testing.simulation.world import World
 from perdure.testing.trace import LeftModel, check_log
 
@@ -22,6 +22,13 @@ LOG_EVENTS_MAX = 1_000_000
 
 def judge(world: World) -> None:
     """Hold the store, the ledger and the clients' histories against each other."""
+    try:
+        _judge(world)
+    except Waiting as error:
+        world.observer.wrong(str(error))
+
+
+def _judge(world: World) -> None:
     wrong = world.observer.wrong
     events: dict[SessionId, list[e.Event]] = {}
     for session in world.observer.inboxes:

@@ -7,14 +7,16 @@ from typing import TextIO
 from perdure.core.codec import decode_event
 from perdure.core.events import type_of
 from perdure.testing.simulation.oracles import LOG_EVENTS_MAX, judge
-from perdure.testing.simulation.runner import live
+from perdure.testing.simulation.runner import live, small_snapshots
 from perdure.testing.simulation.store import perform
 
 
 def replay(seed: int, out: TextIO) -> int:
     """Live through a seed and tell of it; return 1 if a promise was broken."""
-    world = live(seed)
-    judge(world)
+    with small_snapshots():
+        world = live(seed)
+        with world.loop.inside():
+            judge(world)
     plan = world.plan
     out.write(f"seed {seed}: {plan.machines} machines, rough for {plan.rough_us / 1e6:.1f} s\n")
     lines = [
@@ -32,16 +34,16 @@ def replay(seed: int, out: TextIO) -> int:
         (one.at_us, f"{one.life:9} client: {one.kind} {one.subject}: {one.status} {one.detail}")
         for one in world.ledger.operations
     ]
-    for at_us, line in sorted(lines, key=lambda line: line[0]):
-        out.write(f"{at_us / 1e6:10.3f}  {line}\n")
+    out.writelines(
+        f"{at_us / 1e6:10.3f}  {line}\n" for at_us, line in sorted(lines, key=lambda line: line[0])
+    )
     for session in world.observer.inboxes:
         out.write(f"log of {session}\n")
         for record in perform(world.store.read(session, 0, LOG_EVENTS_MAX)):
             event = decode_event(record.body)
             out.write(f"{record.seq:5d} {type_of(event)} {record.body.decode()}\n")
     violations = world.observer.violations
-    for violation in violations:
-        out.write(f"BROKEN {violation}\n")
+    out.writelines(f"BROKEN {violation}\n" for violation in violations)
     out.write(
         f"seed {seed}: {'a promise was broken' if violations else 'every promise was kept'}\n"
     )

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import types
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Callable, Collection, Coroutine, Generator
+from typing import Any, Protocol, TypeVar
 
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.core.codec import Record
@@ -55,32 +56,42 @@ class Observer(Protocol):
     def released(self, life: str, session: SessionId, snapshot: bool, quarantined: bool) -> None:
         """A claim was given up."""
 
-    def renewed(self, life: str, owner: str, alive: bool) -> None:
+    def renewed(self, life: str, lease_ms: int, alive: bool) -> None:
         """A lease was renewed, or begun anew."""
 
     def lost(self, life: str, what: str, applied: bool) -> None:
         """A request or its answer got lost on the way."""
 
 
-class _AtOnce:
-    """Stands in for the loop while the store is at work: its answer is known when it returns."""
-
-    def call_soon(self, callback: Callable[..., Any], *args: Any, **_: Any) -> Any:
-        """Call now."""
-        callback(*args)
-
-
-_AT_ONCE: Any = _AtOnce()
+class Waiting(Exception):
+    """The store did not answer at once, as it must when nobody broke it."""
 
 
 def perform(work: Coroutine[Any, Any, T]) -> T:
-    """Return what a coroutine returns that never waits."""
+    """Return what a coroutine of the memory store returns. Raises `Waiting`."""
     try:
         work.send(None)
     except StopIteration as stop:
         result: T = stop.value
         return result
-    raise AssertionError("the memory store does not wait")
+    work.close()
+    raise Waiting("the store is not at rest")
+
+
+@types.coroutine
+def _rest(work: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+    """Go on with a coroutine that waits already; only a broken store does."""
+    try:
+        while True:
+            try:
+                given = yield waits_for
+            except BaseException as error:  # noqa: BLE001  it is for the coroutine to handle
+                waits_for = work.throw(error)
+            else:
+                waits_for = work.send(given)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
 
 
 class Server:
@@ -91,15 +102,37 @@ class Server:
         self.observer = observer
         self._loop = loop
 
-    def commit(self, step: StepCommit) -> StoreError | None:
-        """Apply a step now; return why it was refused, if it was."""
-        told: list[StoreError | None] = []
-        asyncio._set_running_loop(_AT_ONCE)
+    def commit(self, step: StepCommit, done: CommitDone) -> None:
+        """Apply a step, and say at once how it went."""
+        self._loop.at_once(self.store.commit, step, done)
+
+    def ask(
+        self, name: str, args: tuple[Any, ...], told: Callable[[Any, Exception | None], None]
+    ) -> None:
+        """Do what a request asks for, and tell its result or error: at once, if it can be."""
+
+        def begin() -> None:
+            work = getattr(self.store, name)(*args)
+            try:
+                waits_for = work.send(None)
+            except StopIteration as stop:
+                told(stop.value, None)
+            except PerdureError as error:
+                told(None, error)
+            else:
+                self._loop.create_task(self._go_on(work, waits_for, told))
+
+        self._loop.at_once(begin)
+
+    async def _go_on(
+        self, work: Any, waits_for: Any, told: Callable[[Any, Exception | None], None]
+    ) -> None:
         try:
-            self.store.commit(step, told.append)
-        finally:
-            asyncio._set_running_loop(cast(Any, self._loop))
-        return told[0]
+            result = await _rest(work, waits_for)
+        except PerdureError as error:
+            told(None, error)
+        else:
+            told(result, None)
 
 
 class _Line:
@@ -137,19 +170,23 @@ class Connection:
 
     async def accept(self, entry: InboxEntry, row: RunRow | None = None) -> Receipt:
         """Put a command into a session's inbox."""
-        return await self._ask("accept", entry, row)
+        receipt: Receipt = await self._ask("accept", entry, row)
+        return receipt
 
     async def claim(self, session: SessionId, owner: str, nonce: str) -> Claimed | NotClaimed:
         """Take the right to write a session, then read it."""
-        return await self._ask("claim", session, owner, nonce)
+        claimed: Claimed | NotClaimed = await self._ask("claim", session, owner, nonce)
+        return claimed
 
     async def load(self, session: SessionId) -> Loaded | None:
         """Read a session without the right to write it."""
-        return await self._ask("load", session)
+        loaded: Loaded | None = await self._ask("load", session)
+        return loaded
 
     async def renew(self, owner: str, lease_ms: int) -> bool:
         """Confirm the lease."""
-        return await self._ask("renew", owner, lease_ms)
+        alive: bool = await self._ask("renew", owner, lease_ms)
+        return alive
 
     async def release(
         self,
@@ -165,19 +202,23 @@ class Connection:
         self, now: int, limit: int, agents: Collection[str] | None = None
     ) -> tuple[list[SessionId], int | None]:
         """Return what is due."""
-        return await self._ask("due", now, limit, agents)
+        found: tuple[list[SessionId], int | None] = await self._ask("due", now, limit, agents)
+        return found
 
     async def read(self, session: SessionId, after: int, limit: int) -> list[Record]:
         """Return records."""
-        return await self._ask("read", session, after, limit)
+        records: list[Record] = await self._ask("read", session, after, limit)
+        return records
 
     async def list(self, query: RunQuery) -> list[RunRow]:
         """Return the rows of runs that match."""
-        return await self._ask("list", query)
+        rows: list[RunRow] = await self._ask("list", query)
+        return rows
 
     async def blob(self, address: str) -> bytes | None:
         """Return the bytes kept under a content address."""
-        return await self._ask("blob", address)
+        body: bytes | None = await self._ask("blob", address)
+        return body
 
     def commit(self, step: StepCommit, done: CommitDone) -> None:
         """Submit a step: it is applied after those of the same session before it."""
@@ -215,22 +256,23 @@ class Connection:
     def _serve(self, answer: asyncio.Future[Any], name: str, args: tuple[Any, ...]) -> None:
         if self._gone():
             return
-        result, error = None, None
         fate = self._weather.fate(self._draw)
-        if fate != "request lost":
-            try:
-                result = perform(getattr(self._server.store, name)(*args))
+
+        def told(result: Any, error: Exception | None) -> None:
+            if error is None and fate != "request lost":
                 self._tell(name, args, result)
-            except PerdureError as raised:
-                error = raised
-        if fate != "fine":
-            self._server.observer.lost(self._process.name, name, fate == "answer lost")
-            error = Unavailable(f"no answer to {name}")
-        if self._process.dead:
-            return
-        loop = self._loop
-        when_us = loop.now_us + self._weather.delay_us(self._draw)
-        loop.schedule(self._process, when_us, _settle, answer, result, error)
+            if fate != "fine":
+                self._server.observer.lost(self._process.name, name, fate == "answer lost")
+                error = Unavailable(f"no answer to {name}")
+            if not self._process.dead:
+                loop = self._loop
+                when_us = loop.now_us + self._weather.delay_us(self._draw)
+                loop.schedule(self._process, when_us, _settle, answer, result, error)
+
+        if fate == "request lost":
+            told(None, None)
+        else:
+            self._server.ask(name, args, told)
 
     def _tell(self, name: str, args: tuple[Any, ...], result: Any) -> None:
         observer, life = self._server.observer, self._process.name
@@ -239,7 +281,7 @@ class Connection:
         elif name == "claim":
             observer.claimed(life, args[0], result)
         elif name == "renew":
-            observer.renewed(life, args[0], result)
+            observer.renewed(life, args[1], result)
         elif name == "release":
             observer.released(life, args[0], args[2] is not None, args[3] is not None)
 
@@ -247,23 +289,33 @@ class Connection:
         step, done, fate = line.steps.popleft()
         if self._gone():
             return
-        life, observer = self._process.name, self._server.observer
-        claim = (step.session, step.token)
-        error = self._doomed.get(claim)
-        if error is None and fate == "request lost":
-            observer.lost(life, "commit", applied=False)
-            error = Unavailable("no answer to commit")
-        elif error is None:
-            error = self._server.commit(step)
-            if error is None:
-                observer.committed(life, step, [behind for behind, *_ in line.steps])
-                if fate == "answer lost":
-                    observer.lost(life, "commit", applied=True)
-                    error = Unavailable("no answer to commit")
-            else:
-                observer.refused(life, step, error, len(line.steps))
+        error = self._doomed.get((step.session, step.token))
         if error is not None:
-            self._doomed[claim] = error
+            self._answer_later(line, step, done, error)
+        elif fate == "request lost":
+            self._server.observer.lost(self._process.name, "commit", applied=False)
+            self._answer_later(line, step, done, Unavailable("no answer to commit"))
+        else:
+            self._server.commit(step, lambda why: self._applied(line, step, done, fate, why))
+
+    def _applied(
+        self, line: _Line, step: StepCommit, done: CommitDone, fate: str, error: StoreError | None
+    ) -> None:
+        life, observer = self._process.name, self._server.observer
+        if error is not None:
+            observer.refused(life, step, error, len(line.steps))
+        else:
+            observer.committed(life, step, [behind for behind, *_ in line.steps])
+            if fate == "answer lost":
+                observer.lost(life, "commit", applied=True)
+                error = Unavailable("no answer to commit")
+        self._answer_later(line, step, done, error)
+
+    def _answer_later(
+        self, line: _Line, step: StepCommit, done: CommitDone, error: StoreError | None
+    ) -> None:
+        if error is not None:
+            self._doomed[step.session, step.token] = error
         if not self._process.dead:
             line.answers.append((done, error))
             loop = self._loop

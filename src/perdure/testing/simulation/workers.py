@@ -28,6 +28,9 @@ class Dispatches(Protocol):
     def dispatched(self, life: str, task: Task) -> None:
         """A task is given to the worker."""
 
+    def reported(self, task: Task, report: Report) -> None:
+        """A worker tells its node how a call ended."""
+
     def proceeded(self, life: str, task: ToolTask) -> None:
         """A `once` task may run."""
 
@@ -92,6 +95,7 @@ class FlakyWorker:
         begins = isinstance(report, ReportToolBegin)
         if not begins:
             del self._held[id(task)]
+            self._observer.reported(task, report)
         odd = self._draw() if self._weather.bad and not begins else 1.0
         if odd >= self._weather.worker_fails:
             on_report(task, report)

@@ -25,12 +25,13 @@ from perdure.testing.simulation.lives import Life, Machine
 from perdure.testing.simulation.loop import Livelock, VirtualLoop
 from perdure.testing.simulation.observer import Observer
 from perdure.testing.simulation.plan import Action, Plan, plan
-from perdure.testing.simulation.store import Server, perform
+from perdure.testing.simulation.store import Server, Waiting, perform
 from perdure.testing.simulation.weather import Weather
 
 TICK_US = 400_000
 HEALED_US_MAX = 120_000_000
 JUMP_MS_MIN = 8_000
+AIMED_US_MAX = 6_000_000
 RESTART_US_MAX = 4_000_000
 ROWS = RunQuery(tenant="default", limit=1_000)
 OVER = TERMINAL | {"merged"}
@@ -47,8 +48,8 @@ class World:
         self.loop = VirtualLoop(chance)
         self.ledger = Ledger()
         self.weather = Weather(self.draw)
-        self.observer = Observer(self.loop, self.ledger)
         self.store = MemoryStore(lambda: EPOCH_MS + self.loop.now_us // 1000)
+        self.observer = Observer(self.loop, self.store, self.ledger)
         self.server = Server(self.store, self.loop, self.observer)
         self.machines = [
             Machine(f"n{number}", self.loop, chance) for number in range(self.plan.machines)
@@ -58,10 +59,12 @@ class World:
         self._chance = chance
         self._cast = cast
         self._jumping = False
+        self._aimed: set[tuple[str, str]] = set()
+        self._in_doubt: set[tuple[Any, ...]] = set()
         self._by_process: dict[Any, Life] = {}
         cast.stage = self
 
-    # ----------------------------------------------------------------------- what the cast asks for
+    # ---------------------------------------------------------------------- what the cast asks for
 
     def now_us(self) -> int:
         """Return the true time."""
@@ -71,7 +74,7 @@ class World:
         """Return the name of the process that is at work."""
         return self.loop.current.name
 
-    # ---------------------------------------------------------------------------------- the whole run
+    # ------------------------------------------------------------------------------- the whole run
 
     def run(self) -> None:
         """Live through the seed; what went wrong is in `observer.violations`."""
@@ -92,6 +95,7 @@ class World:
             self.observer.wrong("everything stopped before the world had come to its end")
         for life in self._by_process.values():
             life.process.dead = True
+        self.observer.probes["late effect refused"] += self.ledger.refused
         self.observer.violations += loop.troubles
         for task in loop.tasks:
             if task.done() and not task.cancelled():
@@ -114,7 +118,7 @@ class World:
         if life is not None:
             life.reach(site)
 
-    # -------------------------------------------------------------------------------------- machines
+    # ------------------------------------------------------------------------------------ machines
 
     def _start(self, machine: Machine) -> None:
         machine.restarting = False
@@ -132,6 +136,9 @@ class World:
             self._cast,
         )
         machine.life = life
+        if machine.curses and not self.healed_at_us:
+            machine.curses -= 1
+            life.armed = ("claim.after", 1)
         self._by_process[life.process] = life
         self.loop.spawn(life.process, life.start())
 
@@ -149,7 +156,7 @@ class World:
     def _lives(self) -> list[Life]:
         return [machine.life for machine in self.machines if machine.life is not None]
 
-    # --------------------------------------------------------------------------------- what happens
+    # -------------------------------------------------------------------------------- what happens
 
     def _act(self, action: Action) -> None:
         if not self.healed_at_us:
@@ -164,6 +171,10 @@ class World:
         life = self.machines[number].life
         if life is not None:
             life.armed = (site, hits)
+
+    def _do_curse(self, number: int, lives: int) -> None:
+        self.machines[number].curses = lives
+        self._do_crash(number)
 
     def _do_pause(self, number: int, for_us: int) -> None:
         life = self.machines[number].life
@@ -192,7 +203,7 @@ class World:
                 self.observer.probes["drain with a once call begun"] += begun
         self.loop.spawn(life.process, life.stop())
 
-    # -------------------------------------------------------------------------------------- clients
+    # ------------------------------------------------------------------------------------- clients
 
     def _serving(self) -> Life | None:
         serving = [life for life in self._lives() if life.serving]
@@ -207,9 +218,12 @@ class World:
             run = await node.send(
                 agent, f"message {number}", session=key, mode=mode, idempotency_key=name
             )
+            known = run.receipt is not None and run.receipt.duplicate
+            self.observer.repeated(known and (agent, key, name) in self._in_doubt)
             return run.id
 
-        self._ask(life, "send", (agent, key, name), send(life.node))
+        again = (agent, key, mode, number, name) if name is not None else None
+        self._ask(life, "send", (agent, key, name), send(life.node), again)
 
     def _do_cancel(self, which: float) -> None:
         rows, life = self.rows(), self._serving()
@@ -228,23 +242,38 @@ class World:
             self._ask(life, "retry", (run,), retry(life.node))
 
     def _ask(
-        self, life: Life, kind: str, subject: tuple[Any, ...], work: Coroutine[Any, Any, Any]
+        self,
+        life: Life,
+        kind: str,
+        subject: tuple[Any, ...],
+        work: Coroutine[Any, Any, Any],
+        again: tuple[Any, ...] | None = None,
     ) -> None:
+        """Have a client ask a node something; what stays in doubt is asked `again`."""
         operation = Operation(self.loop.now_us, kind, life.name, subject)
         self.ledger.operations.append(operation)
-        self.loop.spawn(life.process, self._record(operation, work))
+        self.loop.spawn(life.process, self._record(operation, work, again))
 
-    async def _record(self, operation: Operation, work: Coroutine[Any, Any, Any]) -> None:
+    async def _record(
+        self,
+        operation: Operation,
+        work: Coroutine[Any, Any, Any],
+        again: tuple[Any, ...] | None,
+    ) -> None:
         try:
             operation.detail = await work
             operation.status = "ok"
         except Unavailable:
             operation.status = "in doubt"
+            if again is not None:
+                self._in_doubt.add(operation.subject)
+                loop = self.loop
+                loop.schedule(loop.world, loop.now_us + TICK_US, self._do_send, *again)
         except PerdureError as error:
             operation.status = "failed"
             operation.detail = type(error).__name__
 
-    # --------------------------------------------------------------------------------------- people
+    # -------------------------------------------------------------------------------------- people
 
     def _people(self, rows: list[RunRow]) -> None:
         """Answer what is asked, sooner or later; say the truth about what is in doubt."""
@@ -256,10 +285,23 @@ class World:
                 if life is None or (not self.healed_at_us and self.draw() > self.plan.patience):
                     continue
                 if wait["what"] == "answer":
-                    work = life.node.reply(row.id, "Go on.", call=wait["call"])
-                    self._ask(life, "reply", (row.id, wait["call"]), work)
+                    self._reply(life, row, wait["call"])
                 else:
                     self._resolve(life, row, wait["call"])
+
+    def _reply(self, life: Life, row: RunRow, call: str) -> None:
+        """Answer now; or, when the run waits for the clock too, just when its time comes."""
+        due = [wait["due_at"] for wait in row.waiting_for if wait["what"] == "time"]
+        wait_us = (min(due) - EPOCH_MS) * 1000 - self.loop.now_us if due else 0
+        if 0 < wait_us < AIMED_US_MAX and self.draw() < 0.7:
+            if (row.id, call) not in self._aimed:
+                self._aimed.add((row.id, call))
+                loop = self.loop
+                loop.schedule(loop.world, loop.now_us + wait_us, self._reply, life, row, call)
+            return
+        if life.serving:
+            work = life.node.reply(row.id, "Go on.", call=call)
+            self._ask(life, "reply", (row.id, call), work)
 
     def _resolve(self, life: Life, row: RunRow, call: str) -> None:
         open_call = self.observer.trace(row.session).calls.get(call)
@@ -272,7 +314,7 @@ class World:
         work = life.node.resolve(row.id, call, how)
         self._ask(life, "resolve", (row.id, call, how), work)
 
-    # ------------------------------------------------------------------------------------ the course
+    # ---------------------------------------------------------------------------------- the course
 
     def _tick(self) -> None:
         loop = self.loop
@@ -326,13 +368,18 @@ class World:
 
     def _nudge_the_lazy(self, rows: list[RunRow]) -> None:
         """A lazy session whose node died goes on when it is told something."""
+        alive = {life.name for life in self._lives() if not life.over}
         for row in rows:
-            asleep = row.session.agent == "lazy" and row.session not in self.observer.holders
+            held = self.observer.holders.get(row.session) in alive
+            asleep = row.session.agent == "lazy" and not held
             if asleep and not self.observer.inboxes[row.session]:
                 self._do_send("lazy", row.session.key, "queue", 99, None)
 
     def _release_by_hand(self, session: SessionId) -> None:
-        loaded = perform(self.store.load(session))
+        try:
+            loaded = perform(self.store.load(session))
+        except Waiting:
+            return
         if loaded is not None and loaded.quarantine is not None:
             life = self._serving()
             if life is not None:
