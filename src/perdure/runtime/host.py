@@ -143,10 +143,16 @@ class Host:
             self._release(actor)
 
     def lose_all(self, error: StoreError) -> None:
-        """Drop every session without a word to the store."""
+        """Drop every session; a store that still answers is told so.
+
+        When a lease ran out its claims are void. But one that reached the store after the renewal
+        is not, and nobody else could take that session while this node lives.
+        """
         self._generation += 1
         for actor in tuple(self._actors.values()):
             self._forget(actor)
+            if isinstance(error, Fenced):
+                self._spawn(self._let_go(actor, None, None))
         for future in list(self._verdicts.values()):
             if not future.done():
                 future.set_exception(error)
@@ -165,6 +171,8 @@ class Host:
             mailbox = self._mailboxes.pop(session)
             self._progress.set()
         if loaded is None or generation != self._generation:
+            if loaded is not None:
+                self._spawn(self._let_go(loaded[0], None, None))
             self._leave_undecided(*mailbox)
             return
         actor, inbox = loaded
