@@ -166,6 +166,10 @@ class _Model:
             return ModelReply("Done.", usage=usage)
         chance = draw()
         count = 1 if chance < 0.6 else 2 if chance < 0.9 else 3
+        if 0.58 < chance < 0.62:
+            both = ("wait", {"seconds": int(4 * draw())}), ("ask_human", {"question": "Shall I?"})
+            requests = tuple(ToolRequest(f"c{n}", *one) for n, one in enumerate(both))
+            return ModelReply("", requests, "tool_call", usage)
         requests = tuple(_request(draw, place, weather.bad) for place in range(count))
         return ModelReply("", requests, "tool_call", usage)
 

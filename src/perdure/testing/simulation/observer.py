@@ -7,7 +7,7 @@ tells of itself. What it sees changes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from perdure.adapters.stores.memory import MemoryStore
@@ -17,7 +17,14 @@ from perdure.core.commands import Report, ReportToolResult, SendMessage, decode_
 from perdure.core.errors import Fenced, StoreError
 from perdure.core.history import malformed
 from perdure.core.ids import SessionId
-from perdure.ports.session_store import Claimed, InboxEntry, NotClaimed, Receipt, StepCommit
+from perdure.ports.session_store import (
+    Claimed,
+    InboxEntry,
+    NotClaimed,
+    Receipt,
+    RunQuery,
+    StepCommit,
+)
 from perdure.ports.workers import ModelTask, Task, ToolTask
 from perdure.testing.simulation.ledger import Ledger
 from perdure.testing.simulation.loop import VirtualLoop
@@ -42,6 +49,7 @@ class Observer:
         self.messages: dict[str, tuple[SessionId, SendMessage]] = {}
         self.inboxes: dict[SessionId, set[str]] = {}
         self.was_paused: set[str] = set()
+        self.on_takeover: Callable[[str], None] = lambda life: None
         self._reports: set[tuple[SessionId, str, int, bool]] = set()
         self._snapshots: set[SessionId] = set()
         self._store = store
@@ -67,14 +75,11 @@ class Observer:
             self.probes["duplicate delivery"] += 1
             return
         self.inboxes.setdefault(entry.session, set()).add(entry.id)
-        try:
-            loaded = perform(self._store.load(entry.session))
-        except Waiting:
-            loaded = None
-        if loaded is None or all(one.id != entry.id for one in loaded.inbox):
-            self.wrong(f"{entry.id} of {entry.session} was acknowledged, and is not in the store")
         command = decode_command(entry.command, entry.accepted_at)
         if isinstance(command, SendMessage):
+            row = RunQuery(tenant=entry.session.tenant, run=entry.id)
+            if not perform(self._store.list(row)):
+                self.wrong(f"{entry.id} of {entry.session} was acknowledged, and is not there")
             self.messages[command.id] = (entry.session, command)
             folding = self.trace(entry.session).status == "compacting"
             self.probes["steer during compaction"] += folding and command.mode == "steer"
@@ -89,8 +94,9 @@ class Observer:
         self._check_claim(life, before, session, answer)
         trace = self.trace(session)
         begun = any(call.status == "begun" for call in trace.calls.values())
-        if before not in (None, life) and begun:
-            self.probes["lease lost in a once call"] += before in self.was_paused
+        if before is not None and before != life:
+            self.probes["lease lost in a once call"] += begun and before in self.was_paused
+            self.on_takeover(before)
         self.holders[session] = life
         if answer.loaded.version != trace.seq:
             self.wrong(f"{session} was claimed at {answer.loaded.version}, its log is {trace.seq}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from perdure.core import events as e
 from perdure.core.codec import Record, decode_event
+from perdure.core.errors import PerdureError
 from perdure.core.evolve import evolve
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
@@ -24,8 +25,8 @@ def judge(world: World) -> None:
     """Hold the store, the ledger and the clients' histories against each other."""
     try:
         _judge(world)
-    except Waiting as error:
-        world.observer.wrong(str(error))
+    except (PerdureError, Waiting) as error:
+        world.observer.wrong(f"the store cannot be judged: {error}")
 
 
 def _judge(world: World) -> None:

@@ -240,11 +240,8 @@ class Connection:
         self._alive()
         loop = self._loop
         answer: asyncio.Future[Any] = loop.create_future()
-        delay_us = self._weather.delay_us(self._draw)
-        if delay_us:
-            loop.schedule(loop.world, loop.now_us + delay_us, self._serve, answer, name, args)
-        else:
-            self._serve(answer, name, args)
+        when_us = loop.now_us + self._weather.delay_us(self._draw)
+        loop.schedule(loop.world, when_us, self._serve, answer, name, args)
         return await answer
 
     def _gone(self) -> bool:

@@ -28,7 +28,7 @@ class Weather:
         self.slow_us = 8_000_000 if draw() < 0.15 else 300_000
         self.model_fails = 0.3 * draw() ** 2
         self.tool_fails = 0.5 * draw() ** 2
-        self.worker_fails = 0.9 if draw() < 0.04 else 0.25 * draw() ** 2
+        self.worker_fails = 0.9 if draw() < 0.06 else 0.25 * draw() ** 2
 
     def heal(self) -> None:
         """Nothing goes wrong any more."""

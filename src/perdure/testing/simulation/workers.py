@@ -69,7 +69,7 @@ class FlakyWorker:
 
         self._inner.start(task, report, on_text)
         if self._weather.bad and self._draw() < self._weather.worker_fails * 0.5:
-            delay_us = int(DELAY_US_MAX * self._draw() ** 3)
+            delay_us = int(DELAY_US_MAX * self._draw() ** 6)
             loop = self._loop
             loop.schedule(loop.current, loop.now_us + delay_us, self._lose, task, on_report)
 

@@ -51,6 +51,7 @@ class World:
         self.store = MemoryStore(lambda: EPOCH_MS + self.loop.now_us // 1000)
         self.observer = Observer(self.loop, self.store, self.ledger)
         self.server = Server(self.store, self.loop, self.observer)
+        self.observer.on_takeover = self._wake_the_fenced
         self.machines = [
             Machine(f"n{number}", self.loop, chance) for number in range(self.plan.machines)
         ]
@@ -152,6 +153,14 @@ class World:
     def _resume(self, life: Life) -> None:
         if life.process.paused:
             self.loop.resume(life.process)
+
+    def _wake_the_fenced(self, name: str) -> None:
+        """Somebody took a session from a paused node: the worst moment for it to go on."""
+        for life in self._lives():
+            if life.name == name and life.process.paused and self.draw() < 0.5:
+                loop = self.loop
+                delay_us = int(5_000 * self.draw())
+                loop.schedule(loop.world, loop.now_us + delay_us, self._resume, life)
 
     def _lives(self) -> list[Life]:
         return [machine.life for machine in self.machines if machine.life is not None]
@@ -293,7 +302,7 @@ class World:
         """Answer now; or, when the run waits for the clock too, just when its time comes."""
         due = [wait["due_at"] for wait in row.waiting_for if wait["what"] == "time"]
         wait_us = (min(due) - EPOCH_MS) * 1000 - self.loop.now_us if due else 0
-        if 0 < wait_us < AIMED_US_MAX and self.draw() < 0.7:
+        if 0 < wait_us < AIMED_US_MAX and self.draw() < 0.85:
             if (row.id, call) not in self._aimed:
                 self._aimed.add((row.id, call))
                 loop = self.loop
