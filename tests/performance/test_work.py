@@ -6,6 +6,7 @@ that a store is read. The figures are the same on a slow machine.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,6 +170,33 @@ async def test_a_parked_session_is_read_once_when_it_is_taken_up_again() -> None
     assert (await world.row(run)).status == "completed"
     assert reads == []
     await node.stop()
+
+
+async def test_a_call_leaves_nothing_to_the_garbage_collector() -> None:
+    """What a call made is freed when it ends; a cycle would live until somebody looks for it."""
+
+    async def left_behind(steps: int) -> int:
+        asked = iter(range(steps))
+
+        async def play(request: ModelRequest) -> Any:
+            turn = next(asked, None)
+            return says("done") if turn is None else asks(call("search", turn=turn + 1_000))
+
+        world = World(Agent("a", model=play, tools=[search], limits=Limits(steps_max=steps + 1)))
+        node = await world.node()
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            run = await node.send("a", "go")
+            assert await run.result() == "done"
+            gc.collect()
+            return len(gc.garbage)
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            await node.stop()
+
+    assert await left_behind(60) == await left_behind(10)
 
 
 def test_messages_are_laid_out_once() -> None:

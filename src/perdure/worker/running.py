@@ -36,7 +36,7 @@ class Running:
         self._on_report = on_report
         self._deadlines = deadlines
         self._queue: Queue | None = None
-        self._verdict: Callable[[], Report]
+        self._verdict: Callable[[], Report] | None = None
         self._begun: asyncio.Future[None] | None = None
 
     async def begin(self, report: Report) -> None:
@@ -58,7 +58,8 @@ class Running:
 
     def time_out(self) -> None:
         """End the call: its time is over."""
-        self.end(self._verdict())
+        if self._verdict is not None:
+            self.end(self._verdict())
         self.stop()
 
     def end(self, report: Report) -> None:
@@ -70,6 +71,7 @@ class Running:
     def retire(self) -> None:
         """Report nothing any more."""
         self.over = True
+        self._verdict = None  # it knows this call: a cycle that would live until it is collected
         if self._queue is not None:
             self._queue.drop(self)
             self._queue = None
