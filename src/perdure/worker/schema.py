@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
+
+import msgspec
 
 from perdure.core.errors import InvalidInput
 from perdure.worker.hints import resolve, said, wants_context
@@ -58,6 +61,7 @@ class Parameters:
         }
         if self._types.definitions:
             self.schema["$defs"] = self._types.definitions
+        self._together = self._types.together(self._required)
 
     def convert(self, raw: object) -> dict[str, Any]:
         """Return the arguments in `raw` as the types that the function asks for.
@@ -68,6 +72,10 @@ class Parameters:
         if not isinstance(raw, dict):
             raise InvalidInput(f"Expected an object with arguments, got `{type(raw).__name__}`")
         known = self.schema["properties"]
+        if self._together is not None and known.keys() >= raw.keys():
+            # Whatever is wrong is told of below, argument by argument.
+            with suppress(Exception):
+                return cast("dict[str, Any]", msgspec.convert(raw, self._together, str_keys=True))
         problems = [f"Missing argument `{name}`" for name in self._required if name not in raw]
         values: dict[str, Any] = {}
         for name, value in raw.items():

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
@@ -49,6 +49,17 @@ class Types:
             self.schemas.update(zip(ours, schemas, strict=True))
         if adapters:
             self._describe_adapters(where)
+
+    def together(self, required: Collection[str]) -> Any:
+        """Return a type of all of them as one object, or None where pydantic is needed."""
+        if self._adapters:
+            return None
+        fields = {
+            name: hint if name in required else NotRequired[hint]
+            for name, hint in self._ours.items()
+        }
+        make: Any = TypedDict
+        return make("Arguments", fields)
 
     def convert(self, name: str, value: Any) -> Any:
         """Return JSON as a value of the type called `name`; raise `InvalidInput` with the path."""
