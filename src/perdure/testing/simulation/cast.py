@@ -166,8 +166,11 @@ class _Model:
             return ModelReply("Done.", usage=usage)
         chance = draw()
         count = 1 if chance < 0.6 else 2 if chance < 0.9 else 3
-        if 0.58 < chance < 0.62:
-            both = ("wait", {"seconds": int(4 * draw())}), ("ask_human", {"question": "Shall I?"})
+        if 0.55 < chance < 0.65:
+            both: Any = (
+                ("wait", {"seconds": 1 + int(3 * draw())}),
+                ("ask_human", {"question": "Shall I?"}),
+            )
             requests = tuple(ToolRequest(f"c{n}", *one) for n, one in enumerate(both))
             return ModelReply("", requests, "tool_call", usage)
         requests = tuple(_request(draw, place, weather.bad) for place in range(count))
@@ -187,9 +190,9 @@ def _fail(mood: float) -> None:
 _WISHES = (
     ("look", 0.12),
     ("save", 0.30),
-    ("mail", 0.44),
-    ("ship", 0.56),
-    ("pay", 0.74),
+    ("mail", 0.40),
+    ("ship", 0.50),
+    ("pay", 0.76),
     ("wait", 0.86),
     ("ask_human", 0.96),
     ("juggle", 0.98),
@@ -197,7 +200,7 @@ _WISHES = (
 
 
 def _request(draw: Draw, place: int, bad: bool) -> ToolRequest:
-    chance = draw() if bad else 0.74 * draw()
+    chance = draw() if bad else 0.76 * draw()
     name = next((name for name, upto in _WISHES if chance < upto), None)
     if name is None:
         return ToolRequest(f"c{place}", "save", undecodable='{"n":')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 from perdure.adapters.models import resolve
 from perdure.core.errors import PerdureError
@@ -35,6 +35,14 @@ class Teller:
         self._observer.emit(self._life, name, fields)
 
 
+class Trap(NamedTuple):
+    """What befalls a process when it reaches a fault point the n-th time: death, or a pause."""
+
+    site: str
+    hits: int
+    pause_us: int = 0
+
+
 class Life:
     """One life of a node: a process with a connection, a worker, and the real runtime."""
 
@@ -54,7 +62,7 @@ class Life:
         self.started = False
         self.stopping = False
         self.over = False
-        self.armed: tuple[str, int] | None = None
+        self.armed: Trap | None = None
         self._loop = loop
         self._observer = observer
         before, loop.current = loop.current, self.process
@@ -109,16 +117,22 @@ class Life:
             self._observer.died(self.name, site)
             self.end()
 
-    def reach(self, site: str) -> None:
-        """A fault point was reached: the process dies there, if that was planned."""
-        if self.armed is None or self.armed[0] != site:
-            return
-        left = self.armed[1] - 1
-        self.armed = (site, left)
-        if left <= 0:
-            self.armed = None
-            self.kill(site)
-            raise Died
+    def reach(self, site: str) -> int:
+        """A fault point was reached: the process dies there, if that was planned.
+
+        Or it is to be paused: then for how long is returned, in microseconds, and 0 otherwise.
+        """
+        trap = self.armed
+        if trap is None or trap.site != site:
+            return 0
+        if trap.hits > 1:
+            self.armed = trap._replace(hits=trap.hits - 1)
+            return 0
+        self.armed = None
+        if trap.pause_us:
+            return trap.pause_us
+        self.kill(site)
+        raise Died
 
 
 class Machine:

@@ -31,7 +31,7 @@ from perdure.testing.simulation.loop import VirtualLoop
 from perdure.testing.simulation.store import Waiting, perform
 from perdure.testing.trace import LeftModel, Trace
 
-HOUR_MS = 3_600_000
+SKEW_MS_MIN = 300_000
 
 
 class Observer:
@@ -105,7 +105,7 @@ class Observer:
         self, life: str, before: str | None, session: SessionId, answer: Claimed
     ) -> None:
         """A claim never steals from the living, and its token is a new one."""
-        if before not in (None, life) and self._leases.get(before, 0) > self._loop.now_us:
+        if before not in (None, life) and self._leases.get(before, 0) > self._loop.now_us // 1000:
             self.wrong(f"{life} took {session} from {before}, whose lease was alive")
         if answer.token.epoch <= self._epochs.get(session, 0):
             self.wrong(f"{life} was given epoch {answer.token.epoch} of {session} again")
@@ -122,7 +122,7 @@ class Observer:
 
     def renewed(self, life: str, lease_ms: int, alive: bool) -> None:
         """A lease was renewed, or begun anew."""
-        self._leases[life] = self._loop.now_us + lease_ms * 1000
+        self._leases[life] = self._loop.now_us // 1000 + lease_ms
         if not alive:
             self.probes["renewed too late"] += 1
             for session in [s for s, holder in self.holders.items() if holder == life]:
@@ -145,7 +145,7 @@ class Observer:
             self.probes["fence inside a batch"] += pending > 0
             self.probes["paused and fenced"] += life in self.was_paused
 
-    def committed(self, life: str, step: StepCommit, pending: Collection[StepCommit]) -> None:
+    def committed(self, life: str, step: StepCommit) -> None:
         """A step is durable: its events are stepped through the tables."""
         session = step.session
         trace = self.trace(session)
@@ -165,8 +165,6 @@ class Observer:
             self.wrong(f"{session}: {error}")
         for entry in step.consumed:
             self.inboxes.get(session, set()).discard(entry)
-        if pending and any(isinstance(one, (e.TimerFired, e.QuestionAnswered)) for one in events):
-            self._together(events, pending)
 
     def _check_durable(self, step: StepCommit) -> None:
         """What was acknowledged is there to be read."""
@@ -179,10 +177,11 @@ class Observer:
             if found != [last]:
                 self.wrong(f"event {last.seq} of {step.session} was acknowledged, and is not there")
 
-    def _together(self, events: list[e.Event], pending: Collection[StepCommit]) -> None:
-        kinds = {type(event) for event in events}
-        for step in pending:
-            kinds |= {type(decode_event(record.body)) for record in step.records}
+    def submitted(self, step: StepCommit, under_way: Collection[StepCommit]) -> None:
+        """A step is on its way while others of its session are not answered yet."""
+        kinds = {
+            type(decode_event(record.body)) for one in (step, *under_way) for record in one.records
+        }
         both = {e.TimerFired, e.QuestionAnswered} <= kinds
         self.probes["timer and answer together"] += both
 
@@ -257,7 +256,7 @@ class Observer:
         call = trace.calls.get(event.call)
         if call is not None:
             true_ms = 1_700_000_000_000 + self._loop.now_us // 1000
-            self.probes["woken by a skewed clock"] += abs(true_ms - call.due_at) > HOUR_MS // 2
+            self.probes["woken by a skewed clock"] += abs(true_ms - call.due_at) > SKEW_MS_MIN
 
     # ------------------------------------------------------------------------ calls leaving a node
 

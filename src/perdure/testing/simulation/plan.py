@@ -49,6 +49,9 @@ def plan(draw: Callable[[], float]) -> Plan:
             _fault(draw, _soon_after(draw, messages, rough_us), machines)
             for _ in range(1 + int(3 * draw()))
         ]
+    if draw() < 0.15:
+        skew_ms = int((2 * draw() - 1) * HOUR_MS)
+        actions.append(Action(0, "skew", (int(draw() * machines), skew_ms)))
     actions.sort(key=lambda action: action.at_us)
     return Plan(machines, rough_us, patience, tuple(actions))
 
@@ -84,7 +87,11 @@ def _fault(draw: Callable[[], float], at_us: int, machines: int) -> Action:
         return Action(at_us, "crash", (machine,))
     if chance < 0.48:
         site = SITES[int(draw() * len(SITES))]
-        return Action(max(0, at_us - 300_000), "arm", (machine, site, 1 + int(4 * draw())))
+        hits = 1 + int(4 * draw())
+        pause_us = int(4e6 + 6e6 * draw()) if machines > 1 and draw() < 0.4 else 0
+        if pause_us and draw() < 0.5:
+            site, hits = "tool.begun", 1
+        return Action(max(0, at_us - 300_000), "arm", (machine, site, hits, pause_us))
     if chance < 0.76:
         return Action(at_us, "pause", (machine, int(3e6 + 8e6 * draw())))
     if chance < 0.88:

@@ -43,5 +43,5 @@ PROBES: Mapping[str, str] = {
     "given up": "a call was lost as often as it may be",
     "a run retried": "a failed or cancelled run was gone on with",
     "late effect refused": "an effect came after its far end had said that it never will",
-    "woken by a skewed clock": "a timer fired an hour before or after its time",
+    "woken by a skewed clock": "a timer fired minutes before or after its true time",
 }

@@ -47,8 +47,11 @@ class Observer(Protocol):
     def claimed(self, life: str, session: SessionId, answer: Claimed | NotClaimed) -> None:
         """Somebody asked for a session."""
 
-    def committed(self, life: str, step: StepCommit, pending: Collection[StepCommit]) -> None:
-        """A step is durable; `pending` are those of the same session behind it."""
+    def submitted(self, step: StepCommit, under_way: Collection[StepCommit]) -> None:
+        """A step is on its way while others of its session are not answered yet."""
+
+    def committed(self, life: str, step: StepCommit) -> None:
+        """A step is durable."""
 
     def refused(self, life: str, step: StepCommit, error: StoreError, pending: int) -> None:
         """A step was refused, and `pending` more of the same session are behind it."""
@@ -142,7 +145,7 @@ class _Line:
 
     def __init__(self) -> None:
         self.steps: deque[tuple[StepCommit, CommitDone, str]] = deque()
-        self.answers: deque[tuple[CommitDone, StoreError | None]] = deque()
+        self.answers: deque[tuple[CommitDone, StoreError | None, StepCommit]] = deque()
 
 
 class Connection:
@@ -226,6 +229,9 @@ class Connection:
         line = self._lines.get(step.session)
         if line is None:
             line = self._lines[step.session] = _Line()
+        if line.steps or line.answers:
+            under_way = [one for *_, one in line.answers] + [one for one, *_ in line.steps]
+            self._server.observer.submitted(step, under_way)
         line.steps.append((step, done, self._weather.fate(self._draw)))
         loop = self._loop
         loop.schedule(
@@ -302,7 +308,7 @@ class Connection:
         if error is not None:
             observer.refused(life, step, error, len(line.steps))
         else:
-            observer.committed(life, step, [behind for behind, *_ in line.steps])
+            observer.committed(life, step)
             if fate == "answer lost":
                 observer.lost(life, "commit", applied=True)
                 error = Unavailable("no answer to commit")
@@ -314,7 +320,7 @@ class Connection:
         if error is not None:
             self._doomed[step.session, step.token] = error
         if not self._process.dead:
-            line.answers.append((done, error))
+            line.answers.append((done, error, step))
             loop = self._loop
             when_us = loop.now_us + self._weather.delay_us(self._draw)
             loop.schedule(self._process, when_us, _answer, line)
@@ -330,5 +336,5 @@ def _settle(answer: asyncio.Future[Any], result: Any, error: Exception | None) -
 
 
 def _answer(line: _Line) -> None:
-    done, error = line.answers.popleft()
+    done, error, _ = line.answers.popleft()
     done(error)

@@ -53,7 +53,7 @@ class FlakyWorker:
         self._weather = weather
         self._draw = draw
         self._observer = observer
-        self._held: dict[int, Task] = {}
+        self._held: dict[int, tuple[Task, OnReport]] = {}
 
     def serves(self, task: Task) -> bool:
         """Say whether the worker has what the task needs."""
@@ -62,21 +62,31 @@ class FlakyWorker:
     def start(self, task: Task, on_report: OnReport, on_text: OnText) -> None:
         """Begin a task; the seed may lose it."""
         self._observer.dispatched(self._life, task)
-        self._held[id(task)] = task
+        self._held[id(task)] = task, on_report
 
         def report(task: Task, report: Report) -> None:
             self._report(task, report, on_report)
 
         self._inner.start(task, report, on_text)
-        if self._weather.bad and self._draw() < self._weather.worker_fails * 0.5:
-            delay_us = int(DELAY_US_MAX * self._draw() ** 6)
-            loop = self._loop
-            loop.schedule(loop.current, loop.now_us + delay_us, self._lose, task, on_report)
+        self._maybe_lose(task, on_report)
 
     def proceed(self, task: ToolTask) -> None:
-        """Let a `once` task run."""
+        """Let a `once` task run; the seed may lose it, now that it counts."""
         self._observer.proceeded(self._life, task)
         self._inner.proceed(task)
+        on_report = self._held.get(id(task), (task, None))[1]
+        if on_report is not None:
+            self._maybe_lose(task, on_report)
+
+    def _maybe_lose(self, task: Task, on_report: OnReport) -> None:
+        likely = 0.5 * self._weather.worker_fails
+        if likely > 0.3 and getattr(task, "attempt", 1) > 1:
+            likely = 0.9
+        if self._weather.bad and self._draw() < likely:
+            chance = self._draw()
+            delay_us = int(DELAY_US_MAX * (chance - 0.5) ** 4) if chance > 0.5 else 0
+            loop = self._loop
+            loop.schedule(loop.current, loop.now_us + delay_us, self._lose, task, on_report)
 
     def cancel(self, task: Task) -> None:
         """Stop a task."""

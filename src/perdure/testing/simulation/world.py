@@ -21,7 +21,7 @@ from perdure.runtime.node import Node
 from perdure.testing.simulation.cast import Cast
 from perdure.testing.simulation.clock import EPOCH_MS
 from perdure.testing.simulation.ledger import Ledger, Operation
-from perdure.testing.simulation.lives import Life, Machine
+from perdure.testing.simulation.lives import Life, Machine, Trap
 from perdure.testing.simulation.loop import Livelock, VirtualLoop
 from perdure.testing.simulation.observer import Observer
 from perdure.testing.simulation.plan import Action, Plan, plan
@@ -116,8 +116,8 @@ class World:
 
     def _reach(self, site: str) -> None:
         life = self._by_process.get(self.loop.current)
-        if life is not None:
-            life.reach(site)
+        if life is not None and (pause_us := life.reach(site)):
+            self._pause(life, pause_us)
 
     # ------------------------------------------------------------------------------------ machines
 
@@ -139,7 +139,7 @@ class World:
         machine.life = life
         if machine.curses and not self.healed_at_us:
             machine.curses -= 1
-            life.armed = ("claim.after", 1)
+            life.armed = Trap("claim.after", 1)
         self._by_process[life.process] = life
         self.loop.spawn(life.process, life.start())
 
@@ -157,9 +157,9 @@ class World:
     def _wake_the_fenced(self, name: str) -> None:
         """Somebody took a session from a paused node: the worst moment for it to go on."""
         for life in self._lives():
-            if life.name == name and life.process.paused and self.draw() < 0.5:
+            if life.name == name and life.process.paused and self.draw() < 0.7:
                 loop = self.loop
-                delay_us = int(5_000 * self.draw())
+                delay_us = int(100_000 * self.draw() ** 3)
                 loop.schedule(loop.world, loop.now_us + delay_us, self._resume, life)
 
     def _lives(self) -> list[Life]:
@@ -176,10 +176,10 @@ class World:
         if life is not None and not life.over:
             life.kill()
 
-    def _do_arm(self, number: int, site: str, hits: int) -> None:
+    def _do_arm(self, number: int, *trap: Any) -> None:
         life = self.machines[number].life
         if life is not None:
-            life.armed = (site, hits)
+            life.armed = Trap(*trap)
 
     def _do_curse(self, number: int, lives: int) -> None:
         self.machines[number].curses = lives
@@ -188,11 +188,14 @@ class World:
     def _do_pause(self, number: int, for_us: int) -> None:
         life = self.machines[number].life
         if life is not None and not life.over:
-            self.observer.counts["pauses"] += 1
-            self.observer.was_paused.add(life.name)
-            life.process.paused = True
-            loop = self.loop
-            loop.schedule(loop.world, loop.now_us + for_us, self._resume, life)
+            self._pause(life, for_us)
+
+    def _pause(self, life: Life, for_us: int) -> None:
+        self.observer.counts["pauses"] += 1
+        self.observer.was_paused.add(life.name)
+        life.process.paused = True
+        loop = self.loop
+        loop.schedule(loop.world, loop.now_us + for_us, self._resume, life)
 
     def _do_drain(self, number: int) -> None:
         life = self.machines[number].life
@@ -299,9 +302,9 @@ class World:
                     self._resolve(life, row, wait["call"])
 
     def _reply(self, life: Life, row: RunRow, call: str) -> None:
-        """Answer now; or, when the run waits for the clock too, just when its time comes."""
+        """Answer now; or, when the run waits for the clock too, just before its time."""
         due = [wait["due_at"] for wait in row.waiting_for if wait["what"] == "time"]
-        wait_us = (min(due) - EPOCH_MS) * 1000 - self.loop.now_us if due else 0
+        wait_us = (min(due) - EPOCH_MS - 4) * 1000 - self.loop.now_us if due else 0
         if 0 < wait_us < AIMED_US_MAX and self.draw() < 0.85:
             if (row.id, call) not in self._aimed:
                 self._aimed.add((row.id, call))
@@ -352,7 +355,8 @@ class World:
             machine.clock.skew_ms = 0
             if machine.life is not None:
                 machine.life.armed = None
-                self._resume(machine.life)
+                when_us = self.loop.now_us + int(2 * TICK_US * self.draw())
+                self.loop.schedule(self.loop.world, when_us, self._resume, machine.life)
 
     def _come_to_an_end(self, rows: list[RunRow]) -> None:
         """Finish when nothing is left to do; jump when only the clock can go on."""
