@@ -10,6 +10,7 @@ from perdure.ports import faults
 AGENTS = ("plain", "plain", "hurried", "compact", "lazy", "curt")
 SITES = tuple(site for site in faults.SITES if not site.startswith("store."))
 HOUR_MS = 3_600_000
+TAKEOVER_US = 11_000_000
 
 
 class Action(NamedTuple):
@@ -49,6 +50,8 @@ def plan(draw: Callable[[], float]) -> Plan:
             _fault(draw, _soon_after(draw, messages, rough_us), machines)
             for _ in range(1 + int(3 * draw()))
         ]
+    takeovers = [at_us for at_us, what, arguments in actions if what == "arm" and arguments[-1]]
+    rough_us = max([rough_us, *(at_us + TAKEOVER_US for at_us in takeovers)])
     if draw() < 0.15:
         skew_ms = int((2 * draw() - 1) * HOUR_MS)
         actions.append(Action(0, "skew", (int(draw() * machines), skew_ms)))
@@ -88,8 +91,8 @@ def _fault(draw: Callable[[], float], at_us: int, machines: int) -> Action:
     if chance < 0.48:
         site = SITES[int(draw() * len(SITES))]
         hits = 1 + int(4 * draw())
-        pause_us = int(4e6 + 6e6 * draw()) if machines > 1 and draw() < 0.4 else 0
-        if pause_us and draw() < 0.5:
+        pause_us = int(7e6 + 4e6 * draw()) if machines > 1 and draw() < 0.4 else 0
+        if pause_us and draw() < 0.6:
             site, hits = "tool.begun", 1
         return Action(max(0, at_us - 300_000), "arm", (machine, site, hits, pause_us))
     if chance < 0.76:

@@ -159,7 +159,7 @@ class World:
         for life in self._lives():
             if life.name == name and life.process.paused and self.draw() < 0.7:
                 loop = self.loop
-                delay_us = int(100_000 * self.draw() ** 3)
+                delay_us = int((5_000 if self.draw() < 0.5 else 300_000) * self.draw())
                 loop.schedule(loop.world, loop.now_us + delay_us, self._resume, life)
 
     def _lives(self) -> list[Life]:
