@@ -87,6 +87,7 @@ class Terminal:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.forged = False
         (directory / "agents.py").write_text(AGENT)
         self.environment = {
             name: value

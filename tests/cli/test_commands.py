@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pty
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
+from tests.checked_logs import check_file
 from tests.cli.terminal import Terminal
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Terminal:
-    """Return a directory with agents in it."""
-    return Terminal(tmp_path)
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    """Give a directory with agents in it; every log that is written there is checked."""
+    terminal = Terminal(tmp_path)
+    yield terminal
+    for store in () if terminal.forged else tmp_path.rglob("*.db"):
+        asyncio.run(check_file(store))
 
 
 ROW_KEYS = {
@@ -162,6 +168,7 @@ class TestWhatAPersonIsShown:
     def changed(self, terminal: Terminal) -> str:
         """Return a run that waits, after its question was changed in the store's file."""
         run: str = terminal.run("ask me").lines[-1]["run"]
+        terminal.forged = True
         db = apsw.Connection(str(terminal.directory / ".perdure" / "perdure.db"))
         db.execute("UPDATE events SET body = CAST(replace(body, 'Shall I?', 'May I??!') AS BLOB)")
         db.close()

@@ -12,6 +12,7 @@ from perdure.core.ids import SessionId
 from perdure.core.messages import Message, ModelReply, ToolRequest, Usage
 from perdure.core.session import Context, Decision, Refusal, decide
 from perdure.core.state import EMPTY, State
+from perdure.testing.trace import Trace
 
 SESSION = SessionId("t1", "support", "s1")
 TOOLS = (
@@ -42,6 +43,7 @@ class Story:
         self.agent = definition or agent()
         self.state: State = EMPTY
         self.log: list[e.Event] = []
+        self.trace = Trace(SESSION)
         self.waiting: list[c.SendMessage] = []
         self.now = 1_000_000
         self.refused: Refusal | None = None
@@ -57,6 +59,8 @@ class Story:
         self.waiting = [m for m in self.waiting if m.id not in decision.consumed]
         self.state = decision.state
         self.log.extend(decision.events)
+        for event in decision.events:
+            self.trace.step(event)
         return [e.type_of(event) for event in decision.events]
 
     def message(self, content: str = "hello", mode: e.Mode = "queue", **more: Any) -> list[str]:

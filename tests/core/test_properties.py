@@ -82,6 +82,8 @@ def perform(story: Story, step: tuple[str, Any]) -> None:
     elif verb == "begin":
         story.tell(c.ReportToolBegin(call=call_id, attempt=attempt, worker="w"))
     elif verb == "result":
+        if target and target.effect == "once" and target.status == "intended":
+            story.tell(c.ReportToolBegin(call=call_id, attempt=attempt, worker="w"))
         story.tell(c.ReportToolResult(call=call_id, attempt=attempt, ok=True, content=value))
     elif verb == "lose":
         story.tell(c.ReportToolLost(call=call_id, attempt=attempt, reason="lost"))

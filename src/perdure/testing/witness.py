@@ -24,6 +24,7 @@ from perdure.core.events import (
 from perdure.core.export import verify_log
 from perdure.core.ids import SessionId
 from perdure.runtime.handles import RecordedEvent, recorded
+from perdure.testing.trace import LeftModel, check_log
 
 SESSION = SessionId("default", "surveyor", "survey")
 OUTCOMES = (ToolCallSucceeded, ToolCallFailed)
@@ -117,7 +118,8 @@ def _executed_again(ledger: list[dict[str, Any]], kills: list[Kill]) -> int:
 def _chain_ok(records: list[Record]) -> bool:
     try:
         verify_log(SESSION, records)
-    except BrokenChain:
+        check_log(SESSION, records)
+    except (BrokenChain, LeftModel):
         return False
     return True
 

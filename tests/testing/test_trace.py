@@ -1,0 +1,233 @@
+"""The trace checker takes lawful logs, and refuses each way to break one at the right event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from perdure.core import events as e
+from perdure.core.codec import Record, genesis, seal
+from perdure.core.export import _Line, verify_export
+from perdure.core.ids import SessionId, effect_key
+from perdure.core.messages import ToolRequest
+from perdure.testing.trace import RULES, LeftModel, check_log
+from tests.core.story import SESSION, Story, call
+from tests.core.test_golden import LOGS, STATES
+
+Log = list[e.Event]
+
+
+def lawful() -> Log:
+    """Return the log of two runs with a call of every kind, a retry, and a loss."""
+    story = Story()
+    story.message("do it all")
+    story.fail("transient", "timeout")
+    story.fire("backoff")
+    story.reply(
+        call("look"),
+        call("pay"),
+        call("save"),
+        call("wait", seconds=5),
+        call("ask_human", question="Shall I?"),
+    )
+    story.result("look")
+    story.begin("pay")
+    story.lose("pay")
+    story.resolve("pay", "did_not_happen")
+    story.begin("pay")
+    story.result("pay")
+    story.lose("save")
+    story.result("save")
+    story.fire("timer")
+    story.answer("yes")
+    story.reply(text="done")
+    story.message("and again")
+    story.reply(text="done again")
+    return story.log
+
+
+def sealed(log: Log, session: SessionId = SESSION) -> list[Record]:
+    """Return the records of a log."""
+    return seal(genesis(session), 0, log)
+
+
+def at(log: Log, kind: type[e.Event], number: int = 1) -> int:
+    """Return the position (from 1) of the n-th event of a kind."""
+    places = [seq for seq, event in enumerate(log, 1) if isinstance(event, kind)]
+    return places[number - 1]
+
+
+def changed(kind: type[e.Event], nth: int = 1, **fields: Any) -> Callable[[Log], int]:
+    """Change fields of an event; that event is the one to refuse."""
+
+    def breaks(log: Log) -> int:
+        seq = at(log, kind, nth)
+        log[seq - 1] = replace(log[seq - 1], **fields)
+        return seq
+
+    return breaks
+
+
+def without(kind: type[e.Event], refused: type[e.Event], number: int = 1) -> Callable[[Log], int]:
+    """Leave out an event; the next of the other kind is the one to refuse."""
+
+    def breaks(log: Log) -> int:
+        seq = at(log, kind, number)
+        del log[seq - 1]
+        later = log[seq - 1 :]
+        return seq + next(n for n, event in enumerate(later) if isinstance(event, refused))
+
+    return breaks
+
+
+def twice(kind: type[e.Event], number: int = 1) -> Callable[[Log], int]:
+    """Record an event again, right after itself."""
+
+    def breaks(log: Log) -> int:
+        seq = at(log, kind, number)
+        log.insert(seq, log[seq - 1])
+        return seq + 1
+
+    return breaks
+
+
+def moved_before(kind: type[e.Event], other: type[e.Event]) -> Callable[[Log], int]:
+    """Record an event before another one that it has to follow."""
+
+    def breaks(log: Log) -> int:
+        event = log.pop(at(log, kind) - 1)
+        seq = at(log, other)
+        log.insert(seq - 1, event)
+        return seq
+
+    return breaks
+
+
+def asks_early(log: Log) -> int:
+    """Ask a model in the middle of a step."""
+    seq = at(log, e.ToolCallSucceeded)
+    step = log[at(log, e.ModelCallIntended, 3) - 1]
+    log.insert(seq, replace(step, upto=seq))
+    return seq + 1
+
+
+def key_with_attempt(log: Log) -> int:
+    """Make a key of the attempt, too."""
+    seq = at(log, e.ToolCallIntended, 3)
+    intended: Any = log[seq - 1]
+    run = next(event.run for event in log if isinstance(event, e.RunStarted))
+    log[seq - 1] = replace(intended, key=effect_key(SESSION, run, 1, intended.ordinal, "save/1"))
+    return seq
+
+
+def unread_arguments(log: Log) -> int:
+    """Run a call whose arguments could not be read."""
+    seq = at(log, e.ModelReplied)
+    reply: Any = log[seq - 1]
+    first = ToolRequest(reply.tool_calls[0].id, "look", undecodable="{")
+    log[seq - 1] = replace(reply, tool_calls=(first, *reply.tool_calls[1:]))
+    return at(log, e.ToolCallIntended)
+
+
+BROKEN: dict[str, tuple[str, Callable[[Log], int]]] = {
+    "a message is recorded twice": ("burnt id", twice(e.MessageReceived)),
+    "a run starts without its message": ("run", without(e.MessageReceived, e.RunStarted, 2)),
+    "a run starts twice": ("session table", twice(e.RunStarted)),
+    "a run's number is skipped": ("run", changed(e.RunStarted, 2, number=3)),
+    "a run is of another message": ("run", changed(e.RunStarted, run="r9")),
+    "a reply has no request": ("session table", without(e.ModelCallIntended, e.ModelCallFailed)),
+    "a model is asked in mid-step": ("session table", twice(e.ModelCallIntended)),
+    "a model is asked before the answers": ("W6", asks_early),
+    "a model is not shown the end": ("range", changed(e.ModelCallIntended, 2, upto=2)),
+    "a model is shown a summary that is none": ("range", changed(e.ModelCallIntended, summary=1)),
+    "a step is skipped": ("run", changed(e.ModelCallIntended, 3, step=7)),
+    "a retry comes early": ("W7", changed(e.RetryFellDue, at=0)),
+    "a retry follows no failure": ("session table", without(e.ModelCallFailed, e.RetryScheduled)),
+    "a tool nobody asked for": ("W1", changed(e.ToolCallIntended, name="steal")),
+    "a call at a place that is none": ("W1", changed(e.ToolCallIntended, ordinal=9)),
+    "a call of another step": ("W1", changed(e.ToolCallIntended, step=2)),
+    "a call by another name": ("W1", changed(e.ToolCallIntended, call="1.1.t7")),
+    "arguments that cannot be read": ("W1", unread_arguments),
+    "a key that knows its attempt": ("W5", key_with_attempt),
+    "a call is intended twice": ("call table", twice(e.ToolCallIntended)),
+    "an answered call is intended again": ("call table", twice(e.ToolCallSucceeded)),
+    "a once call succeeds unbegun": ("W2", without(e.ToolCallBegun, e.ToolCallSucceeded, 2)),
+    "a read call begins": ("call table", changed(e.ToolCallBegun, call="1.1.t0")),
+    "an idempotent call begins": ("W2", changed(e.ToolCallBegun, call="1.1.t2")),
+    "an old attempt begins": ("W4", changed(e.ToolCallBegun, 2, attempt=1)),
+    "an attempt is lost that is not there": ("W4", changed(e.ToolCallLost, attempt=2)),
+    "a call is unknown and had not begun": (
+        "call table",
+        without(e.ToolCallBegun, e.ToolCallUnknown),
+    ),
+    "a timer fires early": ("W7", changed(e.TimerFired, at=0)),
+    "a timer is answered like a question": ("call table", moved_before(e.TimerFired, e.RunStarted)),
+    "a question has no answer": ("W6", without(e.QuestionAnswered, e.ModelCallIntended)),
+    "an answer is that of another event": ("answer", changed(e.RunCompleted, answer=1)),
+    "another run is completed": ("run", changed(e.RunCompleted, run="r2")),
+    "a run is completed twice": ("session table", twice(e.RunCompleted)),
+}
+
+
+def test_a_lawful_log_is_taken() -> None:
+    trace = check_log(SESSION, sealed(lawful()))
+    assert (trace.status, trace.run, dict(trace.calls)) == ("idle", None, {})
+    assert trace.ended == {"r1": "completed", "r2": "completed"}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_log_is_refused_at_the_right_event(how: str) -> None:
+    rule, breaks = BROKEN[how]
+    log = lawful()
+    seq = breaks(log)
+    with pytest.raises(LeftModel) as left:
+        check_log(SESSION, sealed(log))
+    assert (left.value.rule, left.value.seq) == (rule, seq)
+
+
+def test_a_changed_byte_and_a_gap_are_found() -> None:
+    records = sealed(lawful())
+    changed_byte = [*records[:4], records[4]._replace(body=records[4].body + b" "), *records[5:]]
+    for wrong in (changed_byte, records[:4] + records[5:]):
+        with pytest.raises(LeftModel) as left:
+            check_log(SESSION, wrong)
+        assert (left.value.rule, left.value.seq) == ("chain", 5)
+
+
+def test_the_log_of_one_session_is_none_of_another() -> None:
+    with pytest.raises(LeftModel) as left:
+        check_log(SessionId("t1", "support", "s2"), sealed(lawful()))
+    assert left.value.rule == "chain"
+
+
+def test_every_rule_has_a_log_that_breaks_it() -> None:
+    elsewhere = {"chain", "readable", "call kind"}
+    assert {rule for rule, _ in BROKEN.values()} == set(RULES) - elsewhere
+
+
+def test_a_call_is_answered_by_its_own_kind_only() -> None:
+    log = lawful()
+    seq = at(log, e.QuestionAnswered)
+    answered: Any = log[seq - 1]
+    log[seq - 1] = e.ToolCallCancelled(at=answered.at, call=answered.call, content="no")
+    log.insert(seq - 1, e.ToolCallLost(at=answered.at, call="1.1.t0", attempt=1, reason="?"))
+    with pytest.raises(LeftModel) as left:
+        check_log(SESSION, sealed(log))
+    assert (left.value.rule, left.value.seq) == ("call table", seq)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_logs_of_released_versions_are_lawful(name: str) -> None:
+    lines = Path(LOGS / f"{name}.jsonl").read_bytes().splitlines()
+    import msgspec
+
+    records = []
+    for line in lines[1:]:
+        one = msgspec.json.decode(line, type=_Line)
+        records.append(Record(one.seq, bytes(one.event), bytes.fromhex(one.hash)))
+    session = verify_export(lines).session
+    assert check_log(session, records).seq == len(records)
