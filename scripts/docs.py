@@ -109,6 +109,9 @@ ENVIRONMENT_SAID: Final = {
     "PERDURE_ISOLATED_TOOL": "Set by perdure in an isolated tool's process: no runtime starts.",
     "PERDURE_FAULTS": "A fault plan, in processes that ask for it: see the fault points.",
     "PERDURE_FAULTS_FD": "Where such a process tells that it holds still.",
+    "PERDURE_BREAK": "Set by `--break` in the processes of a demonstration: the mutant they are.",
+    "PERDURE_LEDGER": "Set by `perdure demo kill-me`: where its ledger listens.",
+    "PERDURE_WORLD": "Set by `perdure demo kill-me`: the file of its ledger.",
 }
 RETRIES_SAID: Final = f"""\
 What kind of failure it was decides whether the model is asked again, and when. A delay is an event

@@ -55,7 +55,7 @@ def test_every_public_name_is_documented() -> None:
 
 
 def test_every_command_is_documented() -> None:
-    headings = set(re.findall(r"^## `([\w ]+)`$", page("cli"), re.MULTILINE))
+    headings = set(re.findall(r"^## `([\w -]+)`$", page("cli"), re.MULTILINE))
     assert headings == set(commands("perdure", main))
 
 

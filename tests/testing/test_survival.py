@@ -1,4 +1,4 @@
-"""Real processes, killed at every fault point, finish their work; and the judge can say no."""
+"""Real processes, killed at every fault point and step, finish their work; the judge can say no."""
 
 from __future__ import annotations
 
@@ -6,115 +6,223 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perdure.core import events as e
 from perdure.core.codec import genesis, seal
 from perdure.ports import faults
-from perdure.runtime.handles import recorded
-from perdure.testing.witness import SESSION, Found, Kill, judge
+from perdure.testing.crash import AGAIN
+from perdure.testing.judge import WRONG, Found, judge
+from perdure.testing.ledger import Ledger, read_ledger, running_ledger
+from perdure.testing.mutants import MUTANTS
+from perdure.testing.witness import SESSION, Kill, Seen
 
-KEYS = {
-    "completed",
-    "kills",
-    "re_executed_calls",
-    "duplicate_effects",
-    "missing_effects",
-    "lost_events",
-    "chain_ok",
-    "same_answer",
-    "events",
-    "seconds",
-}
+NAME = str(SESSION)
 
 
-def crash(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the crash rig in a process of its own: it forks, and may have no threads."""
-    command = [sys.executable, "-m", "perdure.testing.crash", *arguments]
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a rig in a process of its own: it forks, and may have no threads."""
+    command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--twice",)], ids=["once", "again while recovering"])
-def test_a_process_killed_at_any_point_is_survived(arguments: tuple[str, ...]) -> None:
-    finished = crash(*arguments)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    summary = finished.stdout.strip().splitlines()[-1]
-    assert summary.endswith(" 0 bad")
-    assert int(summary.split()[0]) > 80
+def crash(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the crash rig."""
+    return run("perdure.testing.crash", "--jobs", "1", *arguments)
 
 
-@pytest.mark.parametrize("seed", range(1, 6))
-def test_seeded_chains_of_crashes_are_survived(seed: int) -> None:
-    finished = crash("--seed", str(seed))
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+class TestTheCrashRig:
+    """A part of the suite here; `make proof` runs all of it."""
+
+    def test_a_process_killed_anywhere_is_survived(self) -> None:
+        finished = crash("--scenarios", "60")
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        summary = finished.stdout.strip().splitlines()[-1]
+        assert summary.startswith("60 scenarios, ")
+        assert summary.endswith(" 0 bad")
+
+    @pytest.mark.parametrize("site", faults.SITES)
+    def test_a_process_killed_again_while_it_recovers_is_survived(self, site: str) -> None:
+        finished = crash("--at", f"user.published:1,{site}:1")
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert "1 scenarios, 2 deaths, 1 while recovering" in finished.stdout
+
+    @pytest.mark.parametrize("seed", range(1, 4))
+    def test_seeded_chains_of_crashes_are_survived(self, seed: int) -> None:
+        finished = crash("--seed", str(seed))
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+
+    @pytest.mark.parametrize(
+        "mutant", [name for name, mutant in MUTANTS.items() if mutant.rig == "crash"]
+    )
+    def test_the_crash_rig_catches(self, mutant: str) -> None:
+        finished = crash("--scenarios", "200", "--break", mutant)
+        assert finished.returncode == 1, finished.stdout + finished.stderr
+        assert f"BAD {AGAIN} " in finished.stdout
 
 
-def test_the_demonstration_keeps_every_promise_and_says_so(tmp_path: Path) -> None:
-    for number in range(3):
-        (tmp_path / f"{number}.txt").write_text("line\n" * number)
-    command = [sys.executable, "-m", "perdure", "demo", "durability", str(tmp_path), "--json"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    last = json.loads(finished.stdout.splitlines()[-1])
-    assert last.keys() == KEYS
-    assert last["completed"]
-    assert last["chain_ok"]
-    assert last["kills"] == 7
-    wrong = ("re_executed_calls", "duplicate_effects", "missing_effects", "lost_events")
-    assert [last[name] for name in wrong] == [0, 0, 0, 0]
+class TestTheDemonstration:
+    """`perdure demo durability`, over a directory of three files."""
+
+    def demonstrate(self, root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        for number in range(3):
+            (root / f"{number}.txt").write_text("line\n" * number)
+        return run("perdure", "demo", "durability", str(root), *options)
+
+    def test_it_keeps_every_promise_and_says_so(self, tmp_path: Path) -> None:
+        finished = self.demonstrate(tmp_path, "--json")
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        last = json.loads(finished.stdout.splitlines()[-1])
+        assert last.keys() == {*Found._fields, "good", "same_answer", "seconds"}
+        assert (last["good"], last["same_answer"], last["kills"]) == (True, True, 7)
+        assert [last[name] for name in WRONG] == [0] * len(WRONG)
+
+    def test_a_broken_engine_turns_it_red(self, tmp_path: Path) -> None:
+        finished = self.demonstrate(tmp_path, "--break", "once_sent_again")
+        assert finished.returncode == 1, finished.stdout + finished.stderr
+        assert "FAIL  2 effects happened twice" in finished.stdout
+
+
+class TestKillMe:
+    """`perdure demo kill-me`, which kills by itself here."""
+
+    def test_it_stays_green_while_its_processes_are_killed(self) -> None:
+        options = ("--rounds", "4", "--kill-every-seconds", "1.5")
+        finished = run("perdure", "demo", "kill-me", *options)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert "at random" in finished.stdout
+        assert finished.stdout.splitlines()[-1].endswith(" 0 wrong")
+
+    def test_a_broken_engine_turns_it_red(self) -> None:
+        options = ("--rounds", "40", "--break", "key_not_stable")
+        finished = run("perdure", "demo", "kill-me", *options)
+        assert finished.returncode == 1, finished.stdout + finished.stderr
+        assert "calls came with another key than recorded" in finished.stdout
+
+
+class TestTheLedger:
+    """The world outside."""
+
+    def test_an_effect_with_a_key_that_is_honoured_happens_once(self, tmp_path: Path) -> None:
+        world = tmp_path / "world"
+        with running_ledger() as address:
+            ledger = Ledger(address, world)
+            assert not ledger.happened("k")
+            assert ledger.effect("k", honour_key=True)
+            assert not ledger.effect("k", honour_key=True)
+            assert ledger.effect("k", honour_key=False)
+            assert ledger.happened("k")
+            ledger.close()
+            again = Ledger(address, world)
+            assert again.happened("k")
+            again.close()
+        assert [line["what"] for line in read_ledger(world)] == ["effect", "repeat", "effect"]
+
+    def test_what_the_dead_said_last_is_heard_before_it_settles(self, tmp_path: Path) -> None:
+        world = tmp_path / "world"
+        with running_ledger() as address:
+            dead, heir = Ledger(address, world), Ledger(address, world)
+            dead.note("last words")
+            dead.close()
+            heir.settle()
+            assert [line["what"] for line in read_ledger(world)] == ["last words"]
+            heir.close()
+
+
+CALL = {"call": "1.1.t0", "step": 1, "ordinal": 0, "name": "pay"}
+ASKED = {"call": "1.1.m1", "step": 1, "first": 1, "upto": 2, "prompt": "p", "tools": "t"}
+QUIET = (
+    e.MessageReceived(at=1, message="r", content="go"),
+    e.RunStarted(at=1, run="r", number=1, agent="a"),
+    e.ModelCallIntended(at=1, model="m", **ASKED),
+    e.ModelReplied(at=1, call="1.1.m1", content="done"),
+    e.RunCompleted(at=1, run="r", answer=4),
+)
+
+
+def seen(*events: e.Event) -> Seen:
+    """Return a session with these events."""
+    return Seen(SESSION, tuple(seal(genesis(SESSION), 0, events)))
+
+
+def model(pid: int, turn: int = 0, **more: Any) -> dict[str, Any]:
+    """Return the ledger's line of a model that was asked."""
+    return {"what": "model", "session": NAME, "turn": turn, "pid": pid, **more}
+
+
+def ran(pid: int = 1, key: str = "k") -> dict[str, Any]:
+    """Return the ledger's line of a tool that ran."""
+    return {"what": "tool", "session": NAME, "call": CALL["call"], "key": key, "pid": pid}
+
+
+def client(do: str, **more: Any) -> dict[str, Any]:
+    """Return the ledger's line of an operation that was answered."""
+    return {"what": "client", "do": do, "state": "ok", "session": NAME, **more}
+
+
+EFFECT = {"what": "effect", "key": "k", "pid": 1}
+INTENDED = e.ToolCallIntended(at=1, effect="once", key="k", **CALL)
+BEGUN = e.ToolCallBegun(at=1, call=CALL["call"], attempt=1, worker="w")
+LIES: list[tuple[str, list[dict[str, Any]], tuple[e.Event, ...], tuple[e.Event, ...] | None]] = [
+    ("re_executed_calls", [model(1), model(2)], QUIET, QUIET[:4]),
+    ("duplicate_effects", [EFFECT, EFFECT], (*QUIET[:3], INTENDED), None),
+    ("missing_effects", [], (*QUIET[:3], INTENDED), None),
+    ("calls_before_intent", [EFFECT], QUIET, None),
+    ("calls_before_intent", [ran()], QUIET, QUIET[:3]),
+    ("once_calls_repeated", [ran(), ran()], (*QUIET[:3], INTENDED, BEGUN), None),
+    ("wrong_keys", [ran(key="other")], (*QUIET[:3], INTENDED), None),
+    ("hidden_doubts", [], QUIET, (*QUIET[:3], INTENDED, BEGUN)),
+    ("lost_events", [], QUIET[:3], QUIET),
+    ("lost_acknowledged", [client("send", run="x", key="a")], QUIET, None),
+    ("lost_acknowledged", [client("cancel", run="r")], QUIET, None),
+    ("split_keys", [client("send", run=run, key="a") for run in "rs"], QUIET, None),
+    ("broken_logs", [], (*QUIET[:3], QUIET[2]), None),
+    ("malformed_histories", [model(1, malformed=["out of place"])], QUIET, None),
+    ("divergent_ends", [], (*QUIET[:3], e.ModelReplied(at=1, call="1.1.m1", content="no")), None),
+    ("stuck_runs", [], QUIET[:4], None),
+]
 
 
 class TestTheJudge:
-    """The witness must be able to say no: each lie is told to it once."""
-
-    LOG = (
-        e.MessageReceived(at=1, message="r", content="go"),
-        e.RunStarted(at=1, run="r", number=1, agent="a"),
-        e.ModelCallIntended(at=1, call="1.1.m1", step=1, first=1, upto=2, agent="a"),
-        e.ModelReplied(at=1, call="1.1.m1", content="done"),
-        e.RunCompleted(at=1, run="r", answer=4),
-    )
+    """It must be able to say no: each lie is told to it once."""
 
     def judged(
-        self, out: Path, ledger: list[dict[str, object]], killed_at: int | None = None
+        self,
+        lines: list[dict[str, Any]],
+        log: tuple[e.Event, ...],
+        at_death: tuple[e.Event, ...] | None = None,
     ) -> Found:
-        (out / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in ledger))
-        records = seal(genesis(SESSION), 0, self.LOG)
-        log = [recorded(one.seq, one.body) for one in records]
         kills = []
-        if killed_at is not None:
-            kills = [Kill(1, "model.after", log[:killed_at], records[:killed_at])]
-        return judge(out, kills, log, log, records)
+        if at_death is not None:
+            kills = [Kill(1, "x", {NAME: seen(*at_death)}, min(1, len(lines)))]
+        return judge(lines, kills, {NAME: seen(*QUIET)}, {NAME: seen(*log)})
 
-    def test_an_honest_run_is_good(self, tmp_path: Path) -> None:
-        assert self.judged(tmp_path, [{"what": "model", "turn": 0, "pid": 1}]).good
-
-    def test_a_model_asked_again_after_its_reply_was_durable_is_seen(self, tmp_path: Path) -> None:
-        ledger: list[dict[str, object]] = [{"what": "model", "turn": 0, "pid": n} for n in (1, 2)]
-        found = self.judged(tmp_path, ledger, killed_at=4)
-        assert found.re_executed_calls == 1
+    @pytest.mark.parametrize(("wrong", "lines", "log", "at_death"), LIES)
+    def test_it_sees(
+        self,
+        wrong: str,
+        lines: list[dict[str, Any]],
+        log: tuple[e.Event, ...],
+        at_death: tuple[e.Event, ...] | None,
+    ) -> None:
+        found = self.judged(lines, log, at_death)
+        assert getattr(found, wrong) > 0
         assert not found.good
+        assert any(WRONG[wrong] in text for text in found.violations())
 
-    def test_a_model_asked_again_before_that_is_allowed(self, tmp_path: Path) -> None:
-        ledger: list[dict[str, object]] = [{"what": "model", "turn": 0, "pid": n} for n in (1, 2)]
-        assert self.judged(tmp_path, ledger, killed_at=3).good
+    def test_every_way_to_be_wrong_is_tried(self) -> None:
+        assert {wrong for wrong, *_ in LIES} == set(WRONG)
 
-    def test_an_effect_that_happened_twice_is_seen(self, tmp_path: Path) -> None:
-        ledger: list[dict[str, object]] = [{"what": "effect", "key": "k", "pid": 1}] * 2
-        assert self.judged(tmp_path, ledger).duplicate_effects == 1
+    def test_an_honest_run_is_good(self) -> None:
+        known = client("send", run="r", key="a")
+        assert self.judged([known, model(1), known], QUIET).good
 
-    def test_a_line_published_twice_is_seen(self, tmp_path: Path) -> None:
-        (tmp_path / "published.jsonl").write_text('{"key": "k"}\n' * 2)
-        assert self.judged(tmp_path, []).duplicate_effects == 1
-
-    def test_a_durable_event_that_is_gone_is_seen(self, tmp_path: Path) -> None:
-        (tmp_path / "ledger.jsonl").write_text("")
-        records = seal(genesis(SESSION), 0, self.LOG)
-        log = [recorded(one.seq, one.body) for one in records]
-        kill = Kill(1, "x", log, records)
-        found = judge(tmp_path, [kill], log, log[:3], records[:3])
-        assert (found.lost_events, found.completed) == (2, False)
+    def test_a_model_asked_again_before_its_reply_was_durable_is_paid_twice(self) -> None:
+        found = self.judged([model(1), model(2)], QUIET, QUIET[:3])
+        assert found.good
+        assert (found.models_asked, found.models_recorded) == (2, 1)
 
 
 def test_every_fault_point_is_named_in_product_code() -> None:

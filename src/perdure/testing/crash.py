@@ -1,228 +1,223 @@
-"""Kill real processes at every fault point of a short run, and compare with the undisturbed run.
+"""Kill real processes everywhere, again while they recover, and compare with the undisturbed run.
 
-The run is that of `perdure.testing.durability`. Every point is first counted in an undisturbed
-process; then, for each, a process is forked that sends itself SIGKILL there, and others follow
-until one finishes. With `--twice` the second life is killed as well, while it recovers.
+The work is that of `perdure.testing.clerk`. It is first done once undisturbed, which counts how
+often each fault point of the product is reached and how many steps the event loop makes. Then a
+process is killed by SIGKILL at every point, and at every step, of which an await makes at least
+one; and pairs of these are killed one after the other, the second while it recovers. Models and
+tools are called in the process, so a message that is sent is one of the points. After that another
+process finishes the work, and the judge compares.
 
-`python -m perdure.testing.crash [--report FILE] [--seed N] [--twice]`
+`python -m perdure.testing.crash` is the size of a gate. `--scenarios N` sets it, `--all-pairs`
+kills at every point and then at every step of the recovery (days), `--seed N` replays one chain of
+up to five kills, `--at SITE:N,SITE:N` one scenario, and `--break MUTANT` must find the mutant.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import platform
 import random
-import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from perdure.bootstrap import Runtime, sqlite_version
-from perdure.core.errors import Quarantined
 from perdure.ports import faults
-from perdure.runtime.handles import RecordedEvent
-from perdure.testing.durability import survey
-from perdure.testing.faults import Fault, FaultPlan
-from perdure.testing.witness import SESSION, Found, Kill, judge, read_ledger, read_log
+from perdure.testing.faults import STEP, Fault, parse
+from perdure.testing.judge import EFFECTS, WRONG, ByEffect, Found
+from perdure.testing.ledger import running_ledger
+from perdure.testing.mutants import find
+from perdure.testing.rig import Outcome, Rig
 
-RECOVERY_SITES = (
-    "recovery.scanned",
-    "claim.after",
-    "commit.submitted",
-    "store.before_commit",
-    "store.after_commit",
-)
+SCENARIOS = 1_500
+JOBS = 2
 KILLS_PER_SEED_MAX = 5
-SURVIVED = 0
-SET_ASIDE = 3
+REACHED_LATER = 50
+"""How many pairs end at the points that only a life that recovers can reach."""
+AGAIN = "python -m perdure.testing.crash --at"
+Scenario = tuple[Fault, ...]
 
 
-class Outcome(NamedTuple):
-    """One scenario: the faults that were met, what became of the work, and how long it took."""
+class Crashes(NamedTuple):
+    """The figures of a crash suite."""
 
-    faults: tuple[Fault, ...]
-    met: int
-    found: Found
+    sites_known: int
+    sites_reached: int
+    steps: int
+    scenarios: int
+    deaths: int
+    deaths_recovering: int
+    wrong: dict[str, int]
+    by_effect: dict[str, ByEffect]
+    models_asked: int
+    models_recorded: int
+    bad: list[str]
+    slowest_recovery_seconds: float
     seconds: float
 
 
-class Rig:
-    """Forks lives of the agent over stores in a directory of its own."""
-
-    def __init__(self, work: Path, root: Path) -> None:
-        self._work = work
-        self._root = root
-        self._number = 0
-        self.quiet: list[RecordedEvent] = []
-        self.points: list[Fault] = []
-
-    def count(self) -> None:
-        """Run undisturbed once: the reference, and the list of all points."""
-        counted = self._work / "counted.json"
-        store, out = self._fresh()
-        if self._life(store, out, (), counted) != SURVIVED:
-            raise SystemExit("the undisturbed run failed")
-        self.quiet = asyncio.run(read_log(store))[0]
-        hits: dict[str, int] = json.loads(counted.read_text())
-        self.points = [Fault(site, n) for site in hits for n in range(1, hits[site] + 1)]
-
-    def scenario(self, planned: Sequence[Fault]) -> Outcome:
-        """Run one life for each fault, killed there, and then one to the end."""
-        began = time.monotonic()
-        store, out = self._fresh()
-        kills: list[Kill] = []
-        for fault in planned:
-            pid = self._life(store, out, (fault,))
-            if pid == SURVIVED:
-                break
-            kills.append(Kill(pid, fault.site, *asyncio.run(read_log(store))))
-        if self._life(store, out, ()) != SURVIVED:
-            raise SystemExit(f"the last life after {', '.join(map(str, planned))} failed")
-        log, records = asyncio.run(read_log(store))
-        found = judge(out, kills, self.quiet, log, records)
-        self.effects = Counter(
-            line["tool"] for line in read_ledger(out) if line["what"] == "effect"
-        )
-        shutil.rmtree(out)
-        return Outcome(tuple(planned), len(kills), found, time.monotonic() - began)
-
-    def _fresh(self) -> tuple[Path, Path]:
-        self._number += 1
-        return self._work / f"{self._number}.db", self._work / f"out-{self._number}"
-
-    def _life(
-        self, store: Path, out: Path, planned: Sequence[Fault], counted: Path | None = None
-    ) -> int:
-        """Fork a life; return its process id if it was killed, 0 if it came to its end."""
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                plan = FaultPlan(tuple(planned)).install()
-                asyncio.run(survey(f"sqlite:///{store}", self._root, out, None))
-                if counted is not None:
-                    counted.write_text(json.dumps(plan.hits))
-                code = SURVIVED
-            except Quarantined:
-                code = SET_ASIDE
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        _, status = os.waitpid(pid, 0)
-        if os.WIFSIGNALED(status):
-            return pid
-        if os.WEXITSTATUS(status) == SET_ASIDE:
-            asyncio.run(_release_by_hand(store))
-            return self._life(store, out, planned)
-        if os.WEXITSTATUS(status) != SURVIVED:
-            raise SystemExit(f"a life failed by itself ({', '.join(map(str, planned))})")
-        return SURVIVED
+def points(hits: dict[str, int]) -> list[Fault]:
+    """Return every point and every step of the undisturbed run."""
+    return [Fault(site, n) for site, count in hits.items() for n in range(1, count + 1)]
 
 
-def every_point(rig: Rig, twice: bool) -> list[Outcome]:
-    """Kill at every point once, or there and again during the recovery."""
-    outcomes = []
-    for number, point in enumerate(rig.points):
-        second = Fault(RECOVERY_SITES[number % len(RECOVERY_SITES)], 1)
-        outcomes.append(rig.scenario((point, second) if twice else (point,)))
-    return outcomes
+def suite(hits: dict[str, int], size: int, all_pairs: bool) -> Iterator[Scenario]:
+    """Yield scenarios in an order drawn from a fixed seed: each point alone, then pairs."""
+    chance = random.Random(0)
+    alone = points(hits)
+    chance.shuffle(alone)
+    yield from ((point,) for point in alone[:size])
+    if all_pairs:
+        for point in alone:
+            yield from ((point, Fault(STEP, n)) for n in range(1, hits[STEP] + 1))
+    later = [Fault(site, 1) for site in faults.SITES if site not in hits] * len(alone)
+    for n in range(size - len(alone)):
+        second = later[n] if n < min(REACHED_LATER, len(later)) else chance.choice(alone)
+        yield chance.choice(alone), second
 
 
-def one_seed(rig: Rig, seed: int) -> Outcome:
-    """Kill at up to five points that the seed chooses, one life after the other."""
+def chain(hits: dict[str, int], seed: int) -> Scenario:
+    """Return up to five kills that the seed chooses, one life after the other."""
     chance = random.Random(seed)
-    kills = chance.randint(1, KILLS_PER_SEED_MAX)
-    return rig.scenario(tuple(chance.choice(rig.points) for _ in range(kills)))
+    kills = chance.randint(2, KILLS_PER_SEED_MAX)
+    return tuple(chance.choice(points(hits)) for _ in range(kills))
 
 
-def report(outcomes: Sequence[Outcome], rig: Rig) -> str:
-    """Return the page that says what was tried and what came of it."""
-    good = sum(outcome.found.good and outcome.found.same_answer for outcome in outcomes)
-    hit = {fault.site for outcome in outcomes for fault in outcome.faults[: outcome.met]}
-    total = len(faults.SITES)
-    sums = {name: sum(getattr(o.found, name) for o in outcomes) for name in COUNTED}
-    lines = [
-        "# Proof",
-        "",
-        "Written by `make proof`; do not edit. A real process over SQLite is killed with SIGKILL",
-        "at every fault point of a short run with one tool of each effect class, and again while",
-        "it recovers; another process finishes. Then the log, the ledger of the far ends and the",
-        "undisturbed run are held against each other.",
-        "",
-        "| what | figure |",
-        "| --- | --- |",
-        f"| fault points reached / known | {len(hit & set(faults.SITES))} / {total} |",
-        f"| scenarios | {len(outcomes)} |",
-        f"| process deaths | {sum(outcome.met for outcome in outcomes)} |",
-        f"| of which while recovering | {sum(max(0, o.met - 1) for o in outcomes)} |",
-        *(f"| {name.replace('_', ' ')} | {count} |" for name, count in sums.items()),
-        f"| runs completed with the undisturbed answer | {good} |",
-        f"| slowest scenario, seconds | {max(o.seconds for o in outcomes):.2f} |",
-        "",
-        _machine(),
-        "",
-    ]
-    missing = sorted(set(faults.SITES) - hit)
-    if missing:
-        lines += [f"Not reached by this run: {', '.join(missing)}.", ""]
-    return "\n".join(lines)
+def survey(
+    size: int = SCENARIOS, mutant: str | None = None, all_pairs: bool = False, jobs: int = JOBS
+) -> Crashes:
+    """Run the suite, `jobs` scenarios at a time; with a mutant, until the first that is bad."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="perdure-crash-") as work, running_ledger() as ledger:
+        rig = _rig(Path(work), ledger, mutant)
+        scenarios = [*suite(rig.hits, size, all_pairs)]
+        shards = []
+        for job in range(jobs):
+            mine = Rig(Path(work) / f"job-{job}", Path(work) / "tree", ledger, mutant)
+            mine.quiet = rig.quiet
+            file = Path(work) / f"outcomes-{job}.jsonl"
+            shards.append(Shard(mine, scenarios[job::jobs], file, stop=mutant is not None))
+        outcomes = [one for shard in shards for one in shard.outcomes()]
+    return summary(rig.hits, outcomes, time.monotonic() - began)
 
 
-def _machine() -> str:
-    versions = f"Python {platform.python_version()}, SQLite {sqlite_version()}"
-    return f"{versions}, {platform.system()} on {os.cpu_count()} cores."
+def summary(hits: dict[str, int], outcomes: Sequence[Outcome], seconds: float) -> Crashes:
+    """Return the sums of outcomes."""
+    sums = {name: sum(getattr(one.found, name) for one in outcomes) for name in WRONG}
+    effects = {
+        effect: _added(one.found.by_effect[effect] for one in outcomes) for effect in EFFECTS
+    }
+    return Crashes(
+        sites_known=len(faults.SITES),
+        sites_reached=len({site for one in outcomes for site in one.sites} & set(faults.SITES)),
+        steps=hits[STEP],
+        scenarios=len(outcomes),
+        deaths=sum(len(one.sites) for one in outcomes),
+        deaths_recovering=sum(max(0, len(one.sites) - 1) for one in outcomes),
+        wrong=sums,
+        by_effect=effects,
+        models_asked=sum(one.found.models_asked for one in outcomes),
+        models_recorded=sum(one.found.models_recorded for one in outcomes),
+        bad=[
+            f"{AGAIN} {one.name}: {'; '.join(one.found.violations())}"
+            for one in outcomes
+            if not one.found.good
+        ],
+        slowest_recovery_seconds=max(one.recovery_seconds for one in outcomes),
+        seconds=seconds,
+    )
 
 
-COUNTED = ("re_executed_calls", "duplicate_effects", "missing_effects", "lost_events")
+def _added(counts: Iterable[ByEffect]) -> ByEffect:
+    return ByEffect(*(sum(column) for column in zip(*counts, strict=True)))
 
 
-def main() -> int:
-    """Run the suite or one seed; the exit code is 0 only if every promise was kept."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--twice", action="store_true")
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="perdure-crash-") as work:
-        root = Path(work) / "tree"
-        _plant(root)
-        rig = Rig(Path(work), root)
-        rig.count()
-        if options.seed is not None:
-            outcomes = [one_seed(rig, options.seed)]
-        else:
-            outcomes = every_point(rig, options.twice)
-            if options.report:
-                outcomes += every_point(rig, twice=True)
-    bad = [o for o in outcomes if not (o.found.good and o.found.same_answer)]
-    for outcome in bad if options.seed is None else outcomes:
-        where = ", ".join(map(str, outcome.faults))
-        sys.stdout.write(f"{'BAD ' if outcome in bad else 'ok  '}{where}: {outcome.found}\n")
-    deaths = sum(outcome.met for outcome in outcomes)
-    sys.stdout.write(f"{len(outcomes)} scenarios, {deaths} deaths, {len(bad)} bad\n")
-    if options.report and not bad:
-        options.report.write_text(report(outcomes, rig))
-    return 1 if bad else 0
-
-
-async def _release_by_hand(store: Path) -> None:
-    """Release the session: it was set aside because its host died so often without progress."""
-    async with Runtime(f"sqlite:///{store}") as node:
-        await node.release(SESSION.agent, SESSION.key)
-
-
-def _plant(root: Path) -> None:
-    """Make the directory that is surveyed: always the same."""
+def _rig(work: Path, ledger: Path, mutant: str | None) -> Rig:
+    root = work / "tree"
     root.mkdir()
     for number in range(3):
         (root / f"page-{number}.txt").write_text("a line\n" * (10 + number))
+    rig = Rig(work / "rig", root, ledger, mutant)
+    rig.count()
+    return rig
+
+
+class Shard:
+    """A forked process that runs its share of the scenarios and writes the outcomes to a file."""
+
+    def __init__(self, rig: Rig, share: Sequence[Scenario], outcomes: Path, stop: bool) -> None:
+        self._outcomes = outcomes
+        self._pid = os.fork()
+        if self._pid == 0:
+            code = 1
+            try:
+                with outcomes.open("w") as file:
+                    for scenario in share:
+                        outcome = rig.scenario(scenario)
+                        file.write(json.dumps(_flat(outcome)) + "\n")
+                        if stop and not outcome.found.good:
+                            break
+                code = 0
+            finally:
+                os._exit(code)
+
+    def outcomes(self) -> list[Outcome]:
+        """Wait for the end. Raises `SystemExit` if the shard itself failed."""
+        _, status = os.waitpid(self._pid, 0)
+        if status != 0:
+            raise SystemExit("a part of the crash rig failed")
+        return [_outcome(json.loads(line)) for line in self._outcomes.read_text().splitlines()]
+
+
+def _flat(outcome: Outcome) -> dict[str, Any]:
+    return {**outcome._asdict(), "found": outcome.found._asdict()}
+
+
+def _outcome(flat: dict[str, Any]) -> Outcome:
+    effects = {name: ByEffect(*counts) for name, counts in flat["found"]["by_effect"].items()}
+    found = Found(**{**flat["found"], "by_effect": effects})
+    planned = tuple(Fault(*fault) for fault in flat["faults"])
+    return Outcome(**{**flat, "faults": planned, "sites": tuple(flat["sites"]), "found": found})
+
+
+def replay(plan: str | None, seed: int | None, mutant: str | None) -> Crashes:
+    """Run one scenario, that of a plan or that of a seed."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="perdure-crash-") as work, running_ledger() as ledger:
+        rig = _rig(Path(work), ledger, mutant)
+        scenario = parse(plan) if plan is not None else chain(rig.hits, seed or 0)
+        outcome = rig.scenario(scenario)
+    sys.stdout.write(f"{outcome.name}\n")
+    return summary(rig.hits, [outcome], time.monotonic() - began)
+
+
+def main() -> int:
+    """Run the suite or one scenario; the exit code is 0 only if every promise was kept."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenarios", type=int, default=SCENARIOS)
+    parser.add_argument("--all-pairs", action="store_true")
+    parser.add_argument("--jobs", type=int, default=JOBS)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--at")
+    parser.add_argument("--break", dest="mutant", metavar="MUTANT")
+    options = parser.parse_args()
+    if options.mutant is not None:
+        mutant = find(options.mutant)
+        sys.stdout.write(f"broken on purpose: {mutant.name}. {mutant.what}\n")
+    if options.seed is not None or options.at is not None:
+        found = replay(options.at, options.seed, options.mutant)
+    else:
+        found = survey(options.scenarios, options.mutant, options.all_pairs, options.jobs)
+    sys.stdout.writelines(f"BAD {line}\n" for line in found.bad)
+    sys.stdout.write(
+        f"{found.scenarios} scenarios, {found.deaths} deaths, {found.deaths_recovering} while "
+        f"recovering, {found.sites_reached} of {found.sites_known} fault points, "
+        f"{found.steps} steps, {found.seconds:.0f} s, {len(found.bad)} bad\n"
+    )
+    return 1 if found.bad else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """A real agent at real work, in a process of its own, to be killed at its worst moments.
 
 It surveys a directory: it lists files, measures some of them, saves a report under its idempotency
-key, and publishes a line, which can be done only once. The far ends of its effects are files
-outside its log. Everything it does is also written, at the moment it is done and with fsync, to a
-ledger that it never reads: the ledger is the witness. The model is a function, and says so.
+key, publishes a line and mails it to somebody; the last two can be done only once, and only the
+first of them can be asked about afterwards. Everything it does happens in the ledger, a process
+that is never killed: the ledger is the far end and the witness. The model is a function, and says
+so.
 
-`python -m perdure.testing.durability --store URL --root DIR --out DIR` runs it, or goes on with it.
+`python -m perdure.testing.durability --store URL --root DIR --out DIR --ledger SOCKET` runs it, or
+goes on with it.
 """
 
 from __future__ import annotations
@@ -20,40 +22,31 @@ from pathlib import Path
 from typing import Any
 
 from perdure.bootstrap import Runtime
+from perdure.core.history import malformed
 from perdure.core.messages import AssistantMessage, ModelReply, ToolMessage, ToolRequest, Usage
 from perdure.ports import faults
 from perdure.ports.models import ModelRequest
+from perdure.testing.client import Client
 from perdure.testing.faults import install_from_environment
+from perdure.testing.ledger import Ledger
+from perdure.testing.mutants import break_from_environment
 from perdure.worker import Agent, ToolContext, tool
 
 FILES_MAX = 3
 SESSION_KEY = "survey"
+SURVEY = f"default/surveyor/{SESSION_KEY}"
 IDEMPOTENCY_KEY = "the one survey"
+WORLD_FILE = "ledger.jsonl"
 SKIPPED = {".git", ".venv", "__pycache__", "node_modules", ".perdure"}
-
-
-class Ledger:
-    """What really happened, line by line, each on disk before the next thing is done."""
-
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-
-    def write(self, what: str, **fields: Any) -> None:
-        """Append one line."""
-        line = json.dumps({"what": what, "pid": os.getpid(), **fields}) + "\n"
-        os.write(self._fd, line.encode())
-        os.fsync(self._fd)
 
 
 class World:
     """The agent's tools, and the far ends of their effects."""
 
-    def __init__(self, root: Path, out: Path) -> None:
+    def __init__(self, root: Path, out: Path, ledger: Path) -> None:
         self.root = root
-        self.out = out
         out.mkdir(parents=True, exist_ok=True)
-        self.ledger = Ledger(out / "ledger.jsonl")
-        self.published = out / "published.jsonl"
+        self.ledger = Ledger(ledger, out / WORLD_FILE)
 
     def agent(self, model: Any = None) -> Agent:
         """Return the agent; without `model` a function plays the model."""
@@ -62,7 +55,8 @@ class World:
             model=model or self.play_the_model,
             instructions=(
                 "Survey a directory: call list_files, then measure three of the files at once, "
-                "then save_report with a short summary, then publish one line, then answer."
+                "then save_report with a short summary, then publish one line, then mail it to "
+                "the owner, then answer."
             ),
             tools=self.tools(),
         )
@@ -73,7 +67,7 @@ class World:
         @tool(effect="read")
         def list_files(ctx: ToolContext) -> list[str]:
             """List some files of the directory."""
-            self.ledger.write("tool", tool="list_files", call=ctx.call, attempt=ctx.attempt)
+            self.note("list_files", ctx)
             return self.files()
 
         @tool(effect="read")
@@ -83,7 +77,7 @@ class World:
             Args:
                 path: The file, relative to the directory.
             """
-            self.ledger.write("tool", tool="measure", call=ctx.call, attempt=ctx.attempt)
+            self.note("measure", ctx, path=path)
             data = self._inside(path).read_bytes()
             faults.reach("user.measuring")
             return {"path": path, "lines": data.count(b"\n"), "sha256": _sha256(data)[:16]}
@@ -91,36 +85,43 @@ class World:
         @tool(effect="idempotent")
         def save_report(body: str, ctx: ToolContext) -> str:
             """Save the report. The far end honours the idempotency key."""
-            self.ledger.write("tool", tool="save_report", call=ctx.call, attempt=ctx.attempt)
-            target = self.out / f"report-{ctx.key}.md"
-            try:
-                fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            except FileExistsError:
-                return f"{target.name} (had been saved)"
-            with os.fdopen(fd, "w") as file:
-                file.write(body)
-            self.ledger.write("effect", tool="save_report", key=ctx.key)
+            self.note("save_report", ctx, body=body)
+            self.ledger.effect(ctx.key, honour_key=True, tool="save_report")
             faults.reach("user.saved")
-            return target.name
+            return "saved"
 
-        def was_published(key: str) -> bool:
-            if not self.published.exists():
-                return False
-            return any(json.loads(line)["key"] == key for line in self.published.open())
+        def was_published(key: str) -> str | bool:
+            return PUBLISHED if self.ledger.happened(key) else False
 
         @tool(effect="once", probe=was_published)
         def publish(line: str, ctx: ToolContext) -> str:
             """Publish one line: this cannot be taken back, and must not be done twice."""
-            self.ledger.write("tool", tool="publish", call=ctx.call, attempt=ctx.attempt)
-            fd = os.open(self.published, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            os.write(fd, (json.dumps({"key": ctx.key, "line": line}) + "\n").encode())
-            os.fsync(fd)
-            os.close(fd)
-            self.ledger.write("effect", tool="publish", key=ctx.key)
+            self.note("publish", ctx, line=line)
+            self.ledger.effect(ctx.key, honour_key=False, tool="publish")
             faults.reach("user.published")
-            return "published"
+            return PUBLISHED
 
-        return [list_files, measure, save_report, publish]
+        @tool(effect="once")
+        def mail(to: str, ctx: ToolContext) -> str:
+            """Mail the line to somebody: nobody can ask the far end afterwards."""
+            self.note("mail", ctx, to=to)
+            self.ledger.effect(ctx.key, honour_key=False, tool="mail")
+            faults.reach("user.mailed")
+            return MAILED
+
+        return [list_files, measure, save_report, publish, mail]
+
+    def note(self, tool: str, ctx: ToolContext, **arguments: Any) -> None:
+        """Have the ledger know that a tool runs."""
+        self.ledger.note(
+            "tool",
+            tool=tool,
+            session=str(ctx.session),
+            call=ctx.call,
+            attempt=ctx.attempt,
+            key=ctx.key,
+            arguments=json.dumps(arguments, sort_keys=True),
+        )
 
     def files(self) -> list[str]:
         """Return the first files of the directory, in order."""
@@ -139,7 +140,7 @@ class World:
     def play_the_model(self, request: ModelRequest) -> ModelReply:
         """Reply as a model would; what to say follows from the history alone."""
         turn = sum(isinstance(message, AssistantMessage) for message in request.messages)
-        self.ledger.write("model", turn=turn)
+        self.ledger.note("model", session=SURVEY, turn=turn, malformed=malformed(request.messages))
         results = [one.content for one in request.messages if isinstance(one, ToolMessage)]
         usage = Usage(input_tokens=100 * (turn + 1), output_tokens=20)
         requests: tuple[ToolRequest, ...] = ()
@@ -158,8 +159,10 @@ class World:
             total = sum(one["lines"] for one in results[1:-1])
             line = f"{len(results) - 2} files, {total} lines"
             requests = (ToolRequest("c3", "publish", {"line": line}),)
+        elif turn == 4:
+            requests = (ToolRequest("c4", "mail", {"to": "the owner"}),)
         else:
-            text = f"Surveyed {len(results) - 3} files; the report is saved and announced."
+            text = f"Surveyed {len(results) - 4} files; the report is saved, announced and mailed."
         finish = "tool_call" if requests else "stop"
         return ModelReply(text, requests, finish, usage, model="a function")
 
@@ -170,21 +173,20 @@ class World:
         return target
 
 
+PUBLISHED = "published"
+MAILED = "mailed"
+
+
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-async def survey(store: str, root: Path, out: Path, model: str | None) -> str:
+async def survey(store: str, world: World, model: str | None) -> str:
     """Start the survey, or go on with it; return the answer."""
-    world = World(root, out)
     async with Runtime(store, agents=[world.agent(model)]) as runtime:
-        run = await runtime.send(
-            "surveyor",
-            "Survey the directory.",
-            session=SESSION_KEY,
-            idempotency_key=IDEMPOTENCY_KEY,
-        )
-        return str(await run.result())
+        client = Client(runtime, world.ledger, {"mail": MAILED})
+        run = await client.send("surveyor", "Survey the directory.", SESSION_KEY, IDEMPOTENCY_KEY)
+        return str(await client.attend(run))
 
 
 def main() -> None:
@@ -193,10 +195,13 @@ def main() -> None:
     parser.add_argument("--store", required=True)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--ledger", type=Path, required=True)
     parser.add_argument("--model")
     options = parser.parse_args()
+    break_from_environment()
     install_from_environment()
-    answer = asyncio.run(survey(options.store, options.root, options.out, options.model))
+    world = World(options.root, options.out, options.ledger)
+    answer = asyncio.run(survey(options.store, world, options.model))
     sys.stdout.write(json.dumps({"answer": answer}) + "\n")
 
 

@@ -4,11 +4,13 @@ A plan is written `site:n` or `site:n:action` and handed to a child process in t
 variable `PERDURE_FAULTS`, several separated by commas. `kill` sends the process SIGKILL; `hold`
 writes one line `reached SITE N` to the file descriptor in `PERDURE_FAULTS_FD` and stops there until
 somebody kills it. Besides the sites of the product there are your own: names that begin with
-`user.` can be reached by your tools through `perdure.ports.faults.reach`.
+`user.` can be reached by your tools through `perdure.ports.faults.reach`. With `count_steps` each
+step of the event loop is a site as well, `loop.step`: a process can then be killed at every await.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections import Counter
@@ -21,6 +23,8 @@ from perdure.ports import faults
 Action = Literal["kill", "hold"]
 PLAN_VARIABLE = "PERDURE_FAULTS"
 FD_VARIABLE = "PERDURE_FAULTS_FD"
+STEP = "loop.step"
+"""The site of the event loop's steps: whatever an await lets run is one."""
 
 
 class Fault(NamedTuple):
@@ -40,7 +44,7 @@ def parse(plan: str) -> tuple[Fault, ...]:
     for part in filter(None, plan.split(",")):
         site, _, rest = part.partition(":")
         hit, _, action = rest.partition(":")
-        if site not in faults.SITES and not site.startswith("user."):
+        if site not in (*faults.SITES, STEP) and not site.startswith("user."):
             raise InvalidInput(f"{site!r} is no fault point; they are: {', '.join(faults.SITES)}")
         if not hit.isdigit() or int(hit) < 1 or action not in ("", "kill", "hold"):
             raise InvalidInput(f"a fault is written SITE:N or SITE:N:kill|hold, not {part!r}")
@@ -59,6 +63,17 @@ class FaultPlan:
     def install(self) -> FaultPlan:
         """Make this the plan of the process."""
         faults.install(self.reach)
+        return self
+
+    def count_steps(self) -> FaultPlan:
+        """Make every step of this process's event loops a site: for a process that is to die."""
+        run = asyncio.Handle._run
+
+        def counted(handle: asyncio.Handle) -> None:
+            self.reach(STEP)
+            run(handle)
+
+        asyncio.Handle._run = counted  # type: ignore[method-assign, assignment]
         return self
 
     def reach(self, site: str) -> None:

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from perdure.core.errors import PerdureError
+from perdure.testing.durability import WORLD_FILE
+from perdure.testing.ledger import Ledger
+from perdure.testing.mutants import BREAK_VARIABLE
 
 LIFE_SECONDS_MAX = 120
+BROKEN_LIFE_SECONDS_MAX = 10
 
 
 class Death(NamedTuple):
@@ -25,7 +29,20 @@ class Death(NamedTuple):
 class Lives:
     """Starts the agent process again and again over the same store."""
 
-    def __init__(self, store: Path, root: Path, out: Path, model: str | None) -> None:
+    def __init__(
+        self,
+        store: Path,
+        root: Path,
+        out: Path,
+        ledger: Path,
+        model: str | None = None,
+        mutant: str | None = None,
+    ) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self._ledger = ledger
+        self._seconds_max = LIFE_SECONDS_MAX if mutant is None else BROKEN_LIFE_SECONDS_MAX
+        self._world = out / WORLD_FILE
+        self._environment = {**os.environ, BREAK_VARIABLE: mutant or ""}
         self._command = [
             sys.executable,
             "-m",
@@ -33,6 +50,7 @@ class Lives:
             f"--store=sqlite:///{store}",
             f"--root={root}",
             f"--out={out}",
+            f"--ledger={ledger}",
             *([f"--model={model}"] if model else []),
         ]
 
@@ -43,7 +61,7 @@ class Lives:
         """
         reader, writer = os.pipe()
         environment = {
-            **os.environ,
+            **self._environment,
             "PERDURE_FAULTS": f"{fault}:hold",
             "PERDURE_FAULTS_FD": str(writer),
         }
@@ -56,7 +74,7 @@ class Lives:
         )
         os.close(writer)
         try:
-            ready, _, _ = select.select([reader], [], [], LIFE_SECONDS_MAX)
+            ready, _, _ = select.select([reader], [], [], self._seconds_max)
             told = os.read(reader, 1000).decode() if ready else ""
             if not ready:
                 raise PerdureError(f"the agent neither ended nor reached {fault}")
@@ -71,21 +89,36 @@ class Lives:
             if process.poll() is None:
                 process.kill()
             process.communicate()
+            self._settle()
 
     def to_the_end(self) -> int:
         """Run one undisturbed life; return its process id."""
-        process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         try:
             self._check(process)
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            self._settle()
         return process.pid
 
-    @staticmethod
-    def _check(process: subprocess.Popen[bytes]) -> None:
-        _, errors = process.communicate(timeout=LIFE_SECONDS_MAX)
+    def _settle(self) -> None:
+        """Wait until the ledger has heard the last words of the dead."""
+        ledger = Ledger(self._ledger, self._world)
+        ledger.settle()
+        ledger.close()
+
+    def _check(self, process: subprocess.Popen[bytes]) -> None:
+        try:
+            _, errors = process.communicate(timeout=self._seconds_max)
+        except subprocess.TimeoutExpired:
+            raise PerdureError(f"the agent did not end in {self._seconds_max} s") from None
         if process.returncode != 0:
             last = errors.decode(errors="replace").strip().splitlines()[-1:]
             raise PerdureError(f"the agent process failed: {' '.join(last)}")

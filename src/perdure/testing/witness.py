@@ -1,138 +1,102 @@
-"""What became of the agent's work: the log, the ledger and the far ends, held against each other.
-
-The ledger was written by the far ends at the moment of each effect, and the log was read after each
-death: neither knows what the other says.
-"""
+"""What can be seen from outside: the logs as they are on disk, and the lines of the ledger."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from perdure.bootstrap import SQLITE_PREFIX, open_reader
-from perdure.core.codec import Record
-from perdure.core.errors import BrokenChain
-from perdure.core.events import (
-    ModelReplied,
-    RunCompleted,
-    ToolCallFailed,
-    ToolCallIntended,
-    ToolCallSucceeded,
-)
-from perdure.core.export import verify_log
+from perdure.core import events as e
+from perdure.core.codec import Record, decode_event
+from perdure.core.errors import PerdureError
+from perdure.core.evolve import evolve
 from perdure.core.ids import SessionId
+from perdure.core.state import EMPTY, decode_snapshot
+from perdure.ports.session_store import Loaded, RunQuery
 from perdure.runtime.handles import RecordedEvent, recorded
-from perdure.testing.trace import LeftModel, check_log
 
 SESSION = SessionId("default", "surveyor", "survey")
-OUTCOMES = (ToolCallSucceeded, ToolCallFailed)
+RECORDS_MAX = 100_000
+RUNS_MAX = 100_000
+
+Line = dict[str, Any]
+
+
+class Seen(NamedTuple):
+    """One session as it was on disk: its log, what waits in its inbox, and whether it agrees.
+
+    `agrees` says that folding the whole log gives what the snapshot and the tail give.
+    """
+
+    session: SessionId
+    records: tuple[Record, ...]
+    inbox: tuple[str, ...] = ()
+    agrees: bool = True
+
+    @property
+    def log(self) -> list[RecordedEvent]:
+        """Return the events."""
+        return [recorded(one.seq, one.body) for one in self.records]
+
+    @property
+    def events(self) -> list[e.Event]:
+        """Return the bare events."""
+        return [decode_event(one.body) for one in self.records]
+
+
+Store = dict[str, Seen]
+"""The sessions of a store, by name."""
 
 
 class Kill(NamedTuple):
-    """A death: the process, the fault point it stood at, and the log as it was on disk then."""
+    """A death: the process, where it stood, the store as it was then, the lines of the ledger."""
 
     pid: int
     site: str
-    log: list[RecordedEvent]
-    records: list[Record]
+    store: Store
+    heard: int
 
 
-class Found(NamedTuple):
-    """What the log and the witness say after all."""
-
-    completed: bool
-    kills: int
-    re_executed_calls: int
-    duplicate_effects: int
-    missing_effects: int
-    lost_events: int
-    chain_ok: bool
-    same_answer: bool
-    events: int
-
-    @property
-    def good(self) -> bool:
-        """Say whether every promise was kept."""
-        wrong = self.re_executed_calls + self.duplicate_effects + self.missing_effects
-        return self.completed and self.chain_ok and wrong + self.lost_events == 0
-
-
-async def read_log(path: Path) -> tuple[list[RecordedEvent], list[Record]]:
-    """Return the agent's log in a store; empty if there is none yet."""
+async def look(path: Path, runs: int = RUNS_MAX) -> Store:
+    """Read the sessions of the newest runs of a store file; none, if it is not there yet."""
     if not path.exists():
-        return [], []
-    reader = await open_reader(SQLITE_PREFIX + str(path))
+        return {}
     try:
-        records = await reader.read(SESSION, 0, 10_000)
+        reader = await open_reader(SQLITE_PREFIX + str(path))
+    except PerdureError:
+        # Killed before the file had its tables: nothing was ever acknowledged from it.
+        return {}
+    try:
+        rows = await reader.list(RunQuery(tenant="default", limit=runs))
+        found = {}
+        for session in {row.session: None for row in rows}:
+            loaded = await reader.load(session)
+            records = tuple(await reader.read(session, 0, RECORDS_MAX))
+            assert loaded is not None
+            inbox = tuple(entry.id for entry in loaded.inbox)
+            found[str(session)] = Seen(session, records, inbox, folds_agree(loaded, records))
+        return found
     finally:
         await reader.close()
-    return [recorded(one.seq, one.body) for one in records], records
 
 
-def judge(
-    out: Path,
-    kills: list[Kill],
-    quiet: list[RecordedEvent],
-    log: list[RecordedEvent],
-    records: list[Record],
-) -> Found:
-    """Hold the log, the ledger and the undisturbed run against each other."""
-    ledger = read_ledger(out)
-    effects = Counter(line["key"] for line in ledger if line["what"] == "effect")
-    published = out / "published.jsonl"
-    lines = published.read_text().splitlines() if published.exists() else []
-    twice = Counter(json.loads(line)["key"] for line in lines)
-    done = [one.event for one in log if isinstance(one.event, ToolCallIntended)]
-    keys = {event.key for event in done if event.effect != "read"}
-    return Found(
-        completed=bool(log) and log[-1].type == "run_completed",
-        kills=len(kills),
-        re_executed_calls=_executed_again(ledger, kills),
-        duplicate_effects=sum(count - 1 for count in (effects | twice).values()),
-        missing_effects=len(keys - set(effects)),
-        lost_events=sum(len(set(kill.records) - set(records)) for kill in kills),
-        chain_ok=_chain_ok(records),
-        same_answer=answer_in(quiet) == answer_in(log),
-        events=len(log),
-    )
-
-
-def _executed_again(ledger: list[dict[str, Any]], kills: list[Kill]) -> int:
-    """Count the calls that ran in a later life although their result was durable."""
-    again = 0
-    lives = [kill.pid for kill in kills]
-    for number, kill in enumerate(kills):
-        before = set(lives[: number + 1])
-        calls = {one.event.call for one in kill.log if isinstance(one.event, OUTCOMES)}
-        turns = sum(isinstance(one.event, ModelReplied) for one in kill.log)
-        for line in ledger:
-            if line["pid"] in before:
-                continue
-            again += line["what"] == "tool" and line["call"] in calls
-            again += line["what"] == "model" and line["turn"] < turns
-    return again
-
-
-def _chain_ok(records: list[Record]) -> bool:
+def folds_agree(loaded: Loaded, records: tuple[Record, ...]) -> bool:
+    """Say whether a session's snapshot and tail give the state that its whole log gives."""
     try:
-        verify_log(SESSION, records)
-        check_log(SESSION, records)
-    except (BrokenChain, LeftModel):
+        whole = EMPTY
+        for record in records:
+            whole = evolve(whole, decode_event(record.body))
+        state = EMPTY if loaded.snapshot is None else decode_snapshot(loaded.snapshot)
+        if state is None:
+            return True
+        for record in loaded.tail:
+            state = evolve(state, decode_event(record.body))
+    except PerdureError:
         return False
-    return True
+    return state == whole
 
 
-def answer_in(log: list[RecordedEvent]) -> Any:
-    """Return the answer that ends a log, or None."""
-    for one in reversed(log):
-        if isinstance(one.event, RunCompleted):
-            answer = log[one.event.answer - 1].event
-            return answer.content if isinstance(answer, ModelReplied) else None
-    return None
-
-
-def read_ledger(out: Path) -> list[dict[str, Any]]:
-    """Return the lines of the ledger."""
-    return [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+def log_of(store: Store, session: SessionId = SESSION) -> list[RecordedEvent]:
+    """Return the log of a session; empty if it is not there."""
+    seen = store.get(str(session))
+    return seen.log if seen is not None else []
