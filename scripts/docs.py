@@ -97,6 +97,8 @@ SETTINGS_SAID: Final = {
     "scan_batch_sessions": "How many sessions one scan takes at most.",
     "activations_max": "How many sessions are being claimed and loaded at once, at most.",
     "linger_ms": "How long a session with nothing to do stays loaded.",
+    "probation_ms": "How long a session that may be what killed its host runs before the next such "
+    "one is claimed",
     "drain_ms": "How long a drain waits for `once` calls that have begun.",
     "read_batch_records": "How many events one read of the store returns at most.",
 }

@@ -60,6 +60,7 @@ class World:
     async def crash(self, node: Node) -> None:
         """Let a node vanish without a word, and its lease run out."""
         node._heartbeat._stopped = True
+        node._host.draining = True
         node._host.lose_all(RuntimeError("crashed"))  # type: ignore[arg-type]
         node._host._actors.clear()
         await node._recovery.stop()

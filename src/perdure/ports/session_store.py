@@ -73,7 +73,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
 class NotClaimed(msgspec.Struct, frozen=True, gc=False):
     """A claim that did not: who holds the session, or why it may not be claimed."""
 
-    why: Literal["held", "absent", "quarantined"]
+    why: Literal["held", "absent", "quarantined", "struck"]
     owner: str | None = None
 
 
@@ -142,11 +142,14 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def claim(self, session: SessionId, owner: str, nonce: str) -> Claimed | NotClaimed:
+    async def claim(
+        self, session: SessionId, owner: str, nonce: str, strikes_max: int | None = None
+    ) -> Claimed | NotClaimed:
         """Take the right to write a session, then read it, in one transaction.
 
         Never steals from an owner whose lease is alive (the same owner may claim again). The epoch
-        grows by one; a claim that follows one without a release counts a strike.
+        grows by one; a claim that follows one without a release counts a strike. One after which
+        the session would have more than `strikes_max` is refused as "struck", and counts none.
         """
         ...
 

@@ -32,6 +32,7 @@ from perdure.runtime.actor import Actor
 from perdure.runtime.dispatcher import EXECUTABLE, Dispatcher
 from perdure.runtime.followers import Followers
 from perdure.runtime.loader import Loader
+from perdure.runtime.probation import Probation
 from perdure.runtime.settings import NodeSettings
 from perdure.runtime.timekeeper import Timekeeper
 
@@ -50,6 +51,7 @@ class Host:
         clock: Clock,
         telemetry: Telemetry,
         followers: Followers,
+        probation: Probation,
         settings: NodeSettings,
     ) -> None:
         self._store = store
@@ -59,6 +61,7 @@ class Host:
         self._clock = clock
         self._telemetry = telemetry
         self._followers = followers
+        self._probation = probation
         self._settings = settings
         self._timekeeper = Timekeeper(clock, self._fire_due)
         self._actors: dict[SessionId, Actor] = {}
@@ -299,6 +302,7 @@ class Host:
         faults.reach("commit.acknowledged")
         if decision.events:
             self._definitions_kept.add(actor.agent.digest)
+            self._probation.leave(actor.session)
         self._followers.committed(actor.session, rows, version, decision.events)
         for entry in decision.consumed:
             future = self._verdicts.get(entry)
@@ -390,6 +394,7 @@ class Host:
 
     def _forget(self, actor: Actor) -> None:
         actor.gone = True
+        self._probation.leave(actor.session)
         self._progress.set()
         self._dispatcher.abandon(actor)
         self._timekeeper.arm(actor, None)

@@ -18,6 +18,9 @@ from perdure.ports.clock import Clock
 from perdure.ports.session_store import Claimed, Loaded, NotClaimed, SessionStore
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.actor import Actor
+from perdure.runtime.probation import STRIKES_TOGETHER_MAX, Probation
+
+Found = tuple[Actor, list[InboxCommand]]
 
 
 class Loader:
@@ -32,6 +35,7 @@ class Loader:
         owner: str,
         read_batch_records: int,
         on_set_aside: Callable[[SessionId, str], None],
+        probation: Probation,
     ) -> None:
         self._store = store
         self._agents = agents
@@ -40,8 +44,9 @@ class Loader:
         self._owner = owner
         self._read_batch_records = read_batch_records
         self._on_set_aside = on_set_aside
+        self._probation = probation
 
-    async def load(self, session: SessionId) -> tuple[Actor, list[InboxCommand]] | None:
+    async def load(self, session: SessionId) -> Found | None:
         """Claim and read a session; None if it is not ours to run.
 
         A session of an agent that is not registered here is left alone. A session whose log cannot
@@ -50,12 +55,34 @@ class Loader:
         agent = self._agents.get(session.agent)
         if agent is None:
             return None
-        claimed = await self._store.claim(session, self._owner, self._clock.fresh_id())
+        claimed = await self._claim(session, STRIKES_TOGETHER_MAX)
         if isinstance(claimed, NotClaimed):
+            if claimed.why == "struck":
+                return await self._load_on_probation(session, agent)
             if claimed.why == "quarantined":
                 loaded = await self._store.load(session)
                 self._on_set_aside(session, (loaded and loaded.quarantine) or "no reason is kept")
             return None
+        return await self._read(session, agent, claimed)
+
+    async def _load_on_probation(self, session: SessionId, agent: Definition) -> Found | None:
+        """Claim a session that may be what killed its host, if no other such one is run."""
+        if not self._probation.enter(session):
+            return None
+        found = None
+        try:
+            claimed = await self._claim(session, None)
+            if isinstance(claimed, Claimed):
+                found = await self._read(session, agent, claimed)
+        finally:
+            if found is None:
+                self._probation.leave(session)
+        return found
+
+    async def _claim(self, session: SessionId, strikes_max: int | None) -> Claimed | NotClaimed:
+        return await self._store.claim(session, self._owner, self._clock.fresh_id(), strikes_max)
+
+    async def _read(self, session: SessionId, agent: Definition, claimed: Claimed) -> Found | None:
         faults.reach("claim.after")
         loaded = claimed.loaded
         self._telemetry.emit(

@@ -37,6 +37,7 @@ from perdure.runtime.handles import RecordedEvent, Run, answer_in, recorded
 from perdure.runtime.heartbeat import Heartbeat
 from perdure.runtime.host import Host
 from perdure.runtime.loader import Loader
+from perdure.runtime.probation import Probation
 from perdure.runtime.recovery import Recovery
 from perdure.runtime.settings import NodeSettings
 
@@ -68,6 +69,7 @@ class Node:
         self._settings = settings
         self._followers = Followers()
         dispatcher = Dispatcher(workers, store, telemetry, settings.read_batch_records, self._text)
+        probation = Probation(clock, settings.probation_ms)
         loader = Loader(
             store,
             agents,
@@ -76,12 +78,29 @@ class Node:
             self.owner,
             settings.read_batch_records,
             self._followers.set_aside,
+            probation,
         )
         self._host = Host(
-            store, loader, dispatcher, agents, clock, telemetry, self._followers, settings
+            store,
+            loader,
+            dispatcher,
+            agents,
+            clock,
+            telemetry,
+            self._followers,
+            probation,
+            settings,
         )
+        probation.activate = self._host.activate
         self._recovery = Recovery(
-            store, agents, self._host.activate, self._host.active, clock, telemetry, settings
+            store,
+            agents,
+            self._host.activate,
+            self._host.active,
+            probation,
+            clock,
+            telemetry,
+            settings,
         )
         self._heartbeat = Heartbeat(
             store, clock, self.owner, settings.lease_ms, self._lease_lost, self._host.settle_all

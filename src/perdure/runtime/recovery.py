@@ -15,6 +15,7 @@ from perdure.ports import faults
 from perdure.ports.clock import Clock, Timer
 from perdure.ports.session_store import SessionStore
 from perdure.ports.telemetry import Telemetry
+from perdure.runtime.probation import Probation
 from perdure.runtime.settings import NodeSettings
 
 
@@ -27,6 +28,7 @@ class Recovery:
         agents: Collection[str],
         activate: Callable[[SessionId], None],
         active: Callable[[], int],
+        probation: Probation,
         clock: Clock,
         telemetry: Telemetry,
         settings: NodeSettings,
@@ -35,6 +37,7 @@ class Recovery:
         self._agents = agents
         self._activate = activate
         self._active = active
+        self._probation = probation
         self._clock = clock
         self._telemetry = telemetry
         self._settings = settings
@@ -47,7 +50,9 @@ class Recovery:
     async def run_once(self) -> int:
         """Wake what is due, and set the time of the next scan; return how many were due."""
         now, batch = self._clock.now_ms(), self._settings.scan_batch_sessions
-        sessions, next_at = await self._store.due(now, batch, self._agents)
+        limit = batch + self._probation.count()
+        due, next_at = await self._store.due(now, limit, self._agents)
+        sessions = [session for session in due if session not in self._probation.waiting]
         if sessions:
             faults.reach("recovery.scanned")
             self._telemetry.emit("recovery.scanned", due=len(sessions))
@@ -55,7 +60,7 @@ class Recovery:
             self._activate(session)
         interval_ms = int(self._settings.scan_interval_ms * (0.9 + 0.2 * self._clock.chance()))
         later = now + interval_ms
-        if len(sessions) == batch:
+        if len(due) == limit:
             later = now + 10 if self._active() < 2 * batch else now + 50
         self._set(later if next_at is None else max(now + 10, min(later, next_at)))
         return len(sessions)

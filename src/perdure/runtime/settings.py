@@ -14,6 +14,8 @@ class NodeSettings(msgspec.Struct, frozen=True):
     activations_max: int = 512
     linger_ms: int = 1_000
     """How long a session with nothing to do stays loaded."""
+    probation_ms: int = 600_000
+    """How long a session that may be what killed its host keeps others like it waiting."""
     drain_ms: int = 10_000
     """How long a drain waits for `once` calls that have begun."""
     read_batch_records: int = 500

@@ -117,7 +117,9 @@ class MemoryStore:
             self._keep_row(row)
         return Receipt(entry.id, entry.session, self.durability)
 
-    async def claim(self, session: SessionId, owner: str, nonce: str) -> Claimed | NotClaimed:
+    async def claim(
+        self, session: SessionId, owner: str, nonce: str, strikes_max: int | None = None
+    ) -> Claimed | NotClaimed:
         """Take the right to write a session, then read it."""
         found = self._sessions.get(session)
         if found is None:
@@ -126,6 +128,8 @@ class MemoryStore:
             return NotClaimed("quarantined")
         if found.owner != owner and self._is_held(found):
             return NotClaimed("held", found.owner)
+        if strikes_max is not None and found.strikes + found.claimed > strikes_max:
+            return NotClaimed("struck")
         found.strikes += found.claimed
         found.claimed = True
         found.epoch += 1

@@ -36,13 +36,18 @@ WHERE id = ?1
 
 CLAIM = """
 UPDATE sessions SET epoch = epoch + 1, nonce = :nonce, owner = :owner, claims = claims + 1
-WHERE tenant = :tenant AND agent = :agent AND key = :key AND quarantine IS NULL AND (
+WHERE tenant = :tenant AND agent = :agent AND key = :key AND quarantine IS NULL
+AND (:strikes_max IS NULL OR claims <= :strikes_max) AND (
     owner IS NULL OR owner = :owner OR NOT EXISTS (
         SELECT 1 FROM nodes WHERE nodes.owner = sessions.owner AND lease_until > :now
     )
 ) RETURNING id, epoch
 """
-HOLDER = "SELECT owner, quarantine FROM sessions WHERE tenant = ? AND agent = ? AND key = ?"
+HOLDER = """
+SELECT owner, quarantine, EXISTS (
+    SELECT 1 FROM nodes WHERE nodes.owner = sessions.owner AND lease_until > ?4
+) FROM sessions WHERE tenant = ?1 AND agent = ?2 AND key = ?3
+"""
 KNOW_NODE = "INSERT INTO nodes (owner) VALUES (?) ON CONFLICT DO NOTHING"
 
 RELEASE = """
@@ -92,7 +97,13 @@ def accept(db: apsw.Connection, entry: InboxEntry, row: RunRow | None, now: int)
 
 
 def claim(
-    db: apsw.Connection, ids: RowIds, session: SessionId, owner: str, nonce: str, now: int
+    db: apsw.Connection,
+    ids: RowIds,
+    session: SessionId,
+    owner: str,
+    nonce: str,
+    now: int,
+    strikes_max: int | None = None,
 ) -> Claimed | NotClaimed:
     """Take the right to write a session by a conditional update, and read it after that.
 
@@ -100,9 +111,10 @@ def claim(
     """
     with db:
         names = dict(zip(SessionId._fields, session, strict=True))
-        taken = one(db, CLAIM, {**names, "owner": owner, "nonce": nonce, "now": now})
+        wanted = {"owner": owner, "nonce": nonce, "now": now, "strikes_max": strikes_max}
+        taken = one(db, CLAIM, {**names, **wanted})
         if taken is None:
-            return _not_claimed(db, session)
+            return _not_claimed(db, session, owner, now)
         rowid, epoch = taken
         db.execute(KNOW_NODE, (owner,))
         loaded = load_row(db, session, rowid)
@@ -110,12 +122,14 @@ def claim(
     return Claimed(Token(epoch, nonce), loaded)
 
 
-def _not_claimed(db: apsw.Connection, session: SessionId) -> NotClaimed:
-    found = one(db, HOLDER, session)
+def _not_claimed(db: apsw.Connection, session: SessionId, asks: str, now: int) -> NotClaimed:
+    found = one(db, HOLDER, (*session, now))
     if found is None:
         return NotClaimed("absent")
-    owner, quarantine = found
-    return NotClaimed("held", owner) if quarantine is None else NotClaimed("quarantined")
+    owner, quarantine, alive = found
+    if quarantine is not None:
+        return NotClaimed("quarantined")
+    return NotClaimed("held", owner) if alive and owner != asks else NotClaimed("struck")
 
 
 def release(

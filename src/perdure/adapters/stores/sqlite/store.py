@@ -142,11 +142,14 @@ class SqliteStore:
         )
         return Receipt(entry.id, entry.session, self.durability, duplicate)
 
-    async def claim(self, session: SessionId, owner: str, nonce: str) -> Claimed | NotClaimed:
+    async def claim(
+        self, session: SessionId, owner: str, nonce: str, strikes_max: int | None = None
+    ) -> Claimed | NotClaimed:
         """Take the right to write a session, then read it, in one transaction."""
         now = self._now()
         claimed: Claimed | NotClaimed = await self._ask(
-            session, lambda db, ids: operations.claim(db, ids, session, owner, nonce, now)
+            session,
+            lambda db, ids: operations.claim(db, ids, session, owner, nonce, now, strikes_max),
         )
         return claimed
 
