@@ -80,7 +80,7 @@ class Lives:
         ("a", "b", "poison", "c"),
         ("a", "b", "c", "poison"),
         ("poison 1", "a", "poison 2", "b", "poison 3"),
-        tuple("abcdefgh") + ("poison",) + tuple("ijklmnop"),
+        (*"abcdefgh", "poison", *"ijklmnop"),
     ],
 )
 async def test_only_the_guilty_collects_its_last_strike(names: tuple[str, ...]) -> None:

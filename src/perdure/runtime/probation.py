@@ -51,7 +51,7 @@ class Probation:
         return self._current == session
 
     def leave(self, session: SessionId) -> None:
-        """Say that a session has got on, or is not run any more; one that is not here is nothing."""
+        """Say that a session got on, or is not run any more; of any other one it means nothing."""
         if session == self._current:
             self._next()
 

@@ -6,6 +6,7 @@ The extra `models` is imported by what is called here, never by importing this.
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any
 
 from perdure.adapters.models import conversation, streams
@@ -31,7 +32,7 @@ OWN_CLIENT = CHAT | {"anthropic", "openai-responses"}
 class Connection:
     """A pydantic-ai model whose HTTP client is ours: watched, without retries, with our limits.
 
-    Making one imports the extra, which takes about a second.
+    Making one imports all that a call needs, which takes about a second: do it in a thread.
     """
 
     def __init__(
@@ -64,9 +65,13 @@ class Connection:
             told = f"{name} cannot be set up: {text}"
             raise ModelError(told, error_class="validation", code=code)
         key = getattr(getattr(self._model, "client", None), "api_key", None)
+        openai = sys.modules.get("pydantic_ai.models.openai")
+        self._is_chat = openai is not None and isinstance(self._model, openai.OpenAIChatModel)
         self._secrets = tuple(s for s in (api_key, key) if isinstance(s, str) and s != KEYLESS)
 
     def _build(self) -> Model:
+        import pydantic_ai.direct
+        import pydantic_ai.settings  # noqa: F401  `ask` runs on the event loop and finds it loaded
         from pydantic_ai.models import infer_model
 
         if self._prefix not in CHAT:
@@ -130,11 +135,9 @@ class Connection:
 
     def _reply(self, response: pai.ModelResponse, request: ModelRequest) -> ModelReply:
         """Return a response as a reply; raises `ModelError` if it is not a complete one."""
-        from pydantic_ai.models.openai import OpenAIChatModel
-
         finish: str | None = response.finish_reason
         raw = (response.provider_details or {}).get("finish_reason")
-        if isinstance(self._model, OpenAIChatModel) and raw is None and finish != "content_filter":
+        if self._is_chat and raw is None and finish != "content_filter":
             finish = None  # pydantic-ai filled in a `stop` that nobody sent
         if finish == "error":
             raise streams.incomplete(f"{self._name} broke it off ({raw or 'error'})")
