@@ -1,4 +1,7 @@
-"""`make bench`: measure, and write bench/RESULTS.md; `--scale` measures parked sessions instead."""
+"""`make bench`: measure, and write bench/RESULTS.md.
+
+`--scale` measures parked sessions instead; `--profile` only shows where the time of a call goes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench import machine, parked, report, scale, speed
+from bench import machine, parked, report, scale, speed, where
 from bench.measure import Failed, Figures, measure
 from bench.report import Target, values
 
@@ -81,6 +84,7 @@ def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--scale", action="store_true", help="100,000 parked sessions")
+    parser.add_argument("--profile", action="store_true", help="where the time of a call goes")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--no-peers", action="store_true", help="without DBOS and LangGraph")
     parser.add_argument("--sessions", type=int, default=parked.SESSIONS, help="for --scale")
@@ -91,6 +95,10 @@ def main() -> None:
         print(what, file=sys.stderr, flush=True)
 
     try:
+        if options.profile:
+            for concurrency in (1, 1000):
+                print("\n".join([*where.profile(concurrency), ""]))
+            return
         if options.scale:
             scale.measure(options.sessions, options.repetitions, command, tell)
         else:

@@ -1,6 +1,6 @@
-"""The peers' virtual environments: one each, never part of this project's own.
+"""Virtual environments for the peers and the profiler: one each, never part of this project's own.
 
-Each holds exactly what `peers/NAME.txt` pins, by hash. They are kept in `bench/.venvs`, and made
+Each holds exactly what a file of pins says, by hash. They are kept in `bench/.venvs`, and made
 anew when the pins or the interpreter change. pip's own settings say where packages come from.
 """
 
@@ -16,18 +16,17 @@ INSTALL_SECONDS_MAX = 180
 
 
 class NotInstalled(Exception):
-    """A peer could not be installed: most often there is no network."""
+    """Something could not be installed: most often there is no network."""
 
 
-def python_for(peer: str) -> Path:
-    """Return the interpreter that has a peer installed. Raises `NotInstalled`."""
-    pins = HERE / "peers" / f"{peer}.txt"
+def python_for(pins: Path) -> Path:
+    """Return the interpreter that has installed what `pins` says. Raises `NotInstalled`."""
     made_from = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()
-    folder = HERE / ".venvs" / peer
+    folder = HERE / ".venvs" / pins.stem
     python, stamp = folder / "bin" / "python", folder / "made_from"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == made_from:
         return python
-    print(f"installing {peer} into bench/.venvs ...", file=sys.stderr, flush=True)
+    print(f"installing {pins.stem} into bench/.venvs ...", file=sys.stderr, flush=True)
     _do([sys.executable, "-m", "venv", "--clear", str(folder)])
     _do([
         str(python), "-m", "pip", "install", "-qq", "--no-input", "--no-deps", "--no-compile",

@@ -34,6 +34,7 @@ OURS = [
     )
     for name, module in (("floor", "bench.floor"), ("perdure", "bench.runtime"))
 ]
+PINS = Path(__file__).parent / "peers"
 FUNCTIONAL = (("BENCH_API", "functional"),)
 PEERS = [
     Case("DBOS", "bench.peers.dbos", 1, ("--runs", "15")),
@@ -72,9 +73,9 @@ def run(repetitions: int, peers: bool, tell: Callable[[str], None]) -> Speed:
     speed = Speed()
     pythons = {"floor": Path(sys.executable), "perdure": Path(sys.executable)}
     for case in PEERS if peers else ():
-        name = case.module.rpartition(".")[2]
+        pins = PINS / f"{case.module.rpartition('.')[2]}.txt"
         try:
-            pythons[case.contestant] = python_for(name)
+            pythons[case.contestant] = python_for(pins)
         except NotInstalled as why:
             speed.missing[case.contestant] = str(why)
     cases = [case for case in (*OURS, *PEERS) if case.contestant in pythons]
