@@ -464,24 +464,37 @@ async def test_a_store_has_an_identity_of_its_own_and_keeps_it(tmp_path: Path) -
 class TestSchema:
     """Migrations run once, in order, each in one transaction."""
 
-    STEP = schema.Migration(2, "0002_more", "CREATE TABLE more (x); INSERT INTO more VALUES (1);")
-    BROKEN = schema.Migration(3, "0003_broken", "CREATE TABLE yet (x); INSERT INTO nowhere (1);")
+    NEXT = schema.newest() + 1
+    STEP = schema.Migration(NEXT, "more", "CREATE TABLE more (x); INSERT INTO more VALUES (1);")
+    BROKEN = schema.Migration(NEXT + 1, "not", "CREATE TABLE yet (x); INSERT INTO nowhere (1);")
 
     def test_later_steps_are_run_once(self, path: Path) -> None:
         db = apsw.Connection(str(path))
         for steps in ([], [self.STEP], [self.STEP]):
             schema.migrate(db, path, 1, [*schema.migrations(), *steps])
         assert db.execute("SELECT x FROM more").get == 1
-        assert db.pragma("user_version") == 2
-        assert db.execute("SELECT number FROM migrations").get == [1, 2]
+        assert db.pragma("user_version") == self.NEXT
+        numbers = [number for (number,) in db.execute("SELECT number FROM migrations")]
+        assert numbers == [*range(1, self.NEXT + 1)]
 
     def test_a_step_that_fails_leaves_nothing_behind(self, path: Path) -> None:
         db = apsw.Connection(str(path))
         steps = [*schema.migrations(), self.STEP]
         with pytest.raises(apsw.SQLError):
             schema.migrate(db, path, 1, [*steps, self.BROKEN])
-        assert db.pragma("user_version") == 2
+        assert db.pragma("user_version") == self.NEXT
         assert not db.table_exists(None, "yet")
+
+    def test_the_scan_for_due_sessions_passes_over_no_session_of_another_agent(self) -> None:
+        """Its work must not grow with what is parked: both of its queries search one index."""
+        db = apsw.Connection(":memory:")
+        schema.migrate(db, Path("memory"), 1, schema.migrations())
+        values = {"agent": "a", "now": 1, "limit": 1}
+        for query, bounds in ((reading.UNOWNED_DUE, "<"), (reading.UNOWNED_NEXT, ">")):
+            plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", values)]
+            assert plan == [
+                f"SEARCH sessions USING INDEX sessions_due (agent=? AND wake_at{bounds}?)"
+            ]
 
     def test_the_migrations_are_numbered_without_a_gap(self) -> None:
         numbers = [step.number for step in schema.migrations()]

@@ -25,17 +25,13 @@ WHERE session = ? AND command IS NOT NULL ORDER BY number
 RUNS = "SELECT row, created_at FROM runs"
 BLOB = "SELECT body FROM blobs WHERE address = ?"
 
-UNOWNED_DUE = """
-SELECT wake_at, id, tenant, agent, key FROM sessions
-WHERE owner IS NULL AND quarantine IS NULL AND wake_at <= :now
-AND (:agents IS NULL OR agent IN (SELECT value FROM json_each(:agents)))
+UNOWNED = "FROM sessions WHERE owner IS NULL AND quarantine IS NULL"
+UNOWNED_DUE = f"""
+SELECT wake_at, id, tenant, agent, key {UNOWNED} AND agent = :agent AND wake_at <= :now
 ORDER BY wake_at, id LIMIT :limit
 """
-UNOWNED_NEXT = """
-SELECT min(wake_at) FROM sessions
-WHERE owner IS NULL AND quarantine IS NULL AND wake_at > :now
-AND (:agents IS NULL OR agent IN (SELECT value FROM json_each(:agents)))
-"""
+UNOWNED_NEXT = f"SELECT min(wake_at) {UNOWNED} AND agent = :agent AND wake_at > :now"
+AGENTS = f"SELECT DISTINCT agent {UNOWNED} AND wake_at IS NOT NULL"
 ORPHANS = """
 FROM nodes JOIN sessions ON sessions.owner = nodes.owner
 WHERE coalesce(nodes.lease_until, 0) <= :clock AND quarantine IS NULL
@@ -113,13 +109,20 @@ def due(
 ) -> tuple[list[SessionId], int | None]:
     """Return sessions that are due at `now` and have no owner with a lease at `clock`, and when
     the next one is.
+
+    Each agent is asked for by itself: what is parked for others is not looked at.
     """
     with db:
         wanted = None if agents is None else msgspec.json.encode(list(agents)).decode()
         names = {"now": now, "clock": clock, "limit": limit, "agents": wanted}
-        ready = [*db.execute(UNOWNED_DUE, names), *db.execute(ORPHANED_DUE, names)]
-        ready.sort()
-        nexts = (db.execute(UNOWNED_NEXT, names).get, db.execute(ORPHANED_NEXT, names).get)
+        ready = list(db.execute(ORPHANED_DUE, names))
+        nexts = [db.execute(ORPHANED_NEXT, names).get]
+        each = {agent for (agent,) in db.execute(AGENTS)} if agents is None else set(agents)
+        for agent in each:
+            names["agent"] = agent
+            ready += db.execute(UNOWNED_DUE, names)
+            nexts.append(db.execute(UNOWNED_NEXT, names).get)
+    ready.sort()
     sessions = [SessionId(*names) for _, _, *names in ready[:limit]]
     return sessions, min((at for at in nexts if at is not None), default=None)
 
