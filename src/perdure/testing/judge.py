@@ -15,6 +15,7 @@ from perdure.core import events as e
 from perdure.core.errors import BrokenChain, PerdureError
 from perdure.core.export import verify_log
 from perdure.core.history import project
+from perdure.testing.trace import LeftModel, check_log
 from perdure.testing.witness import Kill, Line, Seen, Store
 
 ENDINGS = (e.RunCompleted, e.RunFailed, e.RunCancelled)
@@ -116,10 +117,11 @@ def judge(lines: Sequence[Line], kills: Sequence[Kill], quiet: Store, store: Sto
 
 
 def whole(seen: Seen) -> bool:
-    """Say whether a log verifies, event by event, and agrees with its snapshot."""
+    """Say whether a log verifies, keeps to the tables, and agrees with its snapshot."""
     try:
         verify_log(seen.session, seen.records)
-    except BrokenChain:
+        check_log(seen.session, seen.records)
+    except (BrokenChain, LeftModel):
         return False
     return seen.agrees
 

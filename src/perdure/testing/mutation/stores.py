@@ -41,8 +41,8 @@ def no_fence(patches: Patches) -> None:
     latest: PerSession = WeakKeyDictionary()
 
     def claim(original: Any) -> Any:
-        async def noting(self: Any, session: SessionId, owner: str, nonce: str) -> Any:
-            found = await original(self, session, owner, nonce)
+        async def noting(self: Any, session: SessionId, *claimant: Any) -> Any:
+            found = await original(self, session, *claimant)
             if isinstance(found, Claimed):
                 latest.setdefault(self, {})[session] = found.token
             return found
@@ -66,8 +66,8 @@ def version_not_checked(patches: Patches) -> None:
     versions: PerSession = WeakKeyDictionary()
 
     def claim(original: Any) -> Any:
-        async def noting(self: Any, session: SessionId, owner: str, nonce: str) -> Any:
-            found = await original(self, session, owner, nonce)
+        async def noting(self: Any, session: SessionId, *claimant: Any) -> Any:
+            found = await original(self, session, *claimant)
             if isinstance(found, Claimed):
                 versions.setdefault(self, {})[session] = found.loaded.version
             return found
@@ -99,11 +99,11 @@ def claim_ignores_lease(patches: Patches) -> None:
     """Let a claim take a session away from an owner that is alive."""
 
     def claim(original: Any) -> Any:
-        async def stealing(self: Any, session: SessionId, owner: str, nonce: str) -> Any:
-            found = await original(self, session, owner, nonce)
+        async def stealing(self: Any, session: SessionId, *claimant: Any) -> Any:
+            found = await original(self, session, *claimant)
             if isinstance(found, NotClaimed) and found.why == "held":
                 await self.release(session, None)
-                found = await original(self, session, owner, nonce)
+                found = await original(self, session, *claimant)
             return found
 
         return stealing
@@ -116,10 +116,10 @@ def lost_claim_goes_on(patches: Patches) -> None:
     """Let whoever loses a claim go on with what it has read, as if nobody counted rows."""
 
     def claim(original: Any) -> Any:
-        async def careless(self: Any, session: SessionId, owner: str, nonce: str) -> Any:
-            found = await original(self, session, owner, nonce)
+        async def careless(self: Any, session: SessionId, *claimant: Any) -> Any:
+            found = await original(self, session, *claimant)
             if isinstance(found, NotClaimed) and found.why == "held":
-                return Claimed(Token(0, nonce), await self.load(session))
+                return Claimed(Token(0, claimant[1]), await self.load(session))
             return found
 
         return careless

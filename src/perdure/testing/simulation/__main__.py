@@ -50,8 +50,8 @@ def told(summary: Summary) -> str:
         f"{summary.events} events; effects: {effects}; {summary.unknowns} outcomes unknown",
         (
             f"{len(PROBES) - len(summary.unreached)} of {len(PROBES)} rare situations reached, "
-            f"{summary.determinism_mismatches} digests differ, {summary.failed_seeds} seeds failed, "
-            f"{summary.wall_seconds:.1f} s"
+            f"{summary.determinism_mismatches} digests differ, "
+            f"{summary.failed_seeds} seeds failed, {summary.wall_seconds:.1f} s"
         ),
     ]
     for failure in summary.failures:

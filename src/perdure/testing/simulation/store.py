@@ -176,9 +176,11 @@ class Connection:
         receipt: Receipt = await self._ask("accept", entry, row)
         return receipt
 
-    async def claim(self, session: SessionId, owner: str, nonce: str) -> Claimed | NotClaimed:
+    async def claim(
+        self, session: SessionId, owner: str, nonce: str, strikes_max: int | None = None
+    ) -> Claimed | NotClaimed:
         """Take the right to write a session, then read it."""
-        claimed: Claimed | NotClaimed = await self._ask("claim", session, owner, nonce)
+        claimed: Claimed | NotClaimed = await self._ask("claim", session, owner, nonce, strikes_max)
         return claimed
 
     async def load(self, session: SessionId) -> Loaded | None:
