@@ -298,7 +298,7 @@ async def test_k13_a_hanging_provider_is_timed_out_and_every_attempt_is_in_the_l
         ending = asyncio.ensure_future(run.result())
         while not ending.done():
             await asyncio.wait([ending], timeout=0.02)
-            world.clock.advance(500)
+            world.clock.advance(200)
         assert await ending == "at last"
         events = await world.events(run)
         assert events.count("model_call_intended") == len(stub.requests) == 3
