@@ -148,7 +148,7 @@ async def test_a_step_stores_as_much_at_the_end_of_a_long_session_as_early_on(
 async def test_a_parked_session_is_read_once_when_it_is_taken_up_again() -> None:
     """Its claim brings the events since the snapshot; the history is made of the same ones."""
 
-    def model(request: ModelRequest) -> Any:
+    async def model(request: ModelRequest) -> Any:
         return asks(call("ask_human", question="?")) if turn(request) == 0 else says("thanks")
 
     world = World(Agent("a", model=model, tools=[ask_human]))

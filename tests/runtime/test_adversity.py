@@ -87,7 +87,7 @@ class TestNothingHangs:
         """It was sent in time and answered late: in between, nothing could be started."""
         answered = asyncio.Event()
 
-        def model(request: ModelRequest) -> str:
+        async def model(request: ModelRequest) -> str:
             return "done"
 
         world = World(agent(model))
