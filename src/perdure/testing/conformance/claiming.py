@@ -155,6 +155,24 @@ class Claiming:
         assert await strikes(store) == 0
         assert (await claim(store, nonce="c")).loaded.strikes == 1
 
+    async def test_a_claim_that_would_be_one_strike_too_many_counts_none(
+        self, store: SessionStore, clock: FakeClock
+    ) -> None:
+        owner = await created(store)
+        before = await dump(store, SESSION)
+        for _ in range(3):
+            assert await store.claim(SESSION, "node", "n", strikes_max=0) == NotClaimed("struck")
+        assert await dump(store, SESSION) == before
+        assert await store.claim(SESSION, "other", "o", strikes_max=0) == NotClaimed("held", "node")
+        clock.advance(10 * LEASE_MS)
+        assert await store.claim(SESSION, "other", "o", strikes_max=0) == NotClaimed("struck")
+        found = await store.claim(SESSION, "other", "o", strikes_max=1)
+        assert isinstance(found, Claimed)
+        assert found.loaded.strikes == 1
+        await store.release(SESSION, found.token)
+        assert isinstance(await store.claim(SESSION, "node", "p", strikes_max=0), Claimed)
+        assert await outcomes(store, owner.step(b"event")) == ["Fenced"]
+
     async def test_a_release_resets_the_strikes(self, store: SessionStore) -> None:
         await store.accept(entry("m1"))
         await claim(store, nonce="a")
