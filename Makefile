@@ -6,7 +6,7 @@ SEED ?= 1
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench sim proof docs fmt lock clean
+.PHONY: help install run test check bench sim proof gate docs fmt lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -33,8 +33,11 @@ bench: install ## measure against the floor and the peers: under five minutes
 sim: install ## replay one world of crashes: make sim SEED=7
 	@$(BIN)/python -m perdure.testing.crash --seed $(SEED) $(ARGS)
 
-proof: install ## run the crash suite and write docs/proof.md
-	@$(BIN)/python -m perdure.testing.crash --report docs/proof.md $(ARGS)
+proof: install ## run every rig and write docs/proof.md: some ten minutes
+	@$(BIN)/python -m perdure.testing.proof $(ARGS)
+
+gate: install ## kill and simulate as much as a change has to survive
+	@$(BIN)/python -m perdure.testing.proof --gate
 
 docs: install ## write the pages that come out of the code
 	@$(BIN)/python scripts/docs.py

@@ -14,13 +14,21 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from perdure.adapters.stores.memory import MemoryStore
-from perdure.core.errors import InvalidInput
+from perdure.core import commands as c
+from perdure.core import session
+from perdure.core.ids import SessionId
+from perdure.core.messages import ModelReply, ToolRequest
+from perdure.core.session import Context
+from perdure.core.state import EMPTY
 from perdure.ports.session_store import SessionStore
 from perdure.testing import crash
 from perdure.testing.clock import FakeClock
-from perdure.testing.mutants import MUTANTS, broken, find
+from perdure.testing.mutants import Rig, broken, find
+from perdure.testing.simulation import simulate
+from perdure.worker import Agent, tool
 
 SCENARIOS_MAX = 300
+SEEDS_MAX = 2_000
 
 
 class Verdict(NamedTuple):
@@ -38,17 +46,10 @@ class Verdict(NamedTuple):
 
 
 def convict(name: str) -> Verdict:
-    """Run the rig that has to catch a mutant. Raises `InvalidInput` if only the tests can."""
+    """Run the rig that has to catch a mutant. Raises `InvalidInput` for one that nobody knows."""
     mutant, began = find(name), time.monotonic()
-    rig = _RIGS.get(mutant.rig)
-    if rig is None:
-        raise InvalidInput(f"{name} is caught by the tests of the {mutant.rig}: pytest -k {name}")
-    return Verdict(name, mutant.rig, rig(name), time.monotonic() - began)
-
-
-def convictable() -> list[str]:
-    """Return the mutants that a rig can be set upon without a test runner."""
-    return [name for name, mutant in MUTANTS.items() if mutant.rig in _RIGS]
+    evidence = _RIGS[mutant.rig](name)
+    return Verdict(name, mutant.rig, evidence, time.monotonic() - began)
 
 
 @asynccontextmanager
@@ -69,7 +70,45 @@ def _by_crash(name: str) -> str:
     return found.bad[0] if found.bad else ""
 
 
-_RIGS: Mapping[str, Callable[[str], str]] = {"store": _by_suite, "crash": _by_crash}
+def _by_simulation(name: str) -> str:
+    found = simulate(1, SEEDS_MAX, processes=crash.JOBS, mutant=name)
+    return found.failures[0].reproduce if found.failures else ""
+
+
+def _by_rules(name: str) -> str:
+    """Let a call be lost once, and tell of its first attempt afterwards."""
+    with broken(name):
+        reply = ModelReply(tool_calls=(ToolRequest("c", "look"),))
+        context = Context(SessionId("t", "a", "s"), _looker().definition, now=0)
+        commands = (
+            c.SendMessage(id="run", content="go"),
+            c.ReportReply(call="1.1.m1", reply=reply),
+            c.ReportToolLost(call="1.1.t0", attempt=1, reason="its worker died"),
+            c.ReportToolResult(call="1.1.t0", attempt=1, ok=True, content="late"),
+        )
+        state, decision = EMPTY, None
+        for command in commands:
+            decision = session.decide(state, command, context)
+            state = decision.state
+    late = decision is not None and decision.refusal is None
+    return "the outcome of attempt 1 settled attempt 2" if late else ""
+
+
+def _looker() -> Agent:
+    @tool(effect="read")
+    def look() -> str:
+        """Look."""
+        return "seen"
+
+    return Agent("a", model=lambda request: "", instructions="Look.", tools=[look])
+
+
+_RIGS: Mapping[Rig, Callable[[str], str]] = {
+    "store": _by_suite,
+    "crash": _by_crash,
+    "simulation": _by_simulation,
+    "core": _by_rules,
+}
 
 
 def main() -> int:

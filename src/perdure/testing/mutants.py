@@ -6,8 +6,8 @@
     break_engine("no_fence")     # in this process, for good: a child that is to be killed anyway
 
 `PERDURE_BREAK=no_fence` breaks the processes that the rigs start. `rig` says which rig must catch a
-mutant: `crash` kills real processes, `store` is the conformance suite of stores, `core` are the
-tests of the rules, `simulation` is the deterministic simulation.
+mutant: `crash` kills real processes, `store` is the conformance suite of stores, `simulation` the
+deterministic simulation, `core` asks the rules directly. `perdure.testing.convict` runs it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def _mutants() -> Iterator[Mutant]:
                 engine.idempotency_key_ignored,
             ),
         ),
-        ("core", (engine.late_outcome_accepted, engine.split_tool_pair)),
+        ("simulation", (engine.split_tool_pair,)),
+        ("core", (engine.late_outcome_accepted,)),
     )
     for rig, functions in by_rig:
         for breaks in functions:
