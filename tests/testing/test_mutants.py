@@ -1,22 +1,34 @@
 """Every mutant is caught by the rig that its entry names, and the rig is quiet without it.
 
-The test that catches mutant M is the one whose id ends in `[M]`: `pytest -k M` finds it.
+`pytest -k M` finds the test that catches mutant M; that of a crash is in test_survival.py, that of
+the simulation with the simulation's tests.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from perdure.adapters.stores.memory import MemoryStore
+from perdure.adapters.stores.sqlite import SqliteStore
+from perdure.core import session
 from perdure.core.errors import InvalidInput
+from perdure.core.history import History
 from perdure.ports.session_store import SessionStore
+from perdure.runtime.dispatcher import Dispatcher
+from perdure.runtime.node import Node
 from perdure.testing.clock import FakeClock
 from perdure.testing.conformance.check import broken_promises, promises
-from perdure.testing.mutants import MUTANTS, broken
+from perdure.testing.conformance.opening import OpenStore
+from perdure.testing.convict import convict
+from perdure.testing.mutants import MUTANTS, Rig, broken
 from perdure.testing.mutation.patches import Patches
+from perdure.worker import LocalWorker
 from tests.core import test_session
 from tests.runtime.test_known_defects import (
     test_k10_no_cut_splits_a_call_from_its_result as k10,
@@ -34,10 +46,32 @@ async def memory(clock: FakeClock) -> AsyncIterator[SessionStore]:
     yield MemoryStore(clock)
 
 
+@asynccontextmanager
+async def sqlite(clock: FakeClock) -> AsyncIterator[SessionStore]:
+    """Open the store of one process."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = await SqliteStore.open(Path(folder) / "store.db", clock, synchronous="NORMAL")
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+@pytest.mark.parametrize("open_store", [memory, sqlite])
 @pytest.mark.parametrize("mutant", of("store"))
-async def test_the_suite_of_stores_catches(mutant: str) -> None:
+async def test_the_suite_of_stores_catches(mutant: str, open_store: OpenStore) -> None:
     with broken(mutant):
-        assert await broken_promises(memory) != []
+        assert await broken_promises(open_store) != []
+
+
+@pytest.mark.parametrize("mutant", of("core"))
+def test_the_rules_catch(mutant: str) -> None:
+    assert convict(mutant).caught
+
+
+def test_every_mutant_has_a_rig_that_can_be_set_upon_it() -> None:
+    assert {mutant.rig for mutant in MUTANTS.values()} == set(get_args(Rig))
+    assert len(MUTANTS) >= 14
 
 
 def test_the_tests_of_effects_catch_late_outcome_accepted() -> None:
@@ -57,10 +91,13 @@ async def test_the_suite_of_stores_is_quiet_without_a_mutant() -> None:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-async def test_what_was_broken_is_whole_again(mutant: str) -> None:
+def test_what_was_broken_is_whole_again(mutant: str) -> None:
+    holders = (MemoryStore, SqliteStore, LocalWorker, Dispatcher, History, Node, session)
+    before = [dict(vars(holder)) for holder in holders]
     with broken(mutant) as found:
         assert found.what.endswith(".")
-    assert await broken_promises(memory) == []
+        assert [dict(vars(holder)) for holder in holders] != before
+    assert [dict(vars(holder)) for holder in holders] == before
 
 
 def test_a_mutant_of_what_does_not_exist_any_more_is_an_error() -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +104,27 @@ class TestKillMe:
         finished = run("perdure", "demo", "kill-me", *options)
         assert finished.returncode == 1, finished.stdout + finished.stderr
         assert "calls came with another key than recorded" in finished.stdout
+
+    def test_what_is_killed_by_hand_is_started_again_and_without_a_ledger_there_is_no_verdict(
+        self,
+    ) -> None:
+        with subprocess.Popen(
+            [sys.executable, "-m", "perdure.testing.kill_me"], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            ledger = number_after("ledger", process.stdout)
+            agent = number_after("agent", process.stdout)
+            os.kill(agent, signal.SIGKILL)
+            found = next(line for line in process.stdout if f"agent {agent} ended" in line)
+            assert "by SIGKILL; agent" in found
+            os.kill(ledger, signal.SIGKILL)
+            assert "no verdict" in process.stdout.read()
+        assert process.returncode == 2
+
+
+def number_after(word: str, lines: Iterable[str]) -> int:
+    """Read until a line names a process, and return its id."""
+    return next(int(found[1]) for line in lines if (found := re.search(rf"{word} (\d+)", line)))
 
 
 class TestTheLedger:

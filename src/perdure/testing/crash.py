@@ -8,7 +8,7 @@ tools are called in the process, so a message that is sent is one of the points.
 process finishes the work, and the judge compares.
 
 `python -m perdure.testing.crash` is the size of a gate. `--scenarios N` sets it, `--all-pairs`
-kills at every point and then at every step of the recovery (days), `--seed N` replays one chain of
+kills at every point and then at every step of the recovery (hours), `--seed N` replays one chain of
 up to five kills, `--at SITE:N,SITE:N` one scenario, and `--break MUTANT` must find the mutant.
 """
 
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,6 +70,10 @@ def suite(hits: dict[str, int], size: int, all_pairs: bool) -> Iterator[Scenario
     chance = random.Random(0)
     alone = points(hits)
     chance.shuffle(alone)
+    # Named points and steps in turn: the points are fewer, and show more.
+    named = [point for point in alone if point.site != STEP]
+    steps = [point for point in alone if point.site == STEP]
+    alone = [one for pair in zip_longest(named, steps) for one in pair if one is not None]
     yield from ((point,) for point in alone[:size])
     if all_pairs:
         for point in alone:
