@@ -157,11 +157,11 @@ class TestTheLedger:
 
 
 CALL = {"call": "1.1.t0", "step": 1, "ordinal": 0, "name": "pay"}
-ASKED = {"call": "1.1.m1", "step": 1, "first": 1, "upto": 2, "prompt": "p", "tools": "t"}
+ASKED = {"call": "1.1.m1", "step": 1, "first": 1, "upto": 2}
 QUIET = (
     e.MessageReceived(at=1, message="r", content="go"),
     e.RunStarted(at=1, run="r", number=1, agent="a"),
-    e.ModelCallIntended(at=1, model="m", **ASKED),
+    e.ModelCallIntended(at=1, **ASKED),
     e.ModelReplied(at=1, call="1.1.m1", content="done"),
     e.RunCompleted(at=1, run="r", answer=4),
 )
