@@ -24,7 +24,6 @@ RULES: Mapping[str, str] = {
     "readable": "every event can be read",
     "session table": "the session's status has a row for the event",
     "call table": "the call's status has a row for the event",
-    "call kind": "a call is answered by events of its own kind only",
     "burnt id": "the id of a call, a message or a run is used once",
     "run": "a run starts with its message, numbers count up, and what ends is what is in progress",
     "W1": "a tool call was asked for, by name, at its place in the last complete reply",
@@ -35,16 +34,6 @@ RULES: Mapping[str, str] = {
     "W7": "nothing falls due before its time",
     "range": "a model is shown the log up to this event, and the summary that is in force",
     "answer": "a run's answer is its last reply, which asked for no tools",
-}
-
-_KINDS: Mapping[str, frozenset[str]] = {
-    "model": frozenset({"model_replied", "model_call_failed"}),
-    "compaction": frozenset({"context_compacted", "compaction_failed"}),
-    "tool": frozenset(name for name in CALL["intended"] if name.startswith("tool_call_"))
-    | {"tool_call_unknown", "tool_call_reopened", "decision_requested"},
-    "timer": frozenset({"timer_fired", "tool_call_cancelled"}),
-    "question": frozenset({"question_answered", "tool_call_cancelled"}),
-    "backoff": frozenset({"retry_fell_due"}),
 }
 
 
@@ -163,8 +152,6 @@ class Trace:
             if after != "done":
                 self.calls[call_id] = OpenCall(_OPENS[kind], str(after), event)
             return
-        if kind not in _KINDS[call.kind]:
-            self._wrong("call kind", f"{kind} for call {call_id!r}, which is a {call.kind} call")
         attempt = getattr(event, "attempt", call.attempt)
         if attempt != call.attempt:
             self._wrong("W4", f"attempt {attempt} of {call_id!r}, which is at {call.attempt}")

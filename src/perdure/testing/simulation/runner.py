@@ -201,11 +201,18 @@ def reproduction(seed: int, mutant: str | None = None) -> str:
     return f"python -m perdure.testing.simulation --seed {seed}{broken}"
 
 
-def simulate(first: int, last: int, *, processes: int = 1, mutant: str | None = None) -> Summary:
+def simulate(
+    first: int,
+    last: int,
+    *,
+    processes: int = 1,
+    mutant: str | None = None,
+    chunk_seeds: int = CHUNK_SEEDS,
+) -> Summary:
     """Run seeds, each twice, in one or more processes; with `mutant` on a broken engine."""
     began = time.monotonic()
     chunks = [
-        (at, min(at + CHUNK_SEEDS - 1, last), mutant) for at in range(first, last + 1, CHUNK_SEEDS)
+        (at, min(at + chunk_seeds - 1, last), mutant) for at in range(first, last + 1, chunk_seeds)
     ]
     if processes == 1:
         parts: Iterable[Summary] = [_chunk(chunk) for chunk in chunks]
