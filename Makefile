@@ -30,8 +30,8 @@ check: install ## format, lint, types, imports, tidiness: under a minute
 bench: install ## measure against the floor and the peers: under five minutes
 	@$(BIN)/python -m bench $(ARGS)
 
-sim: install ## replay one world of crashes: make sim SEED=7
-	@$(BIN)/python -m perdure.testing.crash --seed $(SEED) $(ARGS)
+sim: install ## replay one simulated world: make sim SEED=7
+	@$(BIN)/python -m perdure.testing.simulation --seed $(SEED) $(ARGS)
 
 proof: install ## run every rig and write docs/proof.md: some ten minutes
 	@$(BIN)/python -m perdure.testing.proof $(ARGS)
