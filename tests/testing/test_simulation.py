@@ -15,10 +15,10 @@ from perdure.testing.mutants import MUTANTS, broken
 from perdure.testing.simulation import simulate
 from perdure.testing.simulation.probes import PROBES
 from perdure.testing.simulation.runner import (
+    as_simulated,
     decode_summary,
     run_seed,
     run_seeds,
-    small_snapshots,
 )
 
 SMOKE = (1, 300)
@@ -65,7 +65,7 @@ def test_promises_are_kept_and_every_seed_is_the_same_twice() -> None:
 
 def test_every_rare_situation_is_reached() -> None:
     reached: set[str] = set()
-    with small_snapshots():
+    with as_simulated():
         for seed in range(REACHING[0], REACHING[1] + 1):
             reached |= {name for name, count in run_seed(seed).probes.items() if count}
             if len(reached) == len(PROBES):
@@ -75,7 +75,7 @@ def test_every_rare_situation_is_reached() -> None:
 
 @pytest.mark.parametrize("mutant", SEEDS_NEEDED)
 def test_the_simulation_catches(mutant: str) -> None:
-    with broken(mutant), small_snapshots():
+    with broken(mutant), as_simulated():
         caught = any(run_seed(seed).violations for seed in range(1, SEEDS_NEEDED[mutant] + 1))
     assert caught
 

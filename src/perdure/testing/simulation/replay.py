@@ -7,13 +7,13 @@ from typing import TextIO
 from perdure.core.codec import decode_event
 from perdure.core.events import type_of
 from perdure.testing.simulation.oracles import LOG_EVENTS_MAX, judge
-from perdure.testing.simulation.runner import live, small_snapshots
+from perdure.testing.simulation.runner import as_simulated, live
 from perdure.testing.simulation.store import perform
 
 
 def replay(seed: int, out: TextIO) -> int:
     """Live through a seed and tell of it; return 1 if a promise was broken."""
-    with small_snapshots():
+    with as_simulated():
         world = live(seed)
         with world.loop.inside():
             judge(world)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import logging
 import multiprocessing
 import time
 from collections import Counter
@@ -139,9 +140,11 @@ def _without_collector() -> Iterator[None]:
 
 
 @contextmanager
-def small_snapshots() -> Iterator[None]:
-    """Let sessions have a snapshot every few events: the runs of these worlds are short."""
-    patches = Patches()
+def as_simulated() -> Iterator[None]:
+    """Have a snapshot every few events, as the runs are short, and no log on standard error."""
+    patches, log = Patches(), logging.getLogger("perdure.worker")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         patches.name(
             "perdure.core.limits", "SNAPSHOT_EVERY_EVENTS", lambda _: SNAPSHOT_EVERY_EVENTS
@@ -149,6 +152,7 @@ def small_snapshots() -> Iterator[None]:
         yield
     finally:
         patches.undo()
+        log.setLevel(level)
 
 
 def run_seeds(first: int, last: int, *, mutant: str | None = None) -> Summary:
@@ -161,7 +165,7 @@ def run_seeds(first: int, last: int, *, mutant: str | None = None) -> Summary:
     }
     failures: list[Failure] = []
     failed = mismatches = virtual_us = 0
-    with small_snapshots(), _without_collector():
+    with as_simulated(), _without_collector():
         for seed in range(first, last + 1):
             one = run_seed(seed)
             again = run_seed(seed, judged=False)

@@ -8,7 +8,7 @@ are stopped, and the time jumps.
 from __future__ import annotations
 
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from perdure.adapters.stores.memory import MemoryStore
@@ -34,6 +34,7 @@ JUMP_MS_MIN = 8_000
 AIMED_US_MAX = 6_000_000
 RESTART_US_MAX = 4_000_000
 ROWS = RunQuery(tenant="default", limit=1_000)
+Work = Callable[[], Coroutine[Any, Any, Any]]
 OVER = TERMINAL | {"merged"}
 
 
@@ -235,13 +236,13 @@ class World:
             return run.id
 
         again = (agent, key, mode, number, name) if name is not None else None
-        self._ask(life, "send", (agent, key, name), send(life.node), again)
+        self._ask(life, "send", (agent, key, name), lambda: send(life.node), again)
 
     def _do_cancel(self, which: float) -> None:
         rows, life = self.rows(), self._serving()
         if rows and life is not None:
             run = rows[int(which * len(rows))].id
-            self._ask(life, "cancel", (run,), life.node.cancel(run))
+            self._ask(life, "cancel", (run,), lambda: life.node.cancel(run))
 
     def _do_retry(self, which: float) -> None:
         rows, life = [row for row in self.rows() if row.status in TERMINAL], self._serving()
@@ -251,14 +252,14 @@ class World:
             async def retry(node: Node) -> str:
                 return (await node.retry(run)).id
 
-            self._ask(life, "retry", (run,), retry(life.node))
+            self._ask(life, "retry", (run,), lambda: retry(life.node))
 
     def _ask(
         self,
         life: Life,
         kind: str,
         subject: tuple[Any, ...],
-        work: Coroutine[Any, Any, Any],
+        work: Work,
         again: tuple[Any, ...] | None = None,
     ) -> None:
         """Have a client ask a node something; what stays in doubt is asked `again`."""
@@ -269,11 +270,11 @@ class World:
     async def _record(
         self,
         operation: Operation,
-        work: Coroutine[Any, Any, Any],
+        work: Work,
         again: tuple[Any, ...] | None,
     ) -> None:
         try:
-            operation.detail = await work
+            operation.detail = await work()
             operation.status = "ok"
         except Unavailable:
             operation.status = "in doubt"
@@ -312,8 +313,9 @@ class World:
                 loop.schedule(loop.world, loop.now_us + wait_us, self._reply, life, row, call)
             return
         if life.serving:
-            work = life.node.reply(row.id, "Go on.", call=call)
-            self._ask(life, "reply", (row.id, call), work)
+            self._ask(
+                life, "reply", (row.id, call), lambda: life.node.reply(row.id, "Go on.", call=call)
+            )
 
     def _resolve(self, life: Life, row: RunRow, call: str) -> None:
         open_call = self.observer.trace(row.session).calls.get(call)
@@ -323,8 +325,8 @@ class World:
         if self.draw() < 0.8:
             happened = self.ledger.happened((row.session, call), open_call.attempt)
             how = "happened" if happened else "did_not_happen"
-        work = life.node.resolve(row.id, call, how)
-        self._ask(life, "resolve", (row.id, call, how), work)
+        subject = (row.id, call, how)
+        self._ask(life, "resolve", subject, lambda: life.node.resolve(row.id, call, how))
 
     # ---------------------------------------------------------------------------------- the course
 
@@ -396,8 +398,8 @@ class World:
         if loaded is not None and loaded.quarantine is not None:
             life = self._serving()
             if life is not None:
-                work = life.node.release(session.agent, session.key)
-                self._ask(life, "release", (str(session),), work)
+                node, agent, key = life.node, session.agent, session.key
+                self._ask(life, "release", (str(session),), lambda: node.release(agent, key))
 
     def _jump(self, by_ms: int) -> None:
         """Stop all nodes, and start them again when the clock has something for them."""
