@@ -26,7 +26,7 @@ REACHING = (1, 1_500)
 """Seeds in which every rare situation is met at least once."""
 
 SEEDS_NEEDED = {
-    "no_fence": 700,
+    "no_fence": 300,
     "claim_ignores_lease": 30,
     "lost_claim_goes_on": 30,
     "lease_by_node_clock": 60,

@@ -242,7 +242,7 @@ class VirtualLoop:
         """
         with self.inside():
             while True:
-                self._run_ready()
+                self.run_ready()
                 if until() or not self._timers:
                     return
                 self._jump()
@@ -263,7 +263,8 @@ class VirtualLoop:
         while timers and timers[0][0] <= self.now_us:
             self._ready.append(heapq.heappop(timers)[2])
 
-    def _run_ready(self) -> None:
+    def run_ready(self) -> None:
+        """Run what is ready, in the order that the seed draws; the time stands still."""
         ready, draw = self._ready, self._draw
         while ready:
             last = len(ready) - 1

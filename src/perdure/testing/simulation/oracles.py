@@ -14,7 +14,7 @@ from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
 from perdure.core.state import EMPTY, State, decode_snapshot
 from perdure.testing.simulation.ledger import Ledger
-from perdure.testing.simulation.store import Waiting, perform
+from perdure.testing.simulation.store import Waiting, perform_at_rest
 from perdure.testing.simulation.world import World
 from perdure.testing.trace import LeftModel, check_log
 
@@ -33,7 +33,7 @@ def _judge(world: World) -> None:
     wrong = world.observer.wrong
     events: dict[SessionId, list[e.Event]] = {}
     for session in world.observer.inboxes:
-        records = perform(world.store.read(session, 0, LOG_EVENTS_MAX))
+        records = perform_at_rest(world.loop, world.store.read(session, 0, LOG_EVENTS_MAX))
         events[session] = [decode_event(record.body) for record in records]
         _the_log(world, session, records, events[session])
         _the_ledger(world, session, events[session])
@@ -57,7 +57,7 @@ def _the_log(
         return
     if trace.seq != world.observer.trace(session).seq:
         wrong(f"the log of {session} has {trace.seq} events, and more were durable")
-    loaded = perform(world.store.load(session))
+    loaded = perform_at_rest(world.loop, world.store.load(session))
     assert loaded is not None
     if loaded.snapshot is None:
         return

@@ -8,7 +8,7 @@ from perdure.core.codec import decode_event
 from perdure.core.events import type_of
 from perdure.testing.simulation.oracles import LOG_EVENTS_MAX, judge
 from perdure.testing.simulation.runner import as_simulated, live
-from perdure.testing.simulation.store import perform
+from perdure.testing.simulation.store import perform_at_rest
 
 
 def replay(seed: int, out: TextIO) -> int:
@@ -39,7 +39,7 @@ def replay(seed: int, out: TextIO) -> int:
     )
     for session in world.observer.inboxes:
         out.write(f"log of {session}\n")
-        for record in perform(world.store.read(session, 0, LOG_EVENTS_MAX)):
+        for record in perform_at_rest(world.loop, world.store.read(session, 0, LOG_EVENTS_MAX)):
             event = decode_event(record.body)
             out.write(f"{record.seq:5d} {type_of(event)} {record.body.decode()}\n")
     violations = world.observer.violations

@@ -23,7 +23,7 @@ from perdure.testing.mutation.patches import Patches
 from perdure.testing.simulation.cast import Cast
 from perdure.testing.simulation.oracles import judge
 from perdure.testing.simulation.probes import PROBES
-from perdure.testing.simulation.store import Waiting, perform
+from perdure.testing.simulation.store import Waiting, perform_at_rest
 from perdure.testing.simulation.world import World
 
 COLLECT_EVERY_SEEDS = 100
@@ -120,7 +120,7 @@ def digest(world: World) -> str:
     store, seen = world.store, hashlib.sha256()
     for session in world.observer.traces:
         with suppress(Waiting):
-            seen.update(repr(perform(store.load(session))).encode())
+            seen.update(repr(perform_at_rest(world.loop, store.load(session))).encode())
     lines = (world.rows(), world.ledger.entries, world.observer.told)
     seen.update(repr(lines).encode())
     seen.update(repr([one.line() for one in world.ledger.operations]).encode())

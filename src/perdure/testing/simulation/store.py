@@ -72,17 +72,37 @@ class Waiting(Exception):
 
 def perform(work: Coroutine[Any, Any, T]) -> T:
     """Return what a coroutine of the memory store returns. Raises `Waiting`."""
+    done, result = _begin(work)
+    if not done:
+        work.close()
+        raise Waiting("the store is not at rest")
+    answer: T = result
+    return answer
+
+
+def perform_at_rest(loop: VirtualLoop, work: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine of the store returns when nothing else runs. Raises `Waiting`."""
+    done, result = _begin(work)
+    if not done:
+        task = loop.spawn(loop.world, _rest(work, result))
+        loop.run_ready()
+        if not task.done():
+            raise Waiting("the store is not at rest")
+        result = task.result()
+    answer: T = result
+    return answer
+
+
+def _begin(work: Coroutine[Any, Any, Any]) -> tuple[bool, Any]:
+    """Go through a coroutine as far as it gets: whether it is done, and its result or wait."""
     try:
-        work.send(None)
+        return False, work.send(None)
     except StopIteration as stop:
-        result: T = stop.value
-        return result
-    work.close()
-    raise Waiting("the store is not at rest")
+        return True, stop.value
 
 
 @types.coroutine
-def _rest(work: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+def _go_on(work: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
     """Go on with a coroutine that waits already; only a broken store does."""
     try:
         while True:
@@ -95,6 +115,11 @@ def _rest(work: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T
     except StopIteration as stop:
         result: T = stop.value
         return result
+
+
+async def _rest(work: Coroutine[Any, Any, T], waits_for: Any) -> T:
+    result: T = await _go_on(work, waits_for)
+    return result
 
 
 class Server:
@@ -117,13 +142,14 @@ class Server:
         def begin() -> None:
             work = getattr(self.store, name)(*args)
             try:
-                waits_for = work.send(None)
-            except StopIteration as stop:
-                told(stop.value, None)
+                done, result = _begin(work)
             except PerdureError as error:
                 told(None, error)
+                return
+            if done:
+                told(result, None)
             else:
-                self._loop.create_task(self._go_on(work, waits_for, told))
+                self._loop.create_task(self._go_on(work, result, told))
 
         self._loop.at_once(begin)
 
