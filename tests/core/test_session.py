@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.core import commands as c
@@ -190,6 +191,20 @@ class TestEffects:
         assert story.lose("pay") == ["tool_call_unknown", "decision_requested"]
         assert wake_at(story.state) is None
         assert story.resolve("pay", resolution) == events
+
+    def test_a_verdict_on_an_earlier_attempt_says_nothing_of_a_later_one(self) -> None:
+        story = Story()
+        story.message()
+        story.reply(call("pay"))
+        story.begin("pay")
+        story.lose("pay")
+        asked = {"run": story.state.run.id, "call": story.find("pay").id, "attempt": 1}
+        verdict = c.ResolveCall(id="one", resolution="did_not_happen", **asked)
+        assert story.tell(verdict) == ["tool_call_reopened"]
+        story.begin("pay")
+        story.lose("pay")
+        assert story.tell(msgspec.structs.replace(verdict, id="late")) == []
+        assert story.refused.code == "stale_attempt"
 
     def test_a_late_result_changes_nothing(self) -> None:
         story = Story()

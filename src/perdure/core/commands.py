@@ -56,11 +56,15 @@ class AnswerQuestion(Accepted, frozen=True, tag="answer_question"):
 
 
 class ResolveCall(Accepted, frozen=True, tag="resolve_call"):
-    """Say what became of a call whose outcome is unknown."""
+    """Say what became of a call whose outcome is unknown.
+
+    `attempt` is the one that was looked into: what is said of it says nothing of a later one.
+    """
 
     run: str
     call: str
     resolution: Literal["happened", "did_not_happen", "tell_model"]
+    attempt: int | None = None
     content: Any = None
     by: str = "person"
 

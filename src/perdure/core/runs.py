@@ -156,7 +156,8 @@ def waiting_for(state: State) -> tuple[dict[str, Any], ...]:
         if call.status == "asking":
             found.append({"call": call.id, "what": "answer", "question": call.name})
         elif call.status == "undecided":
-            found.append({"call": call.id, "what": "decision", "tool": call.name, "key": call.key})
+            asked = {"tool": call.name, "key": call.key, "attempt": call.attempt}
+            found.append({"call": call.id, "what": "decision", **asked})
         elif call.status == "timing":
             what = "retry" if call.kind == "backoff" else "time"
             found.append({"call": call.id, "what": what, "due_at": call.due_at})

@@ -141,7 +141,7 @@ def _answer_question(draft: Draft, command: c.AnswerQuestion) -> Any:
 
 
 def _resolve_call(draft: Draft, command: c.ResolveCall) -> Any:
-    call = _call(draft, command.call, TOOL, "unknown", "undecided")
+    call = _call(draft, command.call, TOOL, "unknown", "undecided", attempt=command.attempt)
     if isinstance(call, Refusal):
         return call
     by = f"person:{command.by}"

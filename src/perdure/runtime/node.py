@@ -216,7 +216,13 @@ class Node:
         await self._ask(
             row.session,
             c.ResolveCall(
-                id=fresh, run=run_id, call=call, resolution=resolution, content=content, by=by
+                id=fresh,
+                run=run_id,
+                call=call,
+                resolution=resolution,
+                attempt=_attempt_in(row, call),
+                content=content,
+                by=by,
             ),
         )
 
@@ -346,6 +352,12 @@ def _encode(content: Any) -> bytes:
         return msgspec.json.encode(content)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"the message cannot be written as JSON: {error}") from None
+
+
+def _attempt_in(row: RunRow, call: str) -> int | None:
+    """Return the attempt of a call that a run's row asks a person about; None if it asks nobody."""
+    asked = (wait for wait in row.waiting_for if wait["call"] == call)
+    return next((wait.get("attempt") for wait in asked), None)
 
 
 def _check_key(key: str) -> None:
