@@ -36,9 +36,9 @@ class CheckedStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def claim(self, session: SessionId, owner: str, nonce: str) -> Any:
+    async def claim(self, session: SessionId, owner: str, nonce: str, *more: Any) -> Any:
         """Claim; a log that this process did not write is stepped through first."""
-        claimed = await self._store.claim(session, owner, nonce)
+        claimed = await self._store.claim(session, owner, nonce, *more)
         if isinstance(claimed, Claimed) and self._at(session) != claimed.loaded.version:
             records = await self._store.read(session, 0, RECORDS_MAX)
             try:

@@ -9,7 +9,7 @@ import pytest
 
 from perdure.adapters.models import asks, call, says
 from perdure.core.agent import ContextPolicy, Limits
-from perdure.core.errors import InvalidInput, PerdureError, Refused
+from perdure.core.errors import InvalidInput, PerdureError, Refused, Unavailable
 from perdure.core.messages import ModelReply, ToolRequest
 from perdure.ports.models import ModelRequest
 from perdure.ports.session_store import StepCommit
@@ -27,6 +27,23 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 class TestNothingHangs:
+    async def test_a_store_that_fails_in_a_way_nobody_foresaw_ends_the_node_and_the_waiting(
+        self,
+    ) -> None:
+        async def model(request: ModelRequest) -> str:
+            return "done"
+
+        async def broken(*claimant: Any) -> Any:
+            raise LookupError("a driver's mistake")
+
+        world = World(agent(model))
+        node = await world.node()
+        world.store.claim = broken  # type: ignore[method-assign]
+        run = await node.send("a", "go")
+        with pytest.raises(Unavailable, match="could not be claimed: LookupError"):
+            await finished(world, run)
+        await node.stop()
+
     async def test_a_late_heartbeat_that_finds_the_lease_alive_changes_nothing(self) -> None:
         gate = asyncio.Event()
 

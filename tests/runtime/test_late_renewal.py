@@ -34,9 +34,9 @@ class HeldAnswers(MemoryStore):
         alive: bool = await self._answer("renew", await super().renew(owner, lease_ms))
         return alive
 
-    async def claim(self, session: Any, owner: str, nonce: str) -> Any:
+    async def claim(self, *claimant: Any) -> Any:
         """Claim now, answer later."""
-        return await self._answer("claim", await super().claim(session, owner, nonce))
+        return await self._answer("claim", await super().claim(*claimant))
 
     def let_go(self, what: str) -> None:
         """Let the answers come."""

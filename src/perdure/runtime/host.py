@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from perdure.core.agent import Definition
 from perdure.core.codec import Record, seal
 from perdure.core.commands import Accepted, AnyCommand, FireTimer, Report, SendMessage
-from perdure.core.errors import Conflict, Fenced, PerdureError, Refused, StoreError
+from perdure.core.errors import Conflict, Fenced, PerdureError, Refused, StoreError, Unavailable
 from perdure.core.ids import SessionId
 from perdure.core.limits import SNAPSHOT_EVERY_EVENTS
 from perdure.core.runs import RunRow, rows_of
@@ -170,6 +170,8 @@ class Host:
             self._telemetry.emit("session.fenced", session=str(session), version=str(error))
         except StoreError as error:
             self._store_failed(error)
+        except Exception as error:  # noqa: BLE001  nobody else would see it
+            self._store_failed(Unavailable(f"{session} could not be claimed: {error!r}"))
         finally:
             mailbox = self._mailboxes.pop(session)
             self._progress.set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, cast
 
 import msgspec
@@ -71,11 +70,20 @@ class Parameters:
         """
         if not isinstance(raw, dict):
             raise InvalidInput(f"Expected an object with arguments, got `{type(raw).__name__}`")
+        values = self._at_once(raw)
+        return self._one_by_one(raw) if values is None else values
+
+    def _at_once(self, raw: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the arguments, or None if anything may be wrong with them."""
+        if self._together is None or not self.schema["properties"].keys() >= raw.keys():
+            return None
+        try:
+            return cast("dict[str, Any]", msgspec.convert(raw, self._together, str_keys=True))
+        except Exception:  # noqa: BLE001  a type of the user's may raise anything
+            return None
+
+    def _one_by_one(self, raw: dict[str, Any]) -> dict[str, Any]:
         known = self.schema["properties"]
-        if self._together is not None and known.keys() >= raw.keys():
-            # Whatever is wrong is told of below, argument by argument.
-            with suppress(Exception):
-                return cast("dict[str, Any]", msgspec.convert(raw, self._together, str_keys=True))
         problems = [f"Missing argument `{name}`" for name in self._required if name not in raw]
         values: dict[str, Any] = {}
         for name, value in raw.items():
