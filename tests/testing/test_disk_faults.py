@@ -131,7 +131,7 @@ def looked(folder: Path) -> Counter[str]:
 class TestARealProcess:
     """It says what happened, leaves, and goes on when there is room again."""
 
-    @pytest.mark.parametrize("file_bytes", [150_000, 300_000, 450_000])
+    @pytest.mark.parametrize("file_bytes", [220_000, 330_000, 450_000])
     def test_where_a_file_may_not_grow(self, folder: Path, file_bytes: int) -> None:
         full = perdure(folder, *RUN, file_bytes=file_bytes)
         assert full.returncode == UNAVAILABLE, full.stderr
