@@ -209,14 +209,20 @@ class VirtualLoop:
             self.current = before
 
     def at_once(self, callback: Callable[..., object], *args: Any) -> None:
-        """Call something on behalf of the world, with everything that it puts off until soon."""
+        """Call something on behalf of the world, with everything that it puts off until soon.
+
+        What it sets off in other processes takes its turn like anything else.
+        """
         ready, process = self._ready, self.current
-        before, self.current = len(ready), self.world
+        place, self.current = len(ready), self.world
         try:
             callback(*args)
-            while len(ready) > before:
-                self._run(ready.pop(before))
-                self.current = self.world
+            while place < len(ready):
+                if ready[place].process is self.world:
+                    self._run(ready.pop(place))
+                    self.current = self.world
+                else:
+                    place += 1
         finally:
             self.current = process
 
