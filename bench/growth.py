@@ -23,10 +23,12 @@ import apsw
 from bench import workload
 from perdure import Agent, ContextPolicy, Limits, ModelReply, ModelRequest, Runtime, ToolRequest
 from perdure import tool as make_tool
+from perdure.core.events import ModelCallIntended
 
 OLD_STEPS, YOUNG_STEPS = 1_000, 200
 LAST = 100
 TURN_STEPS = 10
+INTENT = f'{{"type":"{ModelCallIntended.__struct_config__.tag}"'.encode()
 
 
 class Session:
@@ -106,7 +108,7 @@ def step_bytes(path: Path, agent: str) -> list[int]:
     """
     db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     for body, size in db.execute(query, (agent,)):
-        if body.startswith(b'{"type":"model_call_intended"'):
+        if body.startswith(INTENT):
             sizes.append(0)
         if sizes:
             sizes[-1] += size

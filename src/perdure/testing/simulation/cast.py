@@ -8,6 +8,7 @@ time, and hang.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from perdure.core.agent import ContextPolicy, Limits
@@ -20,6 +21,8 @@ from perdure.worker.builtin import ask_human, wait
 
 STEPS_PER_RUN_MAX = 6
 DEADLINE_MS = 5_000
+ASTRAY = 0.06
+ASTRAY_SECONDS_MAX = 15.0
 TOOL_SECONDS_MAX = 4.0
 MODEL_SECONDS_MAX = 6.0
 
@@ -40,6 +43,10 @@ class Stage(Protocol):
 
     def life(self) -> str:
         """Return the name of the process that is at work."""
+        ...
+
+    async def travel(self, seconds: float, act: Callable[[], str]) -> str:
+        """Have a request arrive after a while, whatever becomes of its sender; return its answer."""
         ...
 
 
@@ -106,7 +113,15 @@ class Cast:
             await asyncio.sleep(3_600)
         if mood < fails * 0.5:
             raise RuntimeError("it did not work")
-        done = stage.ledger.act(stage.now_us(), name, effect, context, stage.life())
+        life = stage.life()
+
+        def act() -> str:
+            return stage.ledger.act(stage.now_us(), name, effect, context, life)
+
+        if effect == "once" and weather.bad and draw() < ASTRAY:
+            done = await stage.travel(ASTRAY_SECONDS_MAX * draw(), act)
+        else:
+            done = act()
         if done == "refused":
             raise RuntimeError("the far end takes this call no more")
         if mood < fails * 0.7:

@@ -7,6 +7,7 @@ are stopped, and the time jumps.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -75,6 +76,19 @@ class World:
     def life(self) -> str:
         """Return the name of the process that is at work."""
         return self.loop.current.name
+
+    async def travel(self, seconds: float, act: Callable[[], str]) -> str:
+        """Have a request arrive after a while, whatever becomes of its sender; return its answer."""
+        loop, sender = self.loop, self.loop.current
+        answer = loop.create_future()
+
+        def arrive() -> None:
+            done = act()
+            if not sender.dead:
+                loop.schedule(sender, loop.now_us, _settle, answer, done)
+
+        loop.schedule(loop.world, loop.now_us + int(seconds * 1e6), arrive)
+        return str(await answer)
 
     # ------------------------------------------------------------------------------- the whole run
 
@@ -416,6 +430,11 @@ class World:
         self._jumping = False
         for machine in self.machines:
             self._start(machine)
+
+
+def _settle(answer: asyncio.Future[str], done: str) -> None:
+    if not answer.done():
+        answer.set_result(done)
 
 
 def _only_time(row: RunRow) -> int | None:
