@@ -332,7 +332,10 @@ class TestPeople:
         await world.settle()
         row = await node.row(run.id)
         assert row.waiting_for[0]["what"] == "decision"
-        await node.resolve(run.id, row.waiting_for[0]["call"], "happened", content="seen in bank")
+        wait = row.waiting_for[0]
+        with pytest.raises(Refused, match="attempt"):
+            await node.resolve(run.id, wait["call"], "did_not_happen", attempt=wait["attempt"] + 1)
+        await node.resolve(run.id, wait["call"], "happened", content="seen in bank")
         assert await finished(world, await node.run(run.id)) == "seen in bank"
         await node.stop()
 

@@ -127,7 +127,8 @@ def describe_waiting(row: RunRow) -> str:
         elif wait["what"] == "decision":
             lines.append(
                 f"Did {wait['tool']} (key {wait['key']}) take effect?\n"
-                f"  perdure runs resolve {row.id} {wait['call']} happened|did-not-happen|tell-model"
+                f"  perdure runs resolve {row.id} {wait['call']} --attempt {wait['attempt']} "
+                "happened|did-not-happen|tell-model"
             )
     return "\n".join(lines)
 

@@ -231,6 +231,9 @@ async def reply(
 @click.argument("call")
 @click.argument("resolution", type=click.Choice(["happened", "did-not-happen", "tell-model"]))
 @click.option("--content", help="The result, if it happened.")
+@click.option(
+    "--attempt", type=int, help="The attempt you looked into; of a later one say nothing."
+)
 @click.option("--no-follow", is_flag=True, help="Do not wait for the end of the run.")
 @agent_option
 @store_option
@@ -241,6 +244,7 @@ async def resolve(
     call: str,
     resolution: Any,
     content: str | None,
+    attempt: int | None,
     no_follow: bool,
     agent: str | None,
     store: str,
@@ -250,7 +254,9 @@ async def resolve(
 
     async def telling(node: Node, row: RunRow) -> Run | None:
         verdict = resolution.replace("-", "_")
-        await node.resolve(row.id, call, verdict, content=content, by="command line")
+        await node.resolve(
+            row.id, call, verdict, attempt=attempt, content=content, by="command line"
+        )
         return None if no_follow else await node.run(row.id)
 
     return await _tell(store, run_id, agent, Output(as_json), telling)

@@ -207,10 +207,16 @@ class Node:
         call: str,
         resolution: Literal["happened", "did_not_happen", "tell_model"],
         *,
+        attempt: int | None = None,
         content: Any = None,
         by: str = "person",
     ) -> None:
-        """Say what became of a call whose outcome is unknown. Raises `Refused` if it is known."""
+        """Say what became of a call whose outcome is unknown. Raises `Refused` if it is known.
+
+        `attempt` is the one that was looked into, as `row.waiting_for` named it: of a later one the
+        verdict says nothing, and is refused. None means the one that is asked about when this is
+        read; a verdict that takes its time on the way may then settle an attempt nobody looked at.
+        """
         row = await self.row(run_id)
         fresh = self._clock.fresh_id()
         await self._ask(
@@ -220,7 +226,7 @@ class Node:
                 run=run_id,
                 call=call,
                 resolution=resolution,
-                attempt=_attempt_in(row, call),
+                attempt=attempt if attempt is not None else _attempt_in(row, call),
                 content=content,
                 by=by,
             ),

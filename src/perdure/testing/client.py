@@ -67,18 +67,21 @@ class Client:
 
     async def _answer(self, run: Run) -> None:
         for wait in (await run.row()).waiting_for:
-            call = wait["call"]
             if wait["what"] == "answer":
                 await self._told("reply", run, lambda: self._node.reply(run.id, ANSWER))
             elif wait["what"] == "decision":
-                await self._decide(run, call, wait["tool"], wait["key"])
+                await self._decide(run, wait)
 
-    async def _decide(self, run: Run, call: str, tool: str, key: str) -> None:
-        happened = self._ledger.happened(key)
+    async def _decide(self, run: Run, wait: dict[str, Any]) -> None:
+        happened = self._ledger.happened(wait["key"])
         verdict: Any = "happened" if happened else "did_not_happen"
-        content = self._results.get(tool) if happened else None
+        content = self._results.get(wait["tool"]) if happened else None
         await self._told(
-            "resolve", run, lambda: self._node.resolve(run.id, call, verdict, content=content)
+            "resolve",
+            run,
+            lambda: self._node.resolve(
+                run.id, wait["call"], verdict, attempt=wait["attempt"], content=content
+            ),
         )
 
     async def _told(self, do: str, run: Run, operation: Callable[[], Awaitable[None]]) -> None:

@@ -46,7 +46,7 @@ class Stage(Protocol):
         ...
 
     async def travel(self, seconds: float, act: Callable[[], str]) -> str:
-        """Have a request arrive after a while, whatever becomes of its sender; return its answer."""
+        """Have a request arrive later, whatever becomes of its sender; return its answer."""
         ...
 
 

@@ -78,7 +78,7 @@ class World:
         return self.loop.current.name
 
     async def travel(self, seconds: float, act: Callable[[], str]) -> str:
-        """Have a request arrive after a while, whatever becomes of its sender; return its answer."""
+        """Have a request arrive later, whatever becomes of its sender; return its answer."""
         loop, sender = self.loop, self.loop.current
         answer = loop.create_future()
 
@@ -314,7 +314,7 @@ class World:
                 if wait["what"] == "answer":
                     self._reply(life, row, wait["call"])
                 else:
-                    self._resolve(life, row, wait["call"])
+                    self._resolve(life, row, wait["call"], wait["attempt"])
 
     def _reply(self, life: Life, row: RunRow, call: str) -> None:
         """Answer now; or, when the run waits for the clock too, just before its time."""
@@ -331,16 +331,18 @@ class World:
                 life, "reply", (row.id, call), lambda: life.node.reply(row.id, "Go on.", call=call)
             )
 
-    def _resolve(self, life: Life, row: RunRow, call: str) -> None:
-        open_call = self.observer.trace(row.session).calls.get(call)
-        if open_call is None:
-            return
+    def _resolve(self, life: Life, row: RunRow, call: str, attempt: int) -> None:
         how: Any = "tell_model"
         if self.draw() < 0.8:
-            happened = self.ledger.happened((row.session, call), open_call.attempt)
+            happened = self.ledger.happened((row.session, call), attempt)
             how = "happened" if happened else "did_not_happen"
         subject = (row.id, call, how)
-        self._ask(life, "resolve", subject, lambda: life.node.resolve(row.id, call, how))
+        self._ask(
+            life,
+            "resolve",
+            subject,
+            lambda: life.node.resolve(row.id, call, how, attempt=attempt),
+        )
 
     # ---------------------------------------------------------------------------------- the course
 
