@@ -31,6 +31,7 @@ from perdure.core.transitions import CALL, SESSION
 from perdure.ports import faults, telemetry
 from perdure.runtime.followers import Ended
 from perdure.runtime.settings import NodeSettings
+from perdure.runtime.tenancy import Tenancy
 
 ROOT: Final = Path(__file__).parents[1]
 GENERATED: Final = "<!-- Written by `make docs`; change the code, not this page. -->"
@@ -218,7 +219,9 @@ def _entry(name: str, thing: Any) -> Iterator[str]:
     if _is_struct(thing):
         yield _fields(thing)
     if isinstance(thing, type):
-        for member, method in vars(thing).items():
+        bases = [base for base in thing.__mro__ if base is thing or base is Tenancy]
+        members = {key: value for base in bases for key, value in vars(base).items()}
+        for member, method in members.items():
             if thing is Node and member in FOR_HANDLES:
                 continue
             if callable(method) and not member.startswith("_"):

@@ -18,6 +18,7 @@ from perdure.adapters.telemetry.logs import LogTelemetry
 from perdure.core.errors import InvalidInput
 from perdure.ports.clock import Clock
 from perdure.ports.telemetry import Telemetry
+from perdure.runtime.agents import Registered
 from perdure.runtime.followers import quarantined
 from perdure.runtime.handles import RecordedEvent, Run, TextDelta, recorded
 from perdure.runtime.node import Node
@@ -129,7 +130,7 @@ class Runtime:
         self._node = Node(
             self._opened,
             [worker],
-            {name: agent.definition for name, agent in self.agents.items()},
+            Registered({name: agent.definition for name, agent in self.agents.items()}),
             self._clock,
             self._telemetry,
             tenant=self.tenant,

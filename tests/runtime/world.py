@@ -11,6 +11,7 @@ from perdure.adapters.stores.memory import MemoryStore
 from perdure.core.messages import AssistantMessage
 from perdure.core.runs import RunRow
 from perdure.ports.models import ModelRequest
+from perdure.runtime.agents import Registered
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
 from perdure.testing.clock import FakeClock
@@ -49,7 +50,7 @@ class World:
         node = Node(
             self.store,
             [worker],
-            {agent.name: agent.definition for agent in self.agents},
+            Registered({agent.name: agent.definition for agent in self.agents}),
             self.clock,
             self.telemetry,
             settings=self.settings,

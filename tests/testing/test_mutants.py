@@ -21,7 +21,7 @@ from perdure.core.errors import InvalidInput
 from perdure.core.history import History
 from perdure.ports.session_store import SessionStore
 from perdure.runtime.dispatcher import Dispatcher
-from perdure.runtime.node import Node
+from perdure.runtime.tenancy import Tenancy
 from perdure.testing.clock import FakeClock
 from perdure.testing.conformance.check import broken_promises, promises
 from perdure.testing.conformance.opening import OpenStore
@@ -92,7 +92,7 @@ async def test_the_suite_of_stores_is_quiet_without_a_mutant() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_what_was_broken_is_whole_again(mutant: str) -> None:
-    holders = (MemoryStore, SqliteStore, LocalWorker, Dispatcher, History, Node, session)
+    holders = (MemoryStore, SqliteStore, LocalWorker, Dispatcher, History, Tenancy, session)
     before = [dict(vars(holder)) for holder in holders]
     with broken(mutant) as found:
         assert found.what.endswith(".")

@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any
 from weakref import WeakValueDictionary
 
-from perdure.core.agent import Definition
 from perdure.core.codec import Record, seal
 from perdure.core.commands import Accepted, AnyCommand, FireTimer, Report, SendMessage
 from perdure.core.errors import Conflict, Fenced, PerdureError, Refused, StoreError, Unavailable
@@ -29,6 +28,7 @@ from perdure.ports.clock import Clock, Timer
 from perdure.ports.session_store import SessionStore, StepCommit
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.actor import Actor
+from perdure.runtime.agents import Agents
 from perdure.runtime.dispatcher import EXECUTABLE, Dispatcher
 from perdure.runtime.followers import Followers
 from perdure.runtime.loader import Loader
@@ -47,7 +47,7 @@ class Host:
         store: SessionStore,
         loader: Loader,
         dispatcher: Dispatcher,
-        agents: Mapping[str, Definition],
+        agents: Agents,
         clock: Clock,
         telemetry: Telemetry,
         followers: Followers,
@@ -223,7 +223,8 @@ class Host:
                 return None
             actor.offered.add(command.id)
         self._lingering.pop(actor, None)
-        actor.agent = self._agents[actor.session.agent]
+        tenant, agent, _ = actor.session
+        actor.agent = self._agents.of(tenant, agent) or actor.agent
         context = Context(
             session=actor.session,
             agent=actor.agent,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from perdure.core.agent import Definition
 from perdure.core.codec import Record, decode_event, genesis, verify_chain
@@ -18,6 +18,7 @@ from perdure.ports.clock import Clock
 from perdure.ports.session_store import Claimed, Loaded, NotClaimed, SessionStore
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.actor import Actor
+from perdure.runtime.agents import Agents
 from perdure.runtime.probation import STRIKES_TOGETHER_MAX, Probation
 
 Found = tuple[Actor, list[InboxCommand]]
@@ -29,7 +30,7 @@ class Loader:
     def __init__(
         self,
         store: SessionStore,
-        agents: Mapping[str, Definition],
+        agents: Agents,
         clock: Clock,
         telemetry: Telemetry,
         owner: str,
@@ -52,7 +53,7 @@ class Loader:
         A session of an agent that is not registered here is left alone. A session whose log cannot
         be folded, or that was being run when its host died too often, is put in quarantine.
         """
-        agent = self._agents.get(session.agent)
+        agent = self._agents.of(session.tenant, session.agent)
         if agent is None:
             return None
         claimed = await self._claim(session, STRIKES_TOGETHER_MAX)

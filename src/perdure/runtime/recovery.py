@@ -7,7 +7,7 @@ next scan comes in time; without that hint the interval still finds it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from perdure.core.errors import StoreError, Unavailable
 from perdure.core.ids import SessionId
@@ -15,6 +15,7 @@ from perdure.ports import faults
 from perdure.ports.clock import Clock, Timer
 from perdure.ports.session_store import SessionStore
 from perdure.ports.telemetry import Telemetry
+from perdure.runtime.agents import Agents
 from perdure.runtime.probation import Probation
 from perdure.runtime.settings import NodeSettings
 
@@ -25,7 +26,7 @@ class Recovery:
     def __init__(
         self,
         store: SessionStore,
-        agents: Collection[str],
+        agents: Agents,
         activate: Callable[[SessionId], None],
         active: Callable[[], int],
         probation: Probation,
@@ -51,7 +52,7 @@ class Recovery:
         """Wake what is due, and set the time of the next scan; return how many were due."""
         now, batch = self._clock.now_ms(), self._settings.scan_batch_sessions
         limit = batch + self._probation.count()
-        due, next_at = await self._store.due(now, limit, self._agents)
+        due, next_at = await self._store.due(now, limit, self._agents.served())
         sessions = [session for session in due if session not in self._probation.waiting]
         if sessions:
             faults.reach("recovery.scanned")

@@ -21,7 +21,7 @@ from perdure.ports.session_store import CommitDone, StepCommit
 from perdure.ports.workers import Task, ToolTask
 from perdure.runtime.actor import Actor
 from perdure.runtime.dispatcher import Dispatcher
-from perdure.runtime.node import Node
+from perdure.runtime.tenancy import Tenancy
 from perdure.testing.mutation.patches import Patches
 from perdure.testing.mutation.stores import STORES, commit_late
 from perdure.worker import LocalWorker
@@ -226,10 +226,10 @@ def idempotency_key_ignored(patches: Patches) -> None:
     """Begin a run for every message, though its key is known."""
 
     def send(original: Any) -> Any:
-        async def forgetful(self: Node, *more: Any, **named: Any) -> Any:
+        async def forgetful(self: Tenancy, *more: Any, **named: Any) -> Any:
             named.pop("idempotency_key", None)
             return await original(self, *more, **named)
 
         return forgetful
 
-    patches.method(Node, "send", send)
+    patches.method(Tenancy, "send", send)

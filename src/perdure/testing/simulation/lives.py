@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from perdure.adapters.models import resolve
 from perdure.core.errors import PerdureError
+from perdure.runtime.agents import Registered
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
 from perdure.testing.simulation.cast import Cast
@@ -71,7 +72,7 @@ class Life:
         self.node = Node(
             connection,
             [FlakyWorker(local, loop, name, weather, chance.random, observer)],
-            cast.definitions,
+            Registered(cast.definitions),
             clock,
             Teller(observer, name),
             settings=SETTINGS,

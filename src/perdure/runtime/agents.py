@@ -1,0 +1,43 @@
+"""Which agents a node serves, and how they are defined just now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from perdure.core.agent import Definition
+
+
+class Agents(Protocol):
+    """The definitions in force. They may change at any time: they are read before every call."""
+
+    def of(self, tenant: str, agent: str) -> Definition | None:
+        """Return how a tenant's agent is defined; None if there is no such agent here."""
+        ...
+
+    def names(self, tenant: str) -> Sequence[str]:
+        """Return the names of a tenant's agents, in order."""
+        ...
+
+    def served(self) -> Collection[str]:
+        """Return the names of all tenants' agents: their due sessions are taken up."""
+        ...
+
+
+class Registered:
+    """The agents that a program has registered in code: the same for every tenant."""
+
+    def __init__(self, definitions: Mapping[str, Definition]) -> None:
+        self._definitions = definitions
+
+    def of(self, tenant: str, agent: str) -> Definition | None:
+        """Return the definition of an agent."""
+        return self._definitions.get(agent)
+
+    def names(self, tenant: str) -> Sequence[str]:
+        """Return the names of the agents, in order."""
+        return sorted(self._definitions)
+
+    def served(self) -> Collection[str]:
+        """Return the names of the agents."""
+        return self._definitions.keys()

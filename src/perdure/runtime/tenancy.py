@@ -1,0 +1,285 @@
+"""What one tenant may ask of a node: to take messages, answers and verdicts, and to be read from.
+
+A tenancy is bound to its tenant: no method takes a tenant's name, so that nothing of another one
+can be asked for. What belongs to somebody else reads as missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal
+
+import msgspec
+
+from perdure.core import commands as c
+from perdure.core.codec import Record
+from perdure.core.errors import (
+    InvalidInput,
+    KeyReused,
+    LimitExceeded,
+    NotFound,
+    PerdureError,
+    Refused,
+)
+from perdure.core.events import Mode
+from perdure.core.ids import SessionId, digest
+from perdure.core.limits import JSON_DEPTH_MAX, MESSAGE_BYTES_MAX, too_deep
+from perdure.core.runs import RunRow, queued_row
+from perdure.core.session import Refusal
+from perdure.ports import faults
+from perdure.ports.clock import Clock
+from perdure.ports.session_store import InboxEntry, Receipt, RunQuery, SessionStore
+from perdure.runtime.agents import Agents
+from perdure.runtime.followers import Followers, quarantined
+from perdure.runtime.handles import RecordedEvent, Run, answer_in, recorded
+from perdure.runtime.host import Host
+from perdure.runtime.settings import NodeSettings
+
+KEY_CHARS_MAX = 512
+
+
+class Tenancy:
+    """The operations of one tenant on a node."""
+
+    def __init__(
+        self,
+        tenant: str,
+        store: SessionStore,
+        agents: Agents,
+        host: Host,
+        followers: Followers,
+        clock: Clock,
+        settings: NodeSettings,
+        check: Callable[[], None],
+    ) -> None:
+        self.tenant = tenant
+        self.check = check
+        """Raises what made the node give up, if something did."""
+        self._store = store
+        self._agents = agents
+        self._host = host
+        self._followers = followers
+        self._clock = clock
+        self._settings = settings
+
+    async def send(
+        self,
+        agent: str,
+        content: Any,
+        *,
+        session: str | None = None,
+        mode: Mode = "queue",
+        idempotency_key: str | None = None,
+        sender: str | None = None,
+        meta: dict[str, Any] | None = None,
+    ) -> Run:
+        """Accept a message; when this returns, it is as durable as the store can make it.
+
+        Without `session` the message gets a session of its own. The same `idempotency_key` gives
+        the same run. Raises `NotFound` for an unknown agent, `LimitExceeded` for a message that is
+        too large or an inbox that is full, `KeyReused` for a key that came with another message.
+        """
+        if self._agents.of(self.tenant, agent) is None:
+            known = ", ".join(self._agents.names(self.tenant)) or "none"
+            raise NotFound(f"there is no agent {agent!r} here; the agents are: {known}")
+        if idempotency_key == "":
+            raise InvalidInput("an idempotency key is not empty; leave it out to have none")
+        if mode not in ("queue", "steer", "interrupt"):
+            raise InvalidInput(f"mode {mode!r} is none of queue, steer, interrupt")
+        run_id = self._clock.fresh_id()
+        key = run_id if session is None else session
+        if idempotency_key is not None:
+            scope = "\x1f".join((self._store.identity, agent, session or "", idempotency_key))
+            run_id = digest(scope.encode(errors="surrogatepass"))
+            key = run_id if session is None else session
+        _check_key(key)
+        command = c.SendMessage(id=run_id, content=content, mode=mode, sender=sender, meta=meta)
+        try:
+            return await self._start(SessionId(self.tenant, agent, key), command)
+        except KeyReused:
+            raise KeyReused(
+                f"the idempotency key {idempotency_key!r} was used with another message already; "
+                "a new message needs a new key"
+            ) from None
+
+    async def retry(self, run_id: str) -> Run:
+        """Go on with a failed or cancelled run where it stopped, as a new run of its session.
+
+        What it had completed is in the history and is not done again.
+        """
+        row = await self.row(run_id)
+        if row.status not in ("failed", "cancelled"):
+            raise Refused(
+                f"run {run_id} is {row.status}: only a failed or cancelled run can be retried",
+                row.status,
+            )
+        if row.started_seq is None:
+            raise Refused(f"run {run_id} was cancelled before it began: send its message again", "")
+        again = c.SendMessage(id=self._clock.fresh_id(), retry_of=run_id)
+        return await self._start(row.session, again)
+
+    async def cancel(self, run_id: str, reason: str = "cancelled on request") -> None:
+        """End a run. Raises `Refused` when it has ended already."""
+        row = await self.row(run_id)
+        fresh = self._clock.fresh_id()
+        await self._ask(row.session, c.CancelRun(id=fresh, run=run_id, reason=reason))
+
+    async def reply(
+        self, run_id: str, content: Any, *, call: str | None = None, by: str | None = None
+    ) -> None:
+        """Answer the oldest open question of a run, or that of `call`.
+
+        Raises `Refused` when there is none.
+        """
+        row = await self.row(run_id)
+        fresh = self._clock.fresh_id()
+        answer = c.AnswerQuestion(id=fresh, run=run_id, content=content, call=call, by=by)
+        await self._ask(row.session, answer)
+
+    async def resolve(
+        self,
+        run_id: str,
+        call: str,
+        resolution: Literal["happened", "did_not_happen", "tell_model"],
+        *,
+        attempt: int | None = None,
+        content: Any = None,
+        by: str = "person",
+    ) -> None:
+        """Say what became of a call whose outcome is unknown. Raises `Refused` if it is known.
+
+        `attempt` is the one that was looked into, as `row.waiting_for` named it: of a later one the
+        verdict says nothing, and is refused. None means the one that is asked about when this is
+        read; a verdict that takes its time on the way may then settle an attempt nobody looked at.
+        """
+        row = await self.row(run_id)
+        fresh = self._clock.fresh_id()
+        await self._ask(
+            row.session,
+            c.ResolveCall(
+                id=fresh,
+                run=run_id,
+                call=call,
+                resolution=resolution,
+                attempt=attempt if attempt is not None else _attempt_in(row, call),
+                content=content,
+                by=by,
+            ),
+        )
+
+    async def run(self, run_id: str) -> Run:
+        """Return a run by its id. Raises `NotFound`."""
+        row = await self.row(run_id)
+        return Run(self, self._followers, row.session, row.id)
+
+    async def row(self, run_id: str) -> RunRow:
+        """Return the row of a run. Raises `NotFound`."""
+        rows = await self._store.list(RunQuery(tenant=self.tenant, run=run_id, limit=1))
+        if not rows:
+            raise NotFound(f"there is no run {run_id!r}")
+        return rows[0]
+
+    async def read(self, session: SessionId, after: int) -> AsyncIterator[RecordedEvent]:
+        """Yield the durable events of a session after a position."""
+        while True:
+            page: list[Record] = await self._store.read(
+                session, after, self._settings.read_batch_records
+            )
+            for record in page:
+                after = record.seq
+                yield recorded(record.seq, record.body)
+            if len(page) < self._settings.read_batch_records:
+                return
+
+    async def answer_of(self, row: RunRow) -> Any:
+        """Return the content of a completed run's answer; None for another run."""
+        if row.answer is None:
+            return None
+        for record in await self._store.read(row.session, row.answer - 1, 1):
+            return answer_in(recorded(record.seq, record.body).event, row)
+        raise NotFound(f"event {row.answer} of {row.session} is missing")
+
+    async def check_session(self, session: SessionId) -> None:
+        """Raise `Quarantined` for a session that is set aside."""
+        loaded = await self._store.load(session)
+        if loaded is not None and loaded.quarantine is not None:
+            self._followers.set_aside(session, loaded.quarantine)
+            raise quarantined(session, loaded.quarantine)
+
+    async def release(self, agent: str, key: str) -> None:
+        """Lift the quarantine of a session and go on with it. Raises `NotFound`, `Refused`."""
+        session = SessionId(self.tenant, agent, key)
+        loaded = await self._store.load(session)
+        if loaded is not None and loaded.quarantine is None:
+            raise Refused(f"session {session} is not in quarantine", "not_quarantined")
+        await self._store.release(session, None)
+        self._host.activate(session)
+
+    async def _start(self, session: SessionId, command: c.SendMessage) -> Run:
+        now = self._clock.now_ms()
+        ending = self._followers.ending(session, command.id)
+        receipt = await self._accept(session, command, now, queued_row(session, command, now))
+        run = Run(self, self._followers, session, command.id, receipt)
+        del ending
+        return run
+
+    async def _ask(self, session: SessionId, command: c.InboxCommand) -> None:
+        """Accept a command and wait for what is decided. Raises `Refused`."""
+        verdict = self._host.verdict(command.id)
+        await self._accept(session, command, self._clock.now_ms(), None)
+        try:
+            refusal: Refusal | None = await verdict
+        except Refused:
+            await self.check_session(session)
+            raise
+        if refusal is not None:
+            raise Refused(refusal.message, refusal.code)
+
+    async def _accept(
+        self, session: SessionId, command: c.InboxCommand, now: int, row: RunRow | None
+    ) -> Receipt:
+        self.check()
+        if self._host.draining:
+            raise PerdureError("this node is stopping and accepts nothing new")
+        body = _encode(command)
+        if len(body) > MESSAGE_BYTES_MAX:
+            raise LimitExceeded(
+                f"the message is {len(body)} bytes long; at most MESSAGE_BYTES_MAX = "
+                f"{MESSAGE_BYTES_MAX} bytes are accepted"
+            )
+        as_recorded = c.decode_command(body, now)
+        if too_deep(getattr(as_recorded, "content", None)):
+            raise LimitExceeded(
+                f"the message is nested deeper than JSON_DEPTH_MAX = {JSON_DEPTH_MAX} levels"
+            )
+        faults.reach("accept.before")
+        receipt = await self._store.accept(InboxEntry(command.id, session, body, now), row)
+        faults.reach("accept.after")
+        if not receipt.duplicate:
+            self._host.deliver(session, as_recorded)
+        return receipt
+
+
+def _encode(content: Any) -> bytes:
+    try:
+        return msgspec.json.encode(content)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInput(f"the message cannot be written as JSON: {error}") from None
+
+
+def _attempt_in(row: RunRow, call: str) -> int | None:
+    """Return the attempt of a call that a run's row asks a person about; None if it asks nobody."""
+    asked = (wait for wait in row.waiting_for if wait["call"] == call)
+    return next((wait.get("attempt") for wait in asked), None)
+
+
+def _check_key(key: str) -> None:
+    if not isinstance(key, str):
+        raise InvalidInput(f"the session key is a text, not {key!r}")
+    odd = not key.isprintable() and any(
+        ord(char) < 32 or 0xD800 <= ord(char) <= 0xDFFF for char in key
+    )
+    if not key or len(key) > KEY_CHARS_MAX or odd:
+        raise InvalidInput(
+            f"the session key {key[:40]!r} must have 1 to {KEY_CHARS_MAX} printable characters"
+        )
