@@ -92,14 +92,16 @@ def test_every_pure_package_is_under_the_pure_contract() -> None:
 
 
 def test_every_adapter_is_under_the_contract_of_siblings() -> None:
-    """A store is an adapter of its own; of the other folders the whole folder is."""
+    """Stores and catalogs are adapters of their own; of the other folders the whole folder is."""
     adapters = tidy.SRC / "adapters"
-    children = [*adapters.iterdir(), *(adapters / "stores").iterdir()]
+    families = {"catalog", "stores"}
+    children = [adapters, *(adapters / family for family in families)]
+    children = [child for folder in children for child in folder.iterdir()]
     existing = {
         ".".join(child.relative_to(tidy.SRC.parent).with_suffix("").parts)
         for child in children
         if (child.is_dir() or child.suffix == ".py")
-        and child.name not in {"stores", "__init__.py", "__pycache__"}
+        and child.name not in {*families, "__init__.py", "__pycache__"}
     }
     assert existing == set(CONTRACTS["siblings"]["modules"])
 

@@ -4,6 +4,7 @@ import pytest
 
 pytest.register_assert_rewrite(
     f"{__name__}.accepting",
+    f"{__name__}.catalogs",
     f"{__name__}.claimant",
     f"{__name__}.claiming",
     f"{__name__}.committing",
