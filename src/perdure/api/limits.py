@@ -1,0 +1,19 @@
+"""Every limit of a request, with its unit in its name. Contents have those of the core besides."""
+
+from __future__ import annotations
+
+BODY_BYTES_MAX = 1024 * 1024
+NAME_CHARS_MAX = 255
+KEY_CHARS_MAX = 512
+LINE_CHARS_MAX = 2_000
+PROMPT_CHARS_MAX = 256 * 1024
+CONTEXT_MESSAGES_MAX = 200
+LIST_ITEMS_MAX = 256
+STEPS_MAX = 100_000
+ID_MAX = 2**63 - 1
+PAGE_ITEMS_MAX = 500
+RUNS_PAGE_ITEMS = 50
+SESSIONS_PAGE_ITEMS = 100
+EVENTS_PAGE_ITEMS_MAX = 1_000
+WAIT_SECONDS_MAX = 60
+SUMMARY_BYTES_MAX = 4_000
