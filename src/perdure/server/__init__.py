@@ -1,0 +1,1 @@
+"""The server: what turns a runtime into a service for other programs."""
