@@ -125,7 +125,7 @@ class History:
         self._add(seq, UserMessage(event.content))
 
     def _model_replied(self, seq: int, event: e.ModelReplied) -> None:
-        requests = _with_distinct_ids(event.tool_calls)
+        requests = with_distinct_ids(event.tool_calls)
         self._add(seq, AssistantMessage(event.content, requests, event.extra))
         for ordinal, request in enumerate(requests):
             slot = self._forgotten + len(self._messages)
@@ -195,7 +195,7 @@ def malformed(messages: Iterable[Message]) -> list[str]:
     return wrong
 
 
-def _with_distinct_ids(requests: tuple[ToolRequest, ...]) -> tuple[ToolRequest, ...]:
+def with_distinct_ids(requests: tuple[ToolRequest, ...]) -> tuple[ToolRequest, ...]:
     """Rename repeated ids: providers refuse a history in which two calls bear the same one."""
     if len(requests) < 2:
         return requests

@@ -1,0 +1,174 @@
+"""Logs to project: the stored ones, and stories that together hold every type of event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from perdure.api.shapes import Event
+from perdure.api.timeline import Timeline
+from perdure.core import events as e
+from perdure.core.codec import decode_event
+from perdure.core.messages import ToolRequest
+from tests.core.story import Story, agent, call, compacting, limited
+
+DEFINITIONS = {made.digest: made.spec for made in (agent(), compacting(100, 2))}
+GOLDEN = Path(__file__).parents[1] / "golden" / "logs"
+
+
+def simple() -> Story:
+    """A question and its answer."""
+    story = Story()
+    story.message("hello")
+    story.reply(text="hi there")
+    return story
+
+
+def with_a_tool() -> Story:
+    """A tool call between."""
+    story = Story()
+    story.message("hello")
+    story.reply(call("save", "c1", key="k"), text="let me")
+    story.result("save", "saved")
+    story.reply(text="done")
+    return story
+
+
+def with_people_and_time() -> Story:
+    """A wait and a question in one step, then an answer without words."""
+    story = Story()
+    story.message("hello")
+    story.reply(call("wait", seconds=1.5, reason="rest"), call("ask_human", question="May I?"))
+    story.fire()
+    story.answer("yes")
+    story.reply(call("look"), text="I look.")
+    story.result("look", "nothing", ok=False)
+    story.reply(text="")
+    return story
+
+
+def with_denials() -> Story:
+    """Calls that cannot be: an unknown tool, arguments that are none, an id used twice."""
+    story = Story()
+    story.message("hello")
+    story.reply(
+        call("fly"),
+        ToolRequest("id-look", "look", {}, "{"),
+        call("look", "same"),
+        call("look", "same"),
+    )
+    story.result("look")
+    story.reply(text="done")
+    return story
+
+
+def with_failures() -> Story:
+    """A model that fails, is asked again, and fails for good."""
+    story = Story()
+    story.message("hello")
+    story.fail("external_dependency", "rate_limited")
+    story.fire("backoff")
+    story.fail("validation", "not_authorised")
+    return story
+
+
+def with_once_tools() -> Story:
+    """Workers that die in mid-call; a probe and a person who say what became of it."""
+    story = Story()
+    story.message("hello")
+    story.reply(call("mail"), call("pay"), call("look"), call("risky"))
+    story.lose("look")
+    story.result("look")
+    for name in ("mail", "pay", "risky"):
+        story.begin(name)
+        story.lose(name)
+    story.probe("mail", "did_not_happen")
+    story.begin("mail")
+    story.result("mail", "sent")
+    story.resolve("pay", "happened", "paid")
+    story.reply(text="done")
+    return story
+
+
+def with_compactions() -> Story:
+    """A history that is folded once, and once not."""
+    story = Story(compacting(100, 2))
+    story.message("hello")
+    story.reply(call("look"))
+    story.result("look")
+    story.reply(call("look"), tokens=200)
+    story.result("look")
+    story.reply(text="a summary")
+    story.reply(call("look"), tokens=200)
+    story.result("look")
+    story.fail("transient", "timeout")
+    story.reply(text="done")
+    return story
+
+
+def with_cancellations() -> Story:
+    """A run that is steered, one that is interrupted, one that never began, one that is ended."""
+    story = Story()
+    story.message("one")
+    story.message("two", "steer")
+    story.message("three")
+    story.reply(call("look"))
+    story.result("look")
+    story.cancel("r3")
+    story.reply(call("ask_human", question="?"))
+    story.message("four", "interrupt")
+    story.cancel()
+    return story
+
+
+def out_of_steps() -> Story:
+    """A run that used all of its steps."""
+    story = Story(limited(steps_max=1))
+    story.message("hello")
+    story.reply(call("look"))
+    story.result("look")
+    return story
+
+
+STORIES = (
+    simple,
+    with_a_tool,
+    with_people_and_time,
+    with_denials,
+    with_failures,
+    with_once_tools,
+    with_compactions,
+    with_cancellations,
+    out_of_steps,
+)
+
+
+def stored() -> dict[str, list[e.Event]]:
+    """Return the logs of released versions: name -> events."""
+    logs = {}
+    for path in sorted(GOLDEN.glob("*.jsonl")):
+        lines = path.read_bytes().splitlines()[1:]
+        bodies = (msgspec.json.encode(msgspec.json.decode(line)["event"]) for line in lines)
+        logs[path.stem] = [decode_event(body) for body in bodies]
+    return logs
+
+
+def told() -> dict[str, list[e.Event]]:
+    """Return the logs of the stories: name -> events."""
+    return {make.__name__: make().log for make in STORIES}
+
+
+def runs_in(log: Iterable[e.Event]) -> list[str]:
+    """Return the runs that a log tells of."""
+    return [one.run for one in log if isinstance(one, e.RunStarted | e.RunWithdrawn)]
+
+
+def timeline_of(log: Iterable[e.Event], run: str = "r1") -> tuple[Timeline, list[Event]]:
+    """Return the fold of a log for one run, and the run's events."""
+    timeline = Timeline(run, DEFINITIONS, agent_id=7)
+    events: list[Event] = []
+    for seq, event in enumerate(log, start=1):
+        events.extend(timeline.feed(seq, event))
+    return timeline, events
