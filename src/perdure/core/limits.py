@@ -24,10 +24,10 @@ JSON_DEPTH_MAX = 100
 """How deeply messages, replies, arguments and results may be nested."""
 
 
-def too_deep(value: Any) -> bool:
-    """Say whether a JSON value is nested deeper than `JSON_DEPTH_MAX`."""
+def too_deep(value: Any, depth_max: int = JSON_DEPTH_MAX) -> bool:
+    """Say whether a JSON value is nested deeper than `depth_max`."""
     level = [value]
-    for _ in range(JSON_DEPTH_MAX + 1):
+    for _ in range(depth_max + 1):
         level = [
             inner
             for outer in level
@@ -39,9 +39,9 @@ def too_deep(value: Any) -> bool:
     return True
 
 
-def may_be_too_deep(body: bytes) -> bool:
+def may_be_too_deep(body: bytes, depth_max: int = JSON_DEPTH_MAX) -> bool:
     """Say at a glance whether a JSON text has enough brackets for that: few have."""
-    return body.count(b"[") + body.count(b"{") > JSON_DEPTH_MAX
+    return body.count(b"[") + body.count(b"{") > depth_max
 
 
 def clip(text: str, chars_max: int = ERROR_CHARS_MAX) -> str:

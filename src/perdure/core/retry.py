@@ -62,7 +62,7 @@ _WORDS: tuple[tuple[re.Pattern[str], ErrorClass, str], ...] = (
     ),
     (
         re.compile(
-            r"overloaded|service unavailable|bad gateway|internal server error", re.IGNORECASE
+            r"overloaded|service ?unavailable|bad ?gateway|internal ?server ?error", re.IGNORECASE
         ),
         "external_dependency",
         "upstream_unavailable",

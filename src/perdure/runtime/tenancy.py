@@ -30,7 +30,7 @@ from perdure.ports import faults
 from perdure.ports.clock import Clock
 from perdure.ports.session_store import InboxEntry, Receipt, RunQuery, SessionStore
 from perdure.runtime.agents import Agents
-from perdure.runtime.followers import Followers, quarantined
+from perdure.runtime.followers import Followers, OnNews, quarantined
 from perdure.runtime.handles import RecordedEvent, Run, answer_in, recorded
 from perdure.runtime.host import Host
 from perdure.runtime.settings import NodeSettings
@@ -178,6 +178,10 @@ class Tenancy:
         if not rows:
             raise NotFound(f"there is no run {run_id!r}")
         return rows[0]
+
+    def follow(self, session: SessionId, on_news: OnNews) -> Callable[[], None]:
+        """Call back at news of a session until the returned function is called."""
+        return self._followers.follow(session, on_news)
 
     async def read(self, session: SessionId, after: int) -> AsyncIterator[RecordedEvent]:
         """Yield the durable events of a session after a position."""
