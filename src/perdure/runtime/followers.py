@@ -22,6 +22,7 @@ class Ended(msgspec.Struct, frozen=True):
     content: Any = None
 
 
+OnCommit = Callable[[SessionId], None]
 OnNews = Callable[[str | None, str], None]
 """Called with a run and a piece of text while a model writes, and with None at other news."""
 
@@ -38,6 +39,7 @@ class Followers:
     def __init__(self) -> None:
         self._endings: WeakValueDictionary[str, Ending] = WeakValueDictionary()
         self._news: dict[SessionId, set[OnNews]] = {}
+        self._watchers: dict[tuple[str, str], set[OnCommit]] = {}
 
     def ending(self, session: SessionId, run: str) -> Ending:
         """Return the future of a run's end."""
@@ -61,6 +63,19 @@ class Followers:
 
         return leave
 
+    def watch(self, tenant: str, agent: str, on_commit: OnCommit) -> Callable[[], None]:
+        """Call back at news of any session of an agent until the returned function is called."""
+        self._watchers.setdefault((tenant, agent), set()).add(on_commit)
+
+        def leave() -> None:
+            waiting = self._watchers.get((tenant, agent))
+            if waiting is not None:
+                waiting.discard(on_commit)
+                if not waiting:
+                    del self._watchers[tenant, agent]
+
+        return leave
+
     def committed(
         self, session: SessionId, rows: Sequence[RunRow], version: int, events: Sequence[Event]
     ) -> None:
@@ -72,6 +87,9 @@ class Followers:
                     future.set_result(Ended(row, _content(row, version, events)))
         for on_news in tuple(self._news.get(session, ())):
             on_news(None, "")
+        if self._watchers:
+            for on_commit in tuple(self._watchers.get(session[:2], ())):
+                on_commit(session)
 
     def text(self, session: SessionId, run: str, piece: str) -> None:
         """Tell of a piece of text that a model is writing; nothing of it is durable yet."""

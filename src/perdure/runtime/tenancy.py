@@ -24,18 +24,19 @@ from perdure.core.errors import (
 from perdure.core.events import Mode
 from perdure.core.ids import SessionId, digest
 from perdure.core.limits import JSON_DEPTH_MAX, MESSAGE_BYTES_MAX, too_deep
-from perdure.core.runs import RunRow, queued_row
+from perdure.core.runs import RowStatus, RunRow, queued_row
 from perdure.core.session import Refusal
 from perdure.ports import faults
 from perdure.ports.clock import Clock
 from perdure.ports.session_store import InboxEntry, Receipt, RunQuery, SessionStore
 from perdure.runtime.agents import Agents
-from perdure.runtime.followers import Followers, OnNews, quarantined
+from perdure.runtime.followers import Followers, OnCommit, OnNews, quarantined
 from perdure.runtime.handles import RecordedEvent, Run, answer_in, recorded
 from perdure.runtime.host import Host
 from perdure.runtime.settings import NodeSettings
 
 KEY_CHARS_MAX = 512
+ROWS_MAX = 100
 
 
 class Tenancy:
@@ -179,9 +180,38 @@ class Tenancy:
             raise NotFound(f"there is no run {run_id!r}")
         return rows[0]
 
+    async def rows(
+        self,
+        *,
+        agent: str | None = None,
+        key: str | None = None,
+        status: RowStatus | None = None,
+        before: tuple[int, str] | None = None,
+        limit: int = ROWS_MAX,
+    ) -> list[RunRow]:
+        """Return rows of runs, newest first; `before` is the (created_at, id) to continue after."""
+        query = RunQuery(self.tenant, None, agent, key, status, before, limit)
+        return await self._store.list(query)
+
+    async def message_of(self, row: RunRow) -> Any:
+        """Return the content of a run's message while it waits in the inbox; else None."""
+        loaded = await self._store.load(row.session)
+        for entry in loaded.inbox if loaded is not None else ():
+            if entry.id == row.id:
+                return getattr(c.decode_command(entry.command, entry.accepted_at), "content", None)
+        return None
+
+    async def blob(self, address: str) -> bytes | None:
+        """Return the bytes kept under a content address."""
+        return await self._store.blob(address)
+
     def follow(self, session: SessionId, on_news: OnNews) -> Callable[[], None]:
         """Call back at news of a session until the returned function is called."""
         return self._followers.follow(session, on_news)
+
+    def watch(self, agent: str, on_commit: OnCommit) -> Callable[[], None]:
+        """Call back at news of any session of an agent until the returned function is called."""
+        return self._followers.watch(self.tenant, agent, on_commit)
 
     async def read(self, session: SessionId, after: int) -> AsyncIterator[RecordedEvent]:
         """Yield the durable events of a session after a position."""

@@ -1,0 +1,117 @@
+"""The agents of all tenants, as their entries in the catalog define them just now.
+
+Definitions are kept in memory, because they are read before every call; whoever changes an entry
+says so with `refresh`. An agent's tools are those that workers registered last. They stay known
+while no worker is connected, so that a call that waits for one is not taken for a mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from perdure.api.definition import agent_spec
+from perdure.core.agent import AgentSpec, Definition, ToolSpec, define
+from perdure.ports.catalog import Catalog, TenantCatalog
+from perdure.ports.entries import Agent, ToolRecord
+
+
+OWN_CONFIG = "perdure"
+"""Under this name in `model_config` a worker of ours keeps an agent's definition as it is."""
+
+
+class Catalogued:
+    """The definitions in force. A session's agent is the id of its entry, which never changes."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._definitions: dict[str, dict[str, Definition]] = {}
+        self._entries: dict[tuple[str, str], Agent] = {}
+        self._tools: dict[str, list[ToolRecord]] = {}
+
+    async def load(self) -> None:
+        """Read all tenants' agents and tools."""
+        for tenant in await self._catalog.tenants():
+            await self.refresh(tenant.slug)
+
+    def of(self, tenant: str, agent: str) -> Definition | None:
+        """Return how an agent is defined; archived ones go on with what they have begun."""
+        return self._definitions.get(tenant, {}).get(agent)
+
+    def names(self, tenant: str) -> Sequence[str]:
+        """Return the ids of a tenant's agents, in order."""
+        return sorted(self._definitions.get(tenant, {}), key=int)
+
+    def served(self) -> Collection[str]:
+        """Return the ids of all agents."""
+        return {agent for agents in self._definitions.values() for agent in agents}
+
+    def entry(self, tenant: str, agent: str) -> Agent | None:
+        """Return the entry of an agent, as of the last refresh."""
+        return self._entries.get((tenant, agent))
+
+    def tools(self, tenant: str, gard: int | None) -> list[ToolRecord]:
+        """Return the tools that workers registered, in a gard or outside of all."""
+        return [tool for tool in self._tools.get(tenant, ()) if tool.gard == gard]
+
+    async def refresh(self, tenant: str) -> None:
+        """Read a tenant's agents and tools again."""
+        catalog = TenantCatalog(self._catalog, tenant)
+        self._tools[tenant] = await catalog.list(ToolRecord)
+        tools = self.tools(tenant, None)
+        found = {}
+        for agent in await catalog.list(Agent, archived=True):
+            self._entries[tenant, str(agent.id)] = agent
+            found[str(agent.id)] = define(_spec_of(agent, tools))
+        self._definitions[tenant] = found
+
+    async def learn(self, tenant: str, tools: Sequence[ToolRecord]) -> None:
+        """Keep the tools that a worker registers; return when agents have them."""
+        catalog = TenantCatalog(self._catalog, tenant)
+        known = {tool.unique: tool for tool in self._tools.get(tenant, ())}
+        new = [tool for tool in tools if _differs(known.get(tool.unique), tool)]
+        for tool in new:
+            await catalog.put(tool)
+        if new:
+            await self.refresh(tenant)
+
+
+def _spec_of(agent: Agent, tools: Sequence[ToolRecord]) -> AgentSpec:
+    """Return what an agent's entry and the known tools make of it.
+
+    A worker of ours keeps its agents' exact definitions in `OWN_CONFIG`; what others may edit over
+    the API since then (prompt, model, steps) is taken from the entry.
+    """
+    own = agent.model_config.get(OWN_CONFIG)
+    if own is not None:
+        try:
+            spec = msgspec.convert(own, AgentSpec)
+        except msgspec.ValidationError:
+            pass
+        else:
+            return msgspec.structs.replace(
+                spec,
+                name=agent.name,
+                model=agent.model or spec.model,
+                instructions=agent.system_prompt,
+                limits=msgspec.structs.replace(spec.limits, steps_max=agent.max_steps),
+            )
+    return agent_spec(
+        name=agent.name,
+        model=agent.model,
+        system_prompt=agent.system_prompt,
+        model_config=agent.model_config,
+        max_steps=agent.max_steps,
+        tools=[
+            ToolSpec(tool.name, tool.description, tool.input_schema, effect=tool.effect)
+            for tool in tools
+        ],
+    )
+
+
+def _differs(known: ToolRecord | None, tool: ToolRecord) -> bool:
+    return known is None or (
+        (known.description, known.input_schema, known.effect)
+        != (tool.description, tool.input_schema, tool.effect)
+    )

@@ -1,0 +1,248 @@
+"""A tenant's desk: what its requests are served from. Nothing of another tenant is in reach."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
+
+import msgspec
+
+from perdure.api import shapes
+from perdure.api.errors import Rejected
+from perdure.api.projection import RunFacts, run_object, withdrawn_events
+from perdure.api.timeline import Timeline
+from perdure.core.agent import AgentSpec
+from perdure.core.errors import NotFound, Refused
+from perdure.core.events import MessageReceived
+from perdure.core.ids import SessionId
+from perdure.core.runs import RowStatus, RunRow
+from perdure.ports import entries
+from perdure.ports.catalog import TenantCatalog
+from perdure.ports.clock import Clock
+from perdure.runtime.node import Node
+from perdure.server.catalogued import Catalogued
+from perdure.server.numbers import Numbers
+from perdure.server.pool import Pool
+
+UNENDED: tuple[RowStatus, ...] = ("queued", "running", "waiting")
+MERGES_MAX = 8
+"""How many times a run that joined another one is followed to the one it joined."""
+
+
+class Desk:
+    """One tenant's share of a server."""
+
+    def __init__(
+        self,
+        tenant: str,
+        node: Node,
+        catalog: TenantCatalog,
+        agents: Catalogued,
+        pool: Pool,
+        clock: Clock,
+    ) -> None:
+        self.tenant = tenant
+        self.runs = node.of(tenant)
+        self.catalog = catalog
+        self.agents = agents
+        self.pool = pool
+        self.clock = clock
+        self.numbers = Numbers(catalog)
+        self.specs: dict[str, AgentSpec] = {}
+        """Definitions that logs name, by digest."""
+
+    # -------------------------------------------------------------------------------- finding
+
+    async def agent(self, id_: int, *, archived: bool = True) -> entries.Agent:
+        """Return an agent's entry. Raises `Rejected` (404)."""
+        entry = await self.catalog.get(entries.Agent, id_)
+        if entry is None or (entry.archived_at is not None and not archived):
+            raise Rejected(404, "not found")
+        return entry
+
+    async def row(self, number: int) -> RunRow:
+        """Return the row of the run with this number. Raises `Rejected` (404)."""
+        run = await self.numbers.run_named(number)
+        if run is None:
+            raise Rejected(404, "not found")
+        try:
+            return await self.runs.row(run)
+        except NotFound:
+            raise Rejected(404, "not found") from None
+
+    async def current(self, session: SessionId) -> RunRow | None:
+        """Return the run of a session that has not ended, the one that began first; None if idle."""
+        rows = await self.runs.rows(agent=session.agent, key=session.key)
+        open_rows = [row for row in rows if row.status in ("queued", "running", "waiting")]
+        return open_rows[-1] if open_rows else None
+
+    async def active(self, agent: str, key: str | None = None) -> list[RunRow]:
+        """Return the runs of an agent, or of one of its sessions, that have not ended."""
+        found: list[RunRow] = []
+        for status in UNENDED:
+            found += await self.runs.rows(agent=agent, key=key, status=status)
+        return found
+
+    # -------------------------------------------------------------------------------- asking
+
+    async def send(
+        self,
+        agent: entries.Agent,
+        content: Any,
+        *,
+        key: str | None = None,
+        mode: Literal["queue", "steer", "interrupt", "reject"] = "queue",
+        idempotency_key: str | None = None,
+        context: shapes.MessageContext | None = None,
+        gard: int | None = None,
+        trigger: str = "message",
+    ) -> str:
+        """Accept a message; return the id of its run.
+
+        A message to a conversation that waits for an answer is that answer, and its run the one
+        that waits. Raises `Rejected` (409) in mode `reject` when a run is in progress.
+        """
+        if key is not None and mode in ("queue", "reject"):
+            row = await self.current(SessionId(self.tenant, str(agent.id), key))
+            if row is not None and any(wait["what"] == "answer" for wait in row.waiting_for):
+                with suppress(Refused):
+                    await self.runs.reply(row.id, content)
+                    return row.id
+            if row is not None and mode == "reject":
+                raise Rejected(409, "agent is busy")
+        meta = {"trigger": trigger, "gard": gard, "context": context}
+        run = await self.runs.send(
+            str(agent.id),
+            content,
+            session=key,
+            mode="queue" if mode == "reject" else mode,
+            idempotency_key=idempotency_key,
+            meta={name: value for name, value in meta.items() if value is not None},
+        )
+        return run.id
+
+    @contextmanager
+    def following(self, session: SessionId) -> Iterator[asyncio.Event]:
+        """Give an event that is set at news of a session; whoever has looked clears it."""
+        came = asyncio.Event()
+
+        def tell(run: str | None, piece: str) -> None:
+            if run is None:
+                came.set()
+
+        leave = self.runs.follow(session, tell)
+        try:
+            yield came
+        finally:
+            leave()
+
+    # -------------------------------------------------------------------------------- showing
+
+    async def told(self, row: RunRow) -> Telling:
+        """Return what the log tells of a run so far."""
+        telling = Telling(self, row)
+        await telling.more()
+        return telling
+
+    async def learn(self, event: Any) -> None:
+        """Have the definition at hand that an event names."""
+        digest = getattr(event, "agent", None)
+        if isinstance(digest, str) and digest not in self.specs:
+            body = await self.runs.blob(digest)
+            if body is not None:
+                self.specs[digest] = msgspec.json.decode(body, type=AgentSpec)
+
+    async def show(self, row: RunRow) -> shapes.Run:
+        """Return a run as the API shows it."""
+        return (await self.show_all([row]))[0]
+
+    async def show_all(self, rows: Sequence[RunRow]) -> list[shapes.Run]:
+        """Return runs as the API shows them."""
+        numbers = await self.numbers.runs([row.id for row in rows])
+        sessions = await self.numbers.sessions([row.session for row in rows])
+        return [
+            await self._run_object(row, number, session)
+            for row, number, session in zip(rows, numbers, sessions, strict=True)
+        ]
+
+    async def _run_object(self, row: RunRow, number: int, session: int) -> shapes.Run:
+        joined = await self._joined(row)
+        telling = await self.told(joined)
+        meta = telling.meta
+        content = await self.runs.message_of(row) if row.status == "queued" else None
+        facts = RunFacts(
+            id=number,
+            agent_id=int(row.session.agent),
+            conversation_id=session,
+            gard_id=meta.get("gard"),
+            trigger_type=meta.get("trigger", "message"),
+            content=content,
+            context=meta.get("context"),
+        )
+        return run_object(row, facts, timeline=telling.timeline, joined=joined)
+
+    async def _joined(self, row: RunRow) -> RunRow:
+        """Return the run that a merged one joined, or the run itself."""
+        for _ in range(MERGES_MAX):
+            if row.status != "merged" or row.merged_into is None:
+                break
+            row = await self.runs.row(row.merged_into)
+        return row
+
+
+class Telling:
+    """What the log tells of one run: its timeline, its events, and how its message came."""
+
+    def __init__(self, desk: Desk, row: RunRow) -> None:
+        self.timeline = Timeline(row.id, desk.specs, int(row.session.agent))
+        self.events: list[shapes.Event] = []
+        self.meta: dict[str, Any] = {}
+        self._desk = desk
+        self._row = row
+        self._at = max(0, row.started_seq - 2) if row.started_seq else 0
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will be added any more."""
+        return self.timeline.ended_at is not None
+
+    async def more(self) -> list[shapes.Event]:
+        """Return the events that were added since this was asked last."""
+        known = len(self.events)
+        if self._row.started_seq is None and known == 0:
+            self._row = await self._desk.runs.row(self._row.id)
+        if self._row.started_seq is None and (found := withdrawn_events(self._row)):
+            self.events = found
+            self.timeline.ended_at = self._row.ended_at
+            return found[known:]
+        if not self.over:
+            async for item in self._desk.runs.read(self._row.session, self._at):
+                self._at, event = item.seq, item.event
+                await self._desk.learn(event)
+                if isinstance(event, MessageReceived) and event.message == self._row.id:
+                    self.meta = event.meta or {}
+                self.events += self.timeline.feed(item.seq, event)
+                if self.over:
+                    break
+        return self.events[known:]
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A request that was let in: its path's ids and texts, its query and its body, all typed."""
+
+    path: Mapping[str, str]
+    query: Any
+    body: Any
+    key: str | None
+    """The client's idempotency key."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a handler answers."""
+
+    body: Any = None
+    status: int = 200
+
+

@@ -1,0 +1,67 @@
+"""A server: one node, its catalog, its keys, and the workers that are connected to it."""
+
+from __future__ import annotations
+
+from perdure.ports.catalog import Catalog, TenantCatalog
+from perdure.ports.clock import Clock
+from perdure.ports.session_store import SessionStore
+from perdure.ports.telemetry import Telemetry
+from perdure.ports.workers import Task
+from perdure.runtime.node import Node
+from perdure.runtime.settings import NodeSettings
+from perdure.server.catalogued import Catalogued
+from perdure.server.desk import Desk
+from perdure.server.keys import Keyring
+from perdure.server.limits import RequestLimit, SocketLimit, TenantLimits
+from perdure.server.pool import Pool
+
+
+class Service:
+    """What the application serves."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        catalog: Catalog,
+        keys: Keyring,
+        clock: Clock,
+        telemetry: Telemetry,
+        *,
+        settings: NodeSettings | None = None,
+        limits: TenantLimits | None = None,
+    ) -> None:
+        limits = limits or TenantLimits()
+        self.catalog = catalog
+        self.keys = keys
+        self.clock = clock
+        self.agents = Catalogued(catalog)
+        self.pool = Pool(clock, telemetry, numbers=self._numbers)
+        self.node = Node(
+            store, [self.pool], self.agents, clock, telemetry, settings=settings
+        )
+        self.requests = RequestLimit(lambda tenant: limits)
+        self.sockets = SocketLimit(lambda tenant: limits.sockets_max)
+        self._desks: dict[str, Desk] = {}
+
+    async def start(self) -> None:
+        """Read the catalog, and go on with what was left unfinished."""
+        await self.agents.load()
+        await self.node.start()
+
+    async def stop(self) -> None:
+        """Drain: cut every session at its next commit, and let the workers go."""
+        await self.node.stop()
+
+    def desk(self, tenant: str) -> Desk:
+        """Return a tenant's desk."""
+        desk = self._desks.get(tenant)
+        if desk is None:
+            catalog = TenantCatalog(self.catalog, tenant)
+            desk = Desk(tenant, self.node, catalog, self.agents, self.pool, self.clock)
+            self._desks[tenant] = desk
+        return desk
+
+    def _numbers(self, task: Task) -> tuple[int | str, int | str]:
+        """Return the numbers of a task's agent and run; of a run nobody asked for yet, its id."""
+        known = self.desk(task.session.tenant).numbers.known("run", task.run)
+        return int(task.agent), task.run if known is None else known

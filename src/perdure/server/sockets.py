@@ -1,0 +1,339 @@
+"""The two sockets: workers on one, clients that follow agents on the other.
+
+The protocol itself is in `perdure.wire`; here are the connections: who may open one, what is sent
+when the peer reads slowly, and when an idle one is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from perdure.api.errors import Rejected
+from perdure.core.errors import PerdureError
+from perdure.ports.entries import Gard, ToolRecord
+from perdure.server.audience import Audience
+from perdure.server.keys import Principal
+from perdure.server.gards import NotClaimed, claim, free
+from perdure.server.members import Member
+from perdure.server.service import Service
+from perdure.wire import table as t
+from perdure.wire.frames import CLOSE_TRY_AGAIN, BadFrame
+from perdure.wire.server import AgentJoins, Left, MessageAsked, PortAsked, ServerSide, WorkerJoins
+
+IDLE_SECONDS_MAX = 90
+WAITING_BYTES_MAX = 16 * 1024 * 1024
+"""What may wait for a peer that reads slowly; beyond that it is let go."""
+
+_log = logging.getLogger("perdure.server")
+
+Endpoint = Callable[[WebSocket], Awaitable[None]]
+
+
+class Outgoing:
+    """What is on its way to a peer. Sending never waits; the peer's pace is its own trouble."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._frames: list[str] = []
+        self._bytes = 0
+        self._came = asyncio.Event()
+        self._close_with: int | None = None
+        self.writer = asyncio.ensure_future(self._write())
+
+    def send(self, frame: str) -> None:
+        """Send a frame, after those that were sent before."""
+        if self._close_with is not None:
+            return
+        self._bytes += len(frame)
+        if self._bytes > WAITING_BYTES_MAX:
+            self._frames.clear()
+            self.close(CLOSE_TRY_AGAIN)
+            return
+        self._frames.append(frame)
+        self._came.set()
+
+    def close(self, code: int) -> None:
+        """Close the connection once what was sent is out."""
+        if self._close_with is None:
+            self._close_with = code
+            self._came.set()
+
+    async def _write(self) -> None:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            while True:
+                await self._came.wait()
+                self._came.clear()
+                frames, self._frames = self._frames, []
+                for frame in frames:
+                    await self._socket.send_text(frame)
+                    self._bytes -= len(frame)
+                if self._close_with is not None and not self._frames:
+                    await self._socket.close(self._close_with)
+                    return
+
+
+def worker_socket(service: Service) -> Endpoint:
+    """Return the endpoint of workers."""
+
+    async def endpoint(socket: WebSocket) -> None:
+        principal = await _admit(service, socket, "work")
+        if principal is not None:
+            await _Worker(service, socket, principal).serve()
+
+    return endpoint
+
+
+def agent_socket(service: Service) -> Endpoint:
+    """Return the endpoint of clients that follow agents."""
+
+    async def endpoint(socket: WebSocket) -> None:
+        principal = await _admit(service, socket, "read")
+        if principal is not None:
+            await _Client(service, socket, principal).serve()
+
+    return endpoint
+
+
+async def _admit(
+    service: Service, socket: WebSocket, operation: Literal["work", "read"]
+) -> Principal | None:
+    """Open the connection for who may; refuse the upgrade (403) to anybody else."""
+    token = socket.query_params.get("token", "")
+    try:
+        principal = await service.keys.authenticate(token, service.clock.now_ms())
+    except PerdureError:
+        principal = None
+    if principal is None or not principal.may(operation) or not service.sockets.open(principal.tenant):
+        await socket.close()
+        return None
+    await socket.accept()
+    return principal
+
+
+class _Peer:
+    """One connection: frames in, frames out, facts to whoever acts on them."""
+
+    serves: Literal["worker", "agent"]
+
+    def __init__(self, service: Service, socket: WebSocket, principal: Principal) -> None:
+        self.service = service
+        self.principal = principal
+        self.wire = ServerSide(self.serves)
+        self.out = Outgoing(socket)
+        self._socket = socket
+
+    async def serve(self) -> None:
+        """Talk until one side has had enough."""
+        unwatch = self.service.keys.watch(self.principal.key_id, self.revoked)
+        try:
+            while True:
+                async with asyncio.timeout(IDLE_SECONDS_MAX):
+                    message = await self._socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                text = message.get("text")
+                if text is None:
+                    raise BadFrame(1003, "a binary frame; expected text")
+                for told in self.wire.feed(text):
+                    if isinstance(told, str):
+                        self.out.send(told)
+                    else:
+                        await self.act(told)
+        except BadFrame as bad:
+            _log.info("a %s said something that is no frame: %s", self.serves, bad)
+            self.out.close(bad.close_code)
+        except TimeoutError:
+            self.out.close(CLOSE_TRY_AGAIN)
+        finally:
+            unwatch()
+            self.service.sockets.close(self.principal.tenant)
+            self.gone()
+            self.out.close(CLOSE_TRY_AGAIN)
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.out.writer
+
+    def say(self, frames: list[str]) -> None:
+        """Send frames."""
+        for frame in frames:
+            self.out.send(frame)
+
+    async def act(self, fact: Any) -> None:
+        """Act on what the peer said."""
+        raise NotImplementedError
+
+    def revoked(self) -> None:
+        """The key of this connection is good no more."""
+        self.out.close(CLOSE_TRY_AGAIN)
+
+    def gone(self) -> None:
+        """The connection is over."""
+        raise NotImplementedError
+
+
+class _Worker(_Peer):
+    """A worker's connection."""
+
+    serves = "worker"
+
+    def __init__(self, service: Service, socket: WebSocket, principal: Principal) -> None:
+        super().__init__(service, socket, principal)
+        self._desk = service.desk(principal.tenant)
+        self._member: Member | None = None
+        self._gard: Gard | None = None
+        self._freeing: asyncio.Task[None] | None = None
+
+    async def act(self, fact: Any) -> None:
+        """Act on what the worker said."""
+        if isinstance(fact, WorkerJoins):
+            await self._join(fact)
+        elif isinstance(fact, PortAsked):
+            await self._offer(fact)
+        elif isinstance(fact, Left):
+            self._let_go()
+        elif self._member is not None:
+            self.service.pool.hear(self._member, fact)
+
+    def revoked(self) -> None:
+        """Tell the worker that its key is good no more: it ends."""
+        if self._member is not None:
+            self.service.pool.dismiss(self._member, t.KeyRevoked())
+        self.out.close(CLOSE_TRY_AGAIN)
+
+    def gone(self) -> None:
+        """Hand on what the worker had."""
+        self._let_go()
+
+    async def _join(self, joins: WorkerJoins) -> None:
+        registration = joins.registration
+        why = self.principal.why_not_join(_number(registration.gard), registration.capabilities)
+        if why is not None:
+            self.say(self.wire.refuse_join(joins, why, "forbidden"))
+            return
+        if registration.gard is not None:
+            try:
+                self._gard = await claim(
+                    self._desk.catalog,
+                    registration.gard,
+                    registration.claim_token,
+                    registration.worker_id,
+                    self.service.node.owner,
+                )
+            except NotClaimed as refused:
+                self.say(self.wire.refuse_join(joins, refused.reason, "gard_claim_failed"))
+                return
+        gard = None if self._gard is None else self._gard.id
+        offers = [
+            ToolRecord(
+                name=tool.name,
+                description=tool.description,
+                input_schema=tool.input_schema,
+                effect=tool.effect,
+                gard=gard,
+            )
+            for tool in registration.tools
+        ]
+        await self._desk.agents.learn(self.principal.tenant, offers)
+        frames = self.wire.accept_join(joins)
+        if frames:
+            self.say(frames)
+            self._member = self.service.pool.join(
+                self.principal.tenant, registration, self.wire, self.out, self.principal.key_id
+            )
+
+    async def _offer(self, asked: PortAsked) -> None:
+        if self._gard is None:
+            self.say(self.wire.refuse(asked.ticket, "no gard"))
+            return
+        try:
+            port = await self._desk.offer_port(self._gard.id, asked.port)
+        except Rejected as rejected:
+            self.say(self.wire.refuse(asked.ticket, rejected.error))
+            return
+        said = {"id": port.id, "internal_port": port.internal_port, "url": port.url}
+        self.say(self.wire.reply(asked.ticket, said))
+
+    def _let_go(self) -> None:
+        member, self._member = self._member, None
+        gard, self._gard = self._gard, None
+        if member is not None:
+            self.service.pool.leave(member)
+        if gard is not None and gard.worker_id is not None:
+            node = self.service.node.owner
+            self._freeing = asyncio.ensure_future(
+                free(self._desk.catalog, gard.id, gard.worker_id, node)
+            )
+
+
+class _Client(_Peer):
+    """The connection of somebody who follows agents and writes to them."""
+
+    serves = "agent"
+
+    def __init__(self, service: Service, socket: WebSocket, principal: Principal) -> None:
+        super().__init__(service, socket, principal)
+        self._desk = service.desk(principal.tenant)
+        self._audiences: dict[str, Audience] = {}
+
+    async def act(self, fact: Any) -> None:
+        """Act on what the client said."""
+        if isinstance(fact, AgentJoins):
+            await self._join(fact)
+        elif isinstance(fact, MessageAsked):
+            await self._send(fact)
+        elif isinstance(fact, Left):
+            self._stop(fact.topic)
+
+    def gone(self) -> None:
+        """Tell nothing any more."""
+        for topic in tuple(self._audiences):
+            self._stop(topic)
+
+    async def _join(self, joins: AgentJoins) -> None:
+        topic, agent = joins.ticket.topic, _number(joins.agent_id)
+        try:
+            await self._desk.agent(agent or 0, archived=False)
+        except Rejected:
+            self.say(self.wire.refuse_join(joins, "not found"))
+            return
+        assert agent is not None
+        frames = self.wire.accept_join(joins)
+        self.say(frames)
+        if frames:
+            self._stop(topic)
+            self._audiences[topic] = Audience(
+                self._desk,
+                agent,
+                lambda event, payload: self.say(self.wire.push(topic, event, payload)),
+            )
+
+    async def _send(self, asked: MessageAsked) -> None:
+        message = asked.message
+        if not self.principal.may("run"):
+            self.say(self.wire.refuse(asked.ticket, "the key does not allow this"))
+            return
+        try:
+            agent = await self._desk.agent(_number(asked.agent_id) or 0, archived=False)
+            if message.content is None:
+                raise Rejected(422, "missing required field: content")
+            gard = await self._desk.gard(message.gard_id)
+            run = await self._desk.send(agent, message.content, gard=gard)
+            self.say(self.wire.reply(asked.ticket, {"run_id": await self._desk.numbers.run(run)}))
+        except PerdureError as error:
+            self.say(self.wire.refuse(asked.ticket, str(error)))
+
+    def _stop(self, topic: str) -> None:
+        audience = self._audiences.pop(topic, None)
+        if audience is not None:
+            audience.close()
+
+
+def _number(text: str | None) -> int | None:
+    """Return the id that a text stands for; None if it stands for none."""
+    fits = text is not None and text.isascii() and text.isdigit() and len(text) < 19
+    return int(text) if fits and text is not None else None
