@@ -13,7 +13,10 @@ import apsw
 import msgspec
 import pytest
 
-from perdure.adapters.stores.sqlite import SqliteReader, SqliteStore, checks, reading, schema
+from perdure.adapters.sqlite import checks
+from perdure.adapters.sqlite.schema import Migration
+from perdure.adapters.stores.sqlite import SqliteReader, SqliteStore, reading
+from perdure.adapters.stores.sqlite.schema import SCHEMA
 from perdure.core.codec import decode_event
 from perdure.core.errors import (
     Fenced,
@@ -120,7 +123,7 @@ class TestOpening:
         assert (facts["journal_mode"], facts["synchronous"]) == ("wal", 2)
         assert facts["wal_autocheckpoint"] == 0
         assert facts["durability"] == store.durability == "fsynced"
-        assert facts["schema_version"] == schema.newest()
+        assert facts["schema_version"] == SCHEMA.newest()
         assert facts["sqlite_version"] == apsw.sqlite_lib_version()
         assert facts["failure"] is None
         assert facts["database_bytes"] + facts["log_bytes"] > 0
@@ -353,7 +356,7 @@ class TestReading:
         reader = await SqliteReader.open(path)
         assert await reader.list(RunQuery(tenant="tenant")) == [ROW]
         facts = await reader.facts()
-        assert (facts["journal_mode"], facts["schema_version"]) == ("wal", schema.newest())
+        assert (facts["journal_mode"], facts["schema_version"]) == ("wal", SCHEMA.newest())
         await reader.close()
 
     async def test_it_does_not_make_a_store(self, path: Path) -> None:
@@ -464,14 +467,14 @@ async def test_a_store_has_an_identity_of_its_own_and_keeps_it(tmp_path: Path) -
 class TestSchema:
     """Migrations run once, in order, each in one transaction."""
 
-    NEXT = schema.newest() + 1
-    STEP = schema.Migration(NEXT, "more", "CREATE TABLE more (x); INSERT INTO more VALUES (1);")
-    BROKEN = schema.Migration(NEXT + 1, "not", "CREATE TABLE yet (x); INSERT INTO nowhere (1);")
+    NEXT = SCHEMA.newest() + 1
+    STEP = Migration(NEXT, "more", "CREATE TABLE more (x); INSERT INTO more VALUES (1);")
+    BROKEN = Migration(NEXT + 1, "not", "CREATE TABLE yet (x); INSERT INTO nowhere (1);")
 
     def test_later_steps_are_run_once(self, path: Path) -> None:
         db = apsw.Connection(str(path))
         for steps in ([], [self.STEP], [self.STEP]):
-            schema.migrate(db, path, 1, [*schema.migrations(), *steps])
+            SCHEMA.migrate(db, path, 1, [*SCHEMA.migrations(), *steps])
         assert db.execute("SELECT x FROM more").get == 1
         assert db.pragma("user_version") == self.NEXT
         numbers = [number for (number,) in db.execute("SELECT number FROM migrations")]
@@ -479,16 +482,16 @@ class TestSchema:
 
     def test_a_step_that_fails_leaves_nothing_behind(self, path: Path) -> None:
         db = apsw.Connection(str(path))
-        steps = [*schema.migrations(), self.STEP]
+        steps = [*SCHEMA.migrations(), self.STEP]
         with pytest.raises(apsw.SQLError):
-            schema.migrate(db, path, 1, [*steps, self.BROKEN])
+            SCHEMA.migrate(db, path, 1, [*steps, self.BROKEN])
         assert db.pragma("user_version") == self.NEXT
         assert not db.table_exists(None, "yet")
 
     def test_the_scan_for_due_sessions_passes_over_no_session_of_another_agent(self) -> None:
         """Its work must not grow with what is parked: both of its queries search one index."""
         db = apsw.Connection(":memory:")
-        schema.migrate(db, Path("memory"), 1, schema.migrations())
+        SCHEMA.migrate(db, Path("memory"), 1, SCHEMA.migrations())
         values = {"agent": "a", "now": 1, "limit": 1}
         for query, bounds in ((reading.UNOWNED_DUE, "<"), (reading.UNOWNED_NEXT, ">")):
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", values)]
@@ -497,7 +500,7 @@ class TestSchema:
             ]
 
     def test_the_migrations_are_numbered_without_a_gap(self) -> None:
-        numbers = [step.number for step in schema.migrations()]
+        numbers = [step.number for step in SCHEMA.migrations()]
         assert numbers == list(range(1, len(numbers) + 1))
 
     @pytest.mark.parametrize(
@@ -517,7 +520,7 @@ class TestSchema:
         self, path: Path, query: str, index: str
     ) -> None:
         db = apsw.Connection(str(path))
-        schema.migrate(db, path, 1, schema.migrations())
+        SCHEMA.migrate(db, path, 1, SCHEMA.migrations())
         query = re.sub(r"\?|:\w+", "1", query)
         steps = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()]
         assert any(f"INDEX {index}" in step for step in steps), steps

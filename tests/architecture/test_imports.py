@@ -92,7 +92,10 @@ def test_every_pure_package_is_under_the_pure_contract() -> None:
 
 
 def test_every_adapter_is_under_the_contract_of_siblings() -> None:
-    """Stores and catalogs are adapters of their own; of the other folders the whole folder is."""
+    """Stores and catalogs are adapters of their own; of the other folders the whole folder is.
+
+    What all SQLite files have in common is no adapter: several stand on it.
+    """
     adapters = tidy.SRC / "adapters"
     families = {"catalog", "stores"}
     children = [adapters, *(adapters / family for family in families)]
@@ -103,7 +106,7 @@ def test_every_adapter_is_under_the_contract_of_siblings() -> None:
         if (child.is_dir() or child.suffix == ".py")
         and child.name not in {*families, "__init__.py", "__pycache__"}
     }
-    assert existing == set(CONTRACTS["siblings"]["modules"])
+    assert existing - {"perdure.adapters.sqlite"} == set(CONTRACTS["siblings"]["modules"])
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from typing import Any
 import apsw
 import pytest
 
-from perdure.adapters.stores.sqlite import log, writer
+from perdure.adapters.sqlite import log
+from perdure.adapters.stores.sqlite import writer
 from perdure.testing.disk_faults import ERRORS, faults, survey
 from perdure.testing.disk_workload import reference
 

@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from perdure.adapters.stores.sqlite import checks, operations, reading, schema, writer
+from perdure.adapters.sqlite import checks
+from perdure.adapters.sqlite.schema import Migration
+from perdure.adapters.stores.sqlite import operations, reading, writer
 from perdure.adapters.stores.sqlite.commits import RowIds, write_all
+from perdure.adapters.stores.sqlite.schema import SCHEMA
 from perdure.core import events as e
 from perdure.core.codec import genesis, seal, verify_chain
 from perdure.core.errors import Conflict, PerdureError, Unavailable
@@ -180,14 +183,14 @@ def start(disk: Disk, level: str) -> apsw.Connection:
 def set_up(db: apsw.Connection) -> None:
     """Bring the schema up to date and void the claims of the dead."""
     with checks.refusing(PATH):
-        schema.migrate(db, PATH, NOW, migrations())
+        SCHEMA.migrate(db, PATH, NOW, migrations())
         operations.free_claims(db)
 
 
 @cache
-def migrations() -> list[schema.Migration]:
+def migrations() -> list[Migration]:
     """Read them once: they are files, and thousands of cases need them."""
-    return schema.migrations()
+    return SCHEMA.migrations()
 
 
 class Ended(NamedTuple):

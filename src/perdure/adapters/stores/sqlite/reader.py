@@ -1,49 +1,22 @@
-"""Reading: one thread with one connection that cannot write."""
+"""A store's file for those who only look: `perdure runs` beside a running server."""
 
 from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import apsw
 
-from perdure.adapters.stores.sqlite import checks, reading, schema
+from perdure.adapters.sqlite import checks
+from perdure.adapters.sqlite.read_thread import ReadThread
+from perdure.adapters.stores.sqlite import reading
+from perdure.adapters.stores.sqlite.schema import SCHEMA
 from perdure.core.codec import Record
-from perdure.core.errors import NotFound, StoreRefused, Unavailable
+from perdure.core.errors import NotFound, StoreRefused
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
 from perdure.ports.session_store import Loaded, RunQuery
-
-T = TypeVar("T")
-
-
-class ReadThread:
-    """Runs queries one after the other, away from the event loop."""
-
-    def __init__(self, path: Path) -> None:
-        """Open the file. Raises `StoreRefused`."""
-        with checks.refusing(path):
-            self._db = checks.connect_to_read(path)
-        self._path = path
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="perdure-reader")
-
-    async def run(self, query: Callable[[apsw.Connection], T]) -> T:
-        """Return what `query` finds. Raises `Unavailable` if the file cannot be read."""
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._pool, query, self._db)
-        except apsw.Error as error:
-            why = f"{type(error).__name__}: {error}"
-            raise Unavailable(f"the store {self._path} could not be read: {why}") from None
-
-    def close(self) -> None:
-        """Finish what runs and close the file. Blocks."""
-        self._pool.shutdown()
-        self._db.close()
 
 
 class SqliteReader:
@@ -64,7 +37,8 @@ class SqliteReader:
         path = path.resolve()
         if not path.exists():
             raise NotFound(f"there is no store at {path}")
-        if checks.check_file(path, schema.newest()) < schema.newest():
+        newest = SCHEMA.newest()
+        if checks.check_file(path, SCHEMA.application_id, newest) < newest:
             raise StoreRefused(
                 f"{path} was written by an older version of perdure: run this one on it once, "
                 "which brings it up to date"

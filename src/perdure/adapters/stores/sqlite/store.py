@@ -10,10 +10,13 @@ from typing import Any, Protocol, TypeVar
 
 import apsw
 
-from perdure.adapters.stores.sqlite import checks, operations, reading, schema
-from perdure.adapters.stores.sqlite.checks import Synchronous
-from perdure.adapters.stores.sqlite.lock import FileLock
-from perdure.adapters.stores.sqlite.reader import ReadThread
+from perdure.adapters.sqlite import checks
+from perdure.adapters.sqlite.checks import Synchronous
+from perdure.adapters.sqlite.lock import FileLock
+from perdure.adapters.sqlite.opening import open_to_write
+from perdure.adapters.sqlite.read_thread import ReadThread
+from perdure.adapters.stores.sqlite import operations, reading
+from perdure.adapters.stores.sqlite.schema import SCHEMA
 from perdure.adapters.stores.sqlite.writer import Commit, Request, Work, Writer
 from perdure.core.codec import Record
 from perdure.core.errors import InvalidInput, Unavailable
@@ -94,27 +97,16 @@ class SqliteStore:
         synchronous: Synchronous,
         loop: asyncio.AbstractEventLoop,
     ) -> SqliteStore:
-        checks.check_library(apsw.sqlite_lib_version())
-        path = path.resolve()
-        with checks.refusing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            checks.check_place(path)
-            lock = FileLock(path)
+        opened = open_to_write(path, SCHEMA, synchronous, now())
+        path, lock, db = opened
         try:
-            checks.check_file(path, schema.newest())
-            db = checks.connect_to_write(path, synchronous)
-            try:
-                with checks.refusing(path):
-                    schema.migrate(db, path, now(), schema.migrations())
-                    operations.free_claims(db)
-                    settings = checks.settings(db)
-                    identity = db.execute("SELECT id FROM identity").get
-                reader = ReadThread(path)
-            except BaseException:
-                db.close()
-                raise
+            with checks.refusing(path):
+                operations.free_claims(db)
+                settings = checks.settings(db)
+                identity = db.execute("SELECT id FROM identity").get
+            reader = ReadThread(path)
         except BaseException:
-            lock.release()
+            opened.abandon()
             raise
         return cls(path, now, lock, Writer(db, str(path), loop), reader, settings, identity)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import apsw
 
-from perdure.adapters.stores.sqlite.checks import first_cause
+from perdure.adapters.sqlite.checks import first_cause
 from perdure.adapters.stores.sqlite.commits import RowIds, why_refused, write_all
 from perdure.core.errors import Conflict, PerdureError, StoreError, Unavailable
 from perdure.core.ids import SessionId

@@ -14,14 +14,11 @@ from typing import Literal
 
 import apsw
 
-from perdure.adapters.stores.sqlite import log
+from perdure.adapters.sqlite import log
 from perdure.core.errors import StoreRefused, Unavailable
 from perdure.ports.session_store import Durability
 
 Synchronous = Literal["FULL", "NORMAL"]
-
-APPLICATION_ID = 0x50524452
-"""In the header of every file of ours: `PRDR`."""
 
 SYNCHRONOUS: Mapping[Synchronous, int] = {"NORMAL": 1, "FULL": 2}
 SQLITE_MIN = (3, 51, 3)
@@ -70,10 +67,11 @@ def filesystem(folder: Path, mounts: str) -> str:
     return found
 
 
-def check_file(path: Path, newest: int) -> int:
+def check_file(path: Path, application_id: int, newest: int) -> int:
     """Return the schema version of the file at `path`: 0 if it is missing or empty.
 
-    Raises `StoreRefused` if it is not a store of ours, is damaged, or is newer than `newest`.
+    Raises `StoreRefused` if it is not a file of this application, is damaged, or is newer than
+    `newest`.
     """
     if not path.exists() or path.stat().st_size == 0:
         return 0
@@ -85,7 +83,7 @@ def check_file(path: Path, newest: int) -> int:
             objects = int(db.execute("SELECT count(*) FROM sqlite_schema").get)
         finally:
             db.close()
-    if application != APPLICATION_ID and (application or version or objects):
+    if application != application_id and (application or version or objects):
         raise StoreRefused(f"{path} is a database of another program: choose another file")
     if version > newest:
         raise StoreRefused(

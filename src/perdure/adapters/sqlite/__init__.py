@@ -1,0 +1,1 @@
+"""What every SQLite file of ours needs, whatever is kept in it."""
