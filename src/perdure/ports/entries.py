@@ -64,6 +64,11 @@ class Tenant(Entry, frozen=True, kw_only=True):
     slug: str
     name: str
 
+    @property
+    def unique(self) -> str | None:
+        """None: it is found by its slug."""
+        return None
+
 
 class Agent(Entry, frozen=True, kw_only=True):
     """A definition. `model_config` and `tools_config` are opaque and replaced as a whole."""
@@ -217,8 +222,8 @@ class Key(Entry, frozen=True, kw_only=True):
 
     key_id: str
     digest: str
-    name: str = ""
-    scopes: tuple[Scope, ...] = ()
+    scope: Scope
+    name: str | None = None
     gard: int | None = None
     capabilities: tuple[Capability, ...] = ()
     expires_at: int | None = None

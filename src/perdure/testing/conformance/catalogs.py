@@ -91,7 +91,7 @@ SAMPLES: list[Entry] = [
         key_id="k",
         digest="d",
         name="mine",
-        scopes=("run", "read"),
+        scope="worker",
         gard=3,
         capabilities=("tools",),
         expires_at=9,
@@ -277,7 +277,7 @@ class Naming(_Kept):
     async def test_names_of_several_kinds_do_not_meet(self, catalog: Catalog) -> None:
         await catalog.create(OURS, agent("same"))
         await catalog.create(OURS, hook("same", "same"))
-        await catalog.create(OURS, Key(key_id="same", digest="d"))
+        await catalog.create(OURS, Key(key_id="same", digest="d", scope="read"))
         assert await catalog.find(OURS, Trigger, "same") is None
         assert await catalog.locate(Tenant, "same") is None
 
