@@ -1,0 +1,79 @@
+"""What one tenant may take from all others: requests per second, sockets, parked runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+TENANTS_FORGOTTEN_FROM: Final = 10_000
+"""As many tenants are remembered; beyond that, those that owe no wait are forgotten."""
+
+
+class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of one tenant, with their units in their names."""
+
+    requests_per_second: float = 200
+    requests_at_once: int = 1_000
+    """So many may come at one moment, if few came before."""
+    client_sockets_max: int = 5_000
+    worker_sockets_max: int = 1_000
+    parked_runs_max: int = 100_000
+    body_bytes_max: int = 1024 * 1024
+    frame_bytes_max: int = 1024 * 1024
+
+
+class RequestLimit:
+    """A token bucket for each tenant.
+
+    What is kept of one is a single time: when its bucket will be full again.
+    """
+
+    def __init__(self, limits: Callable[[str], TenantLimits]) -> None:
+        self._limits = limits
+        self._full_at_us: dict[str, int] = {}
+
+    def wait_ms(self, tenant: str, now_ms: int) -> int:
+        """Take one request; 0 if it may go on, else in how many milliseconds to come back.
+
+        A request that may not go on takes nothing. `now_ms` is of a clock that never goes back.
+        """
+        limits, now_us = self._limits(tenant), now_ms * 1_000
+        cost_us = round(1_000_000 / limits.requests_per_second)
+        full_at_us = max(self._full_at_us.get(tenant, 0), now_us) + cost_us
+        early_us = full_at_us - now_us - limits.requests_at_once * cost_us
+        if early_us > 0:
+            return -(-early_us // 1_000)
+        self._full_at_us[tenant] = full_at_us
+        if len(self._full_at_us) > TENANTS_FORGOTTEN_FROM:
+            self._full_at_us = {
+                one: at_us for one, at_us in self._full_at_us.items() if at_us > now_us
+            }
+        return 0
+
+
+class SocketLimit:
+    """How many sockets each tenant has open, and whether it may open another."""
+
+    def __init__(self, sockets_max: Callable[[str], int]) -> None:
+        self._sockets_max = sockets_max
+        self._open: Counter[str] = Counter()
+
+    def open(self, tenant: str) -> bool:
+        """Count a socket that is opened; False, and nothing is counted, if there are too many."""
+        if self._open[tenant] >= self._sockets_max(tenant):
+            return False
+        self._open[tenant] += 1
+        return True
+
+    def close(self, tenant: str) -> None:
+        """Count a socket that is closed."""
+        self._open[tenant] -= 1
+        if not self._open[tenant]:
+            del self._open[tenant]
+
+    def count(self, tenant: str) -> int:
+        """Return how many sockets the tenant has open."""
+        return self._open.get(tenant, 0)
