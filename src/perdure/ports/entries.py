@@ -233,3 +233,22 @@ class Key(Entry, frozen=True, kw_only=True):
     def unique(self) -> str | None:
         """None: two keys of one name are how a key is rotated."""
         return None
+
+
+class SessionNote(Entry, frozen=True, kw_only=True):
+    """What is kept about a session besides its log; `name` is its agent's id and its key."""
+
+    kind: ClassVar[str] = "session_note"
+
+    name: str
+    title: str | None = None
+    put_away_at: int | None = None
+
+
+class ConversationKey(Entry, frozen=True, kw_only=True):
+    """How often a conversation's key began anew; `name` is the agent's id and the key."""
+
+    kind: ClassVar[str] = "conversation_key"
+
+    name: str
+    generation: int = 0

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.api import shapes
 from perdure.api.errors import Rejected
-from perdure.api.projection import RunFacts, run_object, withdrawn_events
+from perdure.api.projection import RunFacts, SessionFacts, run_object, withdrawn_events
 from perdure.api.timeline import Timeline
+from perdure.api.transcript import Transcript
 from perdure.core.agent import AgentSpec
 from perdure.core.errors import NotFound, Refused
 from perdure.core.events import MessageReceived
 from perdure.core.ids import SessionId
 from perdure.core.runs import RowStatus, RunRow
 from perdure.ports import entries
-from perdure.ports.catalog import TenantCatalog
+from perdure.ports.catalog import NameTaken, TenantCatalog
 from perdure.ports.clock import Clock
 from perdure.runtime.node import Node
 from perdure.server.catalogued import Catalogued
+from perdure.server.keys import Keyring
 from perdure.server.numbers import Numbers
 from perdure.server.pool import Pool
+from perdure.wire import table as wire
 
 UNENDED: tuple[RowStatus, ...] = ("queued", "running", "waiting")
+TRANSCRIPTS_MAX = 1_000
 MERGES_MAX = 8
 """How many times a run that joined another one is followed to the one it joined."""
 
@@ -41,7 +47,9 @@ class Desk:
         catalog: TenantCatalog,
         agents: Catalogued,
         pool: Pool,
+        keys: Keyring,
         clock: Clock,
+        fresh: Callable[[int], bytes],
     ) -> None:
         self.tenant = tenant
         self.runs = node.of(tenant)
@@ -50,6 +58,9 @@ class Desk:
         self.pool = pool
         self.clock = clock
         self.numbers = Numbers(catalog)
+        self.keys = keys
+        self.fresh = fresh
+        self._transcripts: OrderedDict[SessionId, tuple[int, Transcript]] = OrderedDict()
         self.specs: dict[str, AgentSpec] = {}
         """Definitions that logs name, by digest."""
 
@@ -85,6 +96,125 @@ class Desk:
             found += await self.runs.rows(agent=agent, key=key, status=status)
         return found
 
+    async def gard(self, id_: Any) -> int | None:
+        """Return the id of a gard that a client names; None if it names none.
+
+        Raises `Rejected` (404) if there is none that could run something.
+        """
+        if id_ is None:
+            return None
+        number = int(id_) if str(id_).isascii() and str(id_).isdigit() else 0
+        found = await self.catalog.get(entries.Gard, number)
+        if found is None or found.status == "destroyed":
+            raise Rejected(404, "gard not found")
+        return number
+
+    async def session(self, agent: int, key: str) -> SessionId:
+        """Return the session that a conversation's key stands for now."""
+        found = await self.catalog.find(entries.ConversationKey, f"{agent}/{key}")
+        inside = key.replace("~", "~~")
+        if found is not None and found.generation:
+            inside += f"~{found.generation}"
+        return SessionId(self.tenant, str(agent), inside)
+
+    async def begin_anew(self, agent: int, key: str) -> None:
+        """Have a conversation's key stand for a session that is not there yet."""
+        name = f"{agent}/{key}"
+        with suppress(NameTaken):
+            await self.catalog.create(entries.ConversationKey(name=name))
+        found = await self.catalog.find(entries.ConversationKey, name)
+        assert found is not None
+        await self.catalog.change(
+            entries.ConversationKey,
+            found.id,
+            lambda one: replace(one, generation=found.generation + 1),
+        )
+
+    async def note(
+        self,
+        session: SessionId,
+        change: Callable[[entries.SessionNote], entries.SessionNote] | None = None,
+    ) -> entries.SessionNote:
+        """Return what is kept about a session, changed if so asked."""
+        name = f"{session.agent}/{session.key}"
+        found = await self.catalog.find(entries.SessionNote, name)
+        if found is None:
+            found = entries.SessionNote(name=name)
+            if change is None:
+                return found
+            with suppress(NameTaken):
+                await self.catalog.create(found)
+            return await self.note(session, change)
+        if change is None:
+            return found
+        return await self.catalog.change(entries.SessionNote, found.id, change) or found
+
+    async def latest_runs(
+        self,
+        limit: int,
+        *,
+        agent: str | None = None,
+        before: tuple[int, str] | None = None,
+        archived: bool = False,
+    ) -> tuple[list[RunRow], bool]:
+        """Return the latest run of each of up to `limit` sessions, and whether there are more.
+
+        Sessions that were put away, or whose agent was, come only if `archived` asks for them.
+        """
+        found: list[RunRow] = []
+        seen: set[SessionId] = set()
+        while rows := await self.runs.rows(agent=agent, before=before):
+            for row in rows:
+                if row.session in seen:
+                    continue
+                seen.add(row.session)
+                if await self._is_put_away(row.session, agent) != archived:
+                    continue
+                newest = await self.runs.rows(
+                    agent=row.session.agent, key=row.session.key, limit=1
+                )
+                if newest[0].id != row.id:
+                    continue
+                if len(found) == limit:
+                    return found, True
+                found.append(row)
+            before = (rows[-1].created_at, rows[-1].id)
+        return found, False
+
+    async def _is_put_away(self, session: SessionId, agent: str | None) -> bool:
+        entry = self.agents.entry(self.tenant, session.agent)
+        if agent is None and (entry is None or entry.archived_at is not None):
+            return True
+        return (await self.note(session)).put_away_at is not None
+
+    async def runs_in(self, gard: int) -> list[RunRow]:
+        """Return the runs in a gard that have not ended."""
+        found = []
+        for status in UNENDED:
+            for row in await self.runs.rows(status=status):
+                if (await self.told(row)).meta.get("gard") == gard:
+                    found.append(row)
+        return found
+
+    async def offer_port(self, gard: int, port: wire.Port) -> entries.Port:
+        """Keep a port that a gard's worker has opened. Raises `Rejected` with what is wrong."""
+        wrong: dict[str, list[str]] = {}
+        number, url = port.internal_port, port.url
+        if not isinstance(number, int) or not 0 < number < 65536:
+            wrong["internal_port"] = ["must be between 1 and 65535"]
+        protocol = port.protocol or "http"
+        if protocol not in ("http", "https", "tcp"):
+            wrong["protocol"] = ["is invalid"]
+        if url is not None and not str(url).startswith(("http://", "https://", "tcp://")):
+            wrong["url"] = ["must begin with http://, https:// or tcp://"]
+        if wrong:
+            raise Rejected(422, wrong)
+        name = str(port.name) if port.name else None
+        entry = entries.Port(
+            gard_id=gard, internal_port=number, url=url, name=name, protocol=protocol
+        )
+        return await self.catalog.create(entry)
+
     # -------------------------------------------------------------------------------- asking
 
     async def send(
@@ -105,7 +235,7 @@ class Desk:
         that waits. Raises `Rejected` (409) in mode `reject` when a run is in progress.
         """
         if key is not None and mode in ("queue", "reject"):
-            row = await self.current(SessionId(self.tenant, str(agent.id), key))
+            row = await self.current(await self.session(agent.id, key))
             if row is not None and any(wait["what"] == "answer" for wait in row.waiting_for):
                 with suppress(Refused):
                     await self.runs.reply(row.id, content)
@@ -116,7 +246,7 @@ class Desk:
         run = await self.runs.send(
             str(agent.id),
             content,
-            session=key,
+            session=None if key is None else (await self.session(agent.id, key)).key,
             mode="queue" if mode == "reject" else mode,
             idempotency_key=idempotency_key,
             meta={name: value for name, value in meta.items() if value is not None},
@@ -166,6 +296,35 @@ class Desk:
             await self._run_object(row, number, session)
             for row, number, session in zip(rows, numbers, sessions, strict=True)
         ]
+
+    async def transcript(self, session: SessionId) -> Transcript:
+        """Return what was said in a session; what was read before is not read again."""
+        at, transcript = self._transcripts.pop(session, (0, Transcript()))
+        async for item in self.runs.read(session, at):
+            at = item.seq
+            transcript.feed(item.seq, item.event)
+        self._transcripts[session] = (at, transcript)
+        while len(self._transcripts) > TRANSCRIPTS_MAX:
+            self._transcripts.popitem(last=False)
+        return transcript
+
+    async def session_facts(
+        self, session: SessionId, latest: RunRow, first: RunRow | None = None
+    ) -> SessionFacts:
+        """Return what is known of a session besides its log."""
+        note = await self.note(session)
+        entry = await self.agent(int(session.agent))
+        times = [latest.created_at, latest.started_at or 0, latest.ended_at or 0]
+        return SessionFacts(
+            id=(await self.numbers.sessions([session]))[0],
+            agent_id=entry.id,
+            agent_name=entry.name,
+            key=session.key.replace("~~", "~"),
+            inserted_at=(first or latest).created_at,
+            updated_at=max(times),
+            title=note.title,
+            archived_at=note.put_away_at,
+        )
 
     async def _run_object(self, row: RunRow, number: int, session: int) -> shapes.Run:
         joined = await self._joined(row)

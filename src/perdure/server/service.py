@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.clock import Clock
 from perdure.ports.session_store import SessionStore
@@ -11,6 +13,7 @@ from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
 from perdure.server.catalogued import Catalogued
 from perdure.server.desk import Desk
+from perdure.server.gards import free_all
 from perdure.server.keys import Keyring
 from perdure.server.limits import RequestLimit, SocketLimit, TenantLimits
 from perdure.server.pool import Pool
@@ -26,6 +29,7 @@ class Service:
         keys: Keyring,
         clock: Clock,
         telemetry: Telemetry,
+        fresh: Callable[[int], bytes],
         *,
         settings: NodeSettings | None = None,
         limits: TenantLimits | None = None,
@@ -34,22 +38,27 @@ class Service:
         self.catalog = catalog
         self.keys = keys
         self.clock = clock
+        self.fresh = fresh
+        """Returns so many random bytes."""
+        self.leaving = False
         self.agents = Catalogued(catalog)
         self.pool = Pool(clock, telemetry, numbers=self._numbers)
         self.node = Node(
             store, [self.pool], self.agents, clock, telemetry, settings=settings
         )
         self.requests = RequestLimit(lambda tenant: limits)
-        self.sockets = SocketLimit(lambda tenant: limits.sockets_max)
+        self.sockets = SocketLimit(lambda tenant: limits.worker_sockets_max)
         self._desks: dict[str, Desk] = {}
 
     async def start(self) -> None:
         """Read the catalog, and go on with what was left unfinished."""
+        await free_all(self.catalog)
         await self.agents.load()
         await self.node.start()
 
     async def stop(self) -> None:
         """Drain: cut every session at its next commit, and let the workers go."""
+        self.leaving = True
         await self.node.stop()
 
     def desk(self, tenant: str) -> Desk:
@@ -57,7 +66,16 @@ class Service:
         desk = self._desks.get(tenant)
         if desk is None:
             catalog = TenantCatalog(self.catalog, tenant)
-            desk = Desk(tenant, self.node, catalog, self.agents, self.pool, self.clock)
+            desk = Desk(
+                tenant,
+                self.node,
+                catalog,
+                self.agents,
+                self.pool,
+                self.keys,
+                self.clock,
+                self.fresh,
+            )
             self._desks[tenant] = desk
         return desk
 
