@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -143,6 +144,11 @@ STORIES = (
     with_cancellations,
     out_of_steps,
 )
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as a client reads it."""
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def stored() -> dict[str, list[e.Event]]:

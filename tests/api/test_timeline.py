@@ -98,9 +98,9 @@ TYPES = [
     (
         logs.with_denials,
         (
-            "llm_response tool_call tool_call_denied tool_result tool_call tool_call_denied tool_result"
-            " tool_call tool_call tool_call_denied tool_result tool_result llm_request llm_response"
-            " run_completed"
+            "llm_response tool_call tool_call_denied tool_result tool_call tool_call_denied"
+            " tool_result tool_call tool_call tool_call_denied tool_result tool_result"
+            " llm_request llm_response run_completed"
         ),
     ),
     (logs.with_failures, "retry retry_fell_due llm_request run_failed"),
@@ -108,9 +108,10 @@ TYPES = [
         logs.with_once_tools,
         (
             "llm_response tool_call tool_call tool_call tool_call tool_call_lost tool_result"
-            " tool_call_begun tool_call_unknown tool_call_begun tool_call_unknown decision_requested"
-            " tool_call_begun tool_call_unknown tool_result tool_call_reopened tool_call_begun"
-            " tool_result tool_result llm_request llm_response run_completed"
+            " tool_call_begun tool_call_unknown tool_call_begun tool_call_unknown"
+            " decision_requested tool_call_begun tool_call_unknown tool_result"
+            " tool_call_reopened tool_call_begun tool_result tool_result"
+            " llm_request llm_response run_completed"
         ),
     ),
     (

@@ -16,15 +16,9 @@ TAKEN = "has already been taken"
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a request was refused: one sentence."""
+    """Why a request was refused: a sentence, or for each field what was expected of it."""
 
-    error: str
-
-
-class FieldErrors(msgspec.Struct, frozen=True):
-    """Why a request was refused: for each field that is wrong, what was expected of it."""
-
-    error: dict[str, list[str]]
+    error: str | dict[str, list[str]]
 
 
 class Rejected(InvalidInput):
@@ -35,11 +29,11 @@ class Rejected(InvalidInput):
         self.error = error
         super().__init__(error if isinstance(error, str) else _sentence(error))
 
-    def body(self) -> Failure | FieldErrors:
+    def body(self) -> Failure:
         """Return what the answer says."""
         if isinstance(self.error, str):
             return Failure(self.error)
-        return FieldErrors({field: list(said) for field, said in self.error.items()})
+        return Failure({field: list(said) for field, said in self.error.items()})
 
 
 def _sentence(fields: Fields) -> str:

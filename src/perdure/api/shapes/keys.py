@@ -40,5 +40,5 @@ class KeyCreate(Shape, frozen=True, kw_only=True):
     name: Name | None = None
     scope: Scope = "worker"
     gard_id: Id | None = None
-    capabilities: Annotated[list[Capability], Meta(max_length=LIST_ITEMS_MAX)] | None = None
+    capabilities: Annotated[tuple[Capability, ...], Meta(max_length=LIST_ITEMS_MAX)] | None = None
     expires_in_s: Annotated[int, Meta(ge=1, le=LIFE_SECONDS_MAX)] | None = None

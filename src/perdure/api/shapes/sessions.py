@@ -60,8 +60,8 @@ class RunGlimpse(Shape, frozen=True, kw_only=True):
 class SessionWhole(Session, frozen=True, kw_only=True):
     """A session with what was said in it, and its runs, oldest first."""
 
-    messages: list[dict[str, Any]]
-    runs: list[RunGlimpse]
+    messages: tuple[dict[str, Any], ...]
+    runs: tuple[RunGlimpse, ...]
 
 
 class SessionQuery(PageQuery, frozen=True, kw_only=True):

@@ -68,7 +68,7 @@ class SummaryEntry(Shape, frozen=True, kw_only=True, rename={"call_class": "clas
     result: str | UnsetType = UNSET
     elided: int | UnsetType = UNSET
     calls: int | UnsetType = UNSET
-    tools: list[str] | UnsetType = UNSET
+    tools: tuple[str, ...] | UnsetType = UNSET
 
 
 class Signal(Shape, frozen=True, kw_only=True):
@@ -107,6 +107,6 @@ class Summary(Shape, frozen=True, kw_only=True):
     headline: str
     counters: Counters
     tools_used: dict[str, ToolCount]
-    timeline: list[SummaryEntry]
-    signals: list[Signal]
+    timeline: tuple[SummaryEntry, ...]
+    signals: tuple[Signal, ...]
     drill: Drill

@@ -21,7 +21,7 @@ class Worker(Shape, frozen=True, kw_only=True):
     """A connected worker."""
 
     worker_id: str
-    capabilities: list[str]
+    capabilities: tuple[str, ...]
     tool_count: int
     gard: int | None = None
     draining: bool = False
@@ -31,12 +31,12 @@ class ToolsMeta(Shape, frozen=True, kw_only=True):
     """Who offers the tools."""
 
     workers_connected: int
-    workers: list[Worker]
+    workers: tuple[Worker, ...]
     llm_available: bool
 
 
 class Tools(Shape, frozen=True, kw_only=True):
     """All tools: built-ins first, and the first of a name."""
 
-    data: list[Tool]
+    data: tuple[Tool, ...]
     meta: ToolsMeta
