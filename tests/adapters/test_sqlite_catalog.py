@@ -17,7 +17,7 @@ from perdure.adapters.catalog.sqlite import SqliteCatalog
 from perdure.adapters.catalog.sqlite.catalog import SCHEMA
 from perdure.adapters.sqlite.write_thread import WriteThread
 from perdure.adapters.stores.sqlite import SqliteStore
-from perdure.core.errors import Conflict, StoreLocked, StoreRefused, Unavailable
+from perdure.core.errors import Conflict, StoreError, StoreLocked, StoreRefused, Unavailable
 from perdure.ports.entries import Agent
 from perdure.testing.clock import FakeClock
 
@@ -91,6 +91,20 @@ class TestFile:
             with pytest.raises(Unavailable, match="is closed"):
                 await work
 
+    async def test_an_entry_of_another_version_hurts_nobody_else(self, path: Path) -> None:
+        catalog = await opened(path)
+        kept = await catalog.create(TENANT, agent())
+        other = await catalog.create(TENANT, agent("other"))
+        db = apsw.Connection(str(path))
+        db.execute("UPDATE entries SET body = x'7b7d' WHERE id = ?", (kept.id,))
+        db.close()
+        for work in (catalog.get(TENANT, Agent, kept.id), catalog.update(TENANT, kept)):
+            with pytest.raises(StoreError, match="the agent on record cannot be read"):
+                await work
+        assert await catalog.get(TENANT, Agent, other.id) == other
+        assert (await catalog.update(TENANT, other)).revision == 2
+        await catalog.close()
+
 
 class TestTables:
     """What tenants have is kept by tenant, and found without looking at what others have."""
@@ -152,10 +166,16 @@ class TestWriting:
             return asyncio.ensure_future(thread.run(work))
 
         done = await asyncio.gather(
-            insert(1), insert(2, 1), insert(3, 2**70), insert(4), return_exceptions=True
+            insert(1),
+            insert(2, 1),
+            insert(3, 2**70),
+            insert(5, object()),
+            insert(4),
+            return_exceptions=True,
         )
         await asyncio.to_thread(thread.close)
-        assert [type(one) for one in done] == [type(None), Conflict, Conflict, type(None)]
+        fates = [type(None), Conflict, Conflict, TypeError, type(None)]
+        assert [type(one) for one in done] == fates
         kept = sqlite3.connect(tmp_path / "db").execute("SELECT x FROM t ORDER BY x").fetchall()
         assert kept == [(1,), (4,)]
 

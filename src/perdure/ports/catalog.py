@@ -222,8 +222,13 @@ def encode(entry: Entry) -> bytes:
 
 
 def decode(kind: type[E], body: bytes) -> E:
-    """Return the entry that `encode` made these bytes of."""
-    return msgspec.json.decode(body, type=kind)
+    """Return the entry that `encode` made these bytes of. Raises `StoreError`."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise StoreError(
+            f"the {kind.kind} on record cannot be read ({error}): another version wrote it"
+        ) from None
 
 
 def storable(number: int) -> bool:

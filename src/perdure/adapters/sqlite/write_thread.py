@@ -20,12 +20,11 @@ from typing import Any, TypeVar
 import apsw
 
 from perdure.adapters.sqlite.checks import first_cause
-from perdure.core.errors import Conflict, PerdureError, Unavailable
+from perdure.core.errors import Conflict, Unavailable
 
 BATCH_MAX = 1_000
 CHECKPOINT_PAGES = 1_000
-UNSTORABLE = (apsw.ConstraintError, apsw.TooBigError, OverflowError, TypeError, ValueError)
-"""Their own work's fault: it is refused, and the others go on."""
+UNSTORABLE = (apsw.ConstraintError, apsw.TooBigError, OverflowError)
 
 T = TypeVar("T")
 
@@ -37,16 +36,18 @@ class _Task:
         self.work = work
         self.future = future
         self.answer: Any = None
-        self.error: PerdureError | None = None
+        self.error: Exception | None = None
 
     def run(self, db: apsw.Connection) -> None:
         try:
             with db:
                 self.answer = self.work(db)
-        except PerdureError as error:
-            self.error = error
         except UNSTORABLE as error:
             self.error = Conflict(f"it cannot be stored: {error}")
+        except apsw.Error:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is told to whoever asked
+            self.error = error
 
     def tell(self) -> None:
         if self.future.done():
@@ -68,14 +69,14 @@ class WriteThread:
         self._queue: SimpleQueue[_Task | None] = SimpleQueue()
         self._wal_pages = 0
         db.set_wal_hook(self._note_wal)
-        self._thread = threading.Thread(target=self._run, name="perdure-catalog", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="perdure-write", daemon=True)
         self._thread.start()
 
     async def run(self, work: Callable[[apsw.Connection], T]) -> T:
         """Return what `work` does, once it is durable.
 
-        A `PerdureError` that it raises undoes it and reaches the caller. Raises `Unavailable` if
-        the file cannot be written.
+        What it raises undoes it, and nothing else, and reaches the caller. Raises `Conflict` for
+        what cannot be stored, and `Unavailable` if the file cannot be written.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Task(work, future))
