@@ -13,6 +13,7 @@ import msgspec
 
 Effect = Literal["read", "idempotent", "once"]
 GardStatus = Literal["pending", "ready", "disconnected", "destroyed"]
+DeliveryStatus = Literal["pending", "delivered", "failed"]
 Scope = Literal["admin", "run", "read", "worker"]
 Capability = Literal["llm", "tools"]
 
@@ -115,12 +116,24 @@ def unique_tool(name: str, gard: int | None) -> str:
     return name if gard is None else f"{gard}\x1f{name}"
 
 
+class Firing(msgspec.Struct, frozen=True):
+    """A minute of a trigger that somebody claimed: what is to be sent, until it is known to be.
+
+    It holds what the trigger said then, so that whoever sends it again sends the same.
+    """
+
+    minute: int
+    claimed_at: int
+    message: Any
+    session_key: str | None
+
+
 class Trigger(Entry, frozen=True, kw_only=True):
     """A message sent to an agent at times that a cron expression names, in a time zone.
 
     `last_fired_at` is the minute that was claimed last: it is moved by an `update`, which only one
-    of all that try can win. `catch_up` says what becomes of minutes that passed while no server
-    ran: nothing, or one firing for all of them.
+    of all that try can win, and which puts the `firing` there that it owes. `catch_up` says what
+    becomes of minutes that passed while no server ran: nothing, or one firing for all of them.
     """
 
     kind: ClassVar[str] = "trigger"
@@ -134,6 +147,7 @@ class Trigger(Entry, frozen=True, kw_only=True):
     conversation_key: str | None = None
     enabled: bool = True
     last_fired_at: int | None = None
+    firing: Firing | None = None
 
     @property
     def of(self) -> int | None:
@@ -163,6 +177,51 @@ class Hook(Entry, frozen=True, kw_only=True):
     def of(self) -> int | None:
         """The agent."""
         return self.agent_id
+
+
+class Endpoint(Entry, frozen=True, kw_only=True):
+    """An address that is told about events; without `events` about all of them.
+
+    `signing_secrets` are sealed like a hook's; there are two while the receiver changes from one to
+    the other. `failures` counts the attempts in a row that failed, and after one nothing is sent
+    before `retry_at`. What disables it without being asked leaves its reason in `disabled_because`.
+    """
+
+    kind: ClassVar[str] = "endpoint"
+
+    name: str
+    url: str
+    signing_secrets: tuple[str, ...]
+    events: tuple[str, ...] = ()
+    enabled: bool = True
+    disabled_because: str | None = None
+    failures: int = 0
+    retry_at: int = 0
+
+
+class Delivery(Entry, frozen=True, kw_only=True):
+    """An event that an endpoint is owed. One that needs nothing more is archived.
+
+    `message_id` follows from the event and the endpoint, and every attempt says it, so that neither
+    we nor the receiver take one event for two. `body` is what is sent, byte for byte.
+    """
+
+    kind: ClassVar[str] = "delivery"
+    handle_field: ClassVar[str] = "message_id"
+
+    endpoint_id: int
+    message_id: str
+    event: str
+    body: str
+    status: DeliveryStatus = "pending"
+    attempts: int = 0
+    next_at: int = 0
+    last_error: str | None = None
+
+    @property
+    def of(self) -> int | None:
+        """The endpoint."""
+        return self.endpoint_id
 
 
 class Gard(Entry, frozen=True, kw_only=True):

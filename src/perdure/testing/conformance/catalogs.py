@@ -22,7 +22,10 @@ from perdure.core.errors import InvalidInput
 from perdure.ports.catalog import Catalog, NameTaken, Stale, TenantCatalog
 from perdure.ports.entries import (
     Agent,
+    Delivery,
+    Endpoint,
     Entry,
+    Firing,
     Gard,
     Hook,
     Key,
@@ -66,6 +69,7 @@ SAMPLES: list[Entry] = [
         conversation_key="k",
         enabled=False,
         last_fired_at=7,
+        firing=Firing(minute=7, claimed_at=8, message={"a": None}, session_key="k"),
     ),
     Hook(
         agent_id=1,
@@ -76,6 +80,26 @@ SAMPLES: list[Entry] = [
         signature_type="github",
         signing_secret="sealed",  # noqa: S106
         enabled=False,
+    ),
+    Endpoint(
+        name="ci",
+        url="https://a",
+        signing_secrets=("sealed", "old"),
+        events=("run.completed",),
+        enabled=False,
+        disabled_because="gone",
+        failures=3,
+        retry_at=9,
+    ),
+    Delivery(
+        endpoint_id=1,
+        message_id="msg_1",
+        event="run.completed",
+        body="{}",
+        status="failed",
+        attempts=2,
+        next_at=9,
+        last_error="503",
     ),
     Gard(
         name="box",
