@@ -11,6 +11,13 @@
 | call.unserved | session, call, kind | no worker has what a call needs |
 | store.failed | error | the store cannot be relied on any more |
 | recovery.scanned | due | a scan found so many sessions |
+| trigger.fired | tenant, trigger, minute | a minute's message was accepted |
+| trigger.refused | tenant, trigger, minute, error | its message was not, and will not be |
+| trigger.waits | tenant, trigger, minute, error | it could not be sent, and will be sent again |
+| trigger.invalid | tenant, trigger, error | the expression of a trigger cannot be read |
+| delivery.failed | tenant, delivery, attempts, error | an endpoint did not take a webhook |
+| endpoint.disabled | tenant, endpoint, reason | an endpoint is told nothing more |
+| service.failed | service, error | a service of the server met an error; it goes on |
 """
 
 from __future__ import annotations

@@ -8,7 +8,18 @@ from typing import Any
 import msgspec
 
 WARNINGS = frozenset(
-    {"session.fenced", "session.conflict", "session.quarantined", "call.unserved", "store.failed"}
+    {
+        "call.unserved",
+        "endpoint.disabled",
+        "service.failed",
+        "session.conflict",
+        "session.fenced",
+        "session.quarantined",
+        "store.failed",
+        "trigger.invalid",
+        "trigger.refused",
+        "trigger.waits",
+    }
 )
 
 
