@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from perdure.adapters.catalog.memory import MemoryCatalog
@@ -13,6 +14,17 @@ WRITES = frozenset({"create", "update", "delete"})
 
 class Died(BaseException):
     """The process is gone: nobody inside of it gets to handle this."""
+
+
+@contextlib.contextmanager
+def dying() -> Iterator[None]:
+    """Expect that whoever is inside dies, also where tasks wrap what ended them."""
+    died = False
+    try:
+        yield
+    except* Died:
+        died = True
+    assert died
 
 
 class Life:

@@ -9,7 +9,7 @@ import pytest
 
 from perdure.core.errors import InvalidInput
 from perdure.core.ids import digest
-from perdure.server.inbound import conversation_key, find, message, receive
+from perdure.server.inbound import Challenge, Inbound, conversation_key, find, message, receive
 from perdure.server.signatures import BadSignature
 from tests.server.test_signatures import NOW, SECRET, pairs
 
@@ -98,6 +98,24 @@ def test_a_delivery_keeps_its_key() -> None:
     assert {take(7, b"msg_1").idempotency_key for _ in range(10)} == {first.idempotency_key}
     assert len({first.idempotency_key, take(7, b"msg_2").idempotency_key,
                 take(8, b"msg_1").idempotency_key}) == 3  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "scheme, payload, expected",
+    [
+        ("slack", {"type": "url_verification", "challenge": "3eZb"}, Challenge("3eZb")),
+        ("slack", {"type": "url_verification"}, Challenge("")),
+        ("slack", {"type": "event_callback", "challenge": "3eZb"}, None),
+        ("github", {"type": "url_verification", "challenge": "3eZb"}, None),
+    ],
+)
+def test_slack_asks_whose_address_it_is(
+    scheme: Any, payload: dict[str, Any], expected: Challenge | None
+) -> None:
+    """It is a question to the server and no message to an agent."""
+    body = json.dumps(payload).encode()
+    found = receive(7, scheme, SECRET, pairs(scheme, SECRET, body), body, NOW * 1000)
+    assert found == expected if expected else isinstance(found, Inbound)
 
 
 def test_an_unsigned_delivery_is_new_each_time() -> None:

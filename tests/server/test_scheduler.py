@@ -15,7 +15,7 @@ from perdure.core.errors import KeyReused, LimitExceeded, PerdureError, Unavaila
 from perdure.ports.entries import Firing, Tenant, Trigger
 from perdure.server.scheduler import RESEND_MS, Scheduler, due
 from perdure.testing.clock import FakeClock
-from tests.server.mortal import Catalogs, Died, Life, Notes
+from tests.server.mortal import Catalogs, Life, Notes, dying
 
 MINUTE = 60_000
 
@@ -156,10 +156,8 @@ async def test_a_death_at_any_moment_costs_nothing(moment: int) -> None:
     world = World()
     trigger = await world.trigger()
     life = Life(dies_at=moment)
-    try:
+    with dying():
         await world.at("09:00:01", world.node(life))
-    except* Died:
-        pass
     assert life.moments == moment
     # the trigger says something else by now; what was claimed is what was claimed
     found = await world.now(trigger)
@@ -185,10 +183,8 @@ async def test_a_firing_under_way_is_left_to_who_claimed_it() -> None:
     world = World()
     trigger = await world.trigger("* * * * *")
     life = Life(dies_at=3)
-    try:
+    with dying():
         await world.at("08:01:50", world.node(life))
-    except* Died:
-        pass
     await world.at("08:02:10")
     assert (world.minutes, world.sends) == ([], 0)
     found = await world.now(trigger)

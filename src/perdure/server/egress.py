@@ -245,7 +245,8 @@ class Egress:
         if any(address in network for network in self._denied) or not (
             _is_public(address) or any(address in network for network in self._allowed)
         ):
-            raise EgressDenied(f"the host {host!r} is {address}, which is not a public address")
+            # Not which one: who asks could read the names of a network from the inside.
+            raise EgressDenied(f"the host {host!r} has an address that is not public")
 
 
 def _is_public(address: Address) -> bool:

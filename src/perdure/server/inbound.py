@@ -32,6 +32,12 @@ class Inbound(msgspec.Struct, frozen=True):
     idempotency_key: str | None
 
 
+class Challenge(msgspec.Struct, frozen=True):
+    """Slack asks whether the address is ours before it sends anything: answer with `text`."""
+
+    text: str
+
+
 def receive(
     hook: int,
     scheme: Scheme,
@@ -41,7 +47,7 @@ def receive(
     now_ms: int,
     message_path: str | None = None,
     conversation_key_path: str | None = None,
-) -> Inbound:
+) -> Inbound | Challenge:
     """Return what a delivery to the hook with this id asks for.
 
     Raises `BadSignature`, and `InvalidInput` for a body that is no JSON object.
@@ -49,6 +55,8 @@ def receive(
     headers = list(headers)
     verify(scheme, secret, headers, body, now_ms)
     payload = _decode(body)
+    if scheme == "slack" and payload.get("type") == "url_verification":
+        return Challenge(str(payload.get("challenge", "")))
     delivery = delivery_id(scheme, headers, payload)
     return Inbound(
         content=message(payload, message_path),
