@@ -29,6 +29,7 @@ from perdure.server.catalogued import Catalogued
 from perdure.server.keys import Keyring
 from perdure.server.numbers import Numbers
 from perdure.server.pool import Pool
+from perdure.server.sealing import Seal
 from perdure.wire import table as wire
 
 UNENDED: tuple[RowStatus, ...] = ("queued", "running", "waiting")
@@ -49,6 +50,7 @@ class Desk:
         pool: Pool,
         keys: Keyring,
         clock: Clock,
+        seal: Seal,
         fresh: Callable[[int], bytes],
     ) -> None:
         self.tenant = tenant
@@ -59,6 +61,7 @@ class Desk:
         self.clock = clock
         self.numbers = Numbers(catalog)
         self.keys = keys
+        self.seal = seal
         self.fresh = fresh
         self._transcripts: OrderedDict[SessionId, tuple[int, Transcript]] = OrderedDict()
         self.specs: dict[str, AgentSpec] = {}

@@ -17,6 +17,7 @@ from perdure.server.gards import free_all
 from perdure.server.keys import Keyring
 from perdure.server.limits import RequestLimit, SocketLimit, TenantLimits
 from perdure.server.pool import Pool
+from perdure.server.sealing import Seal
 
 
 class Service:
@@ -27,6 +28,7 @@ class Service:
         store: SessionStore,
         catalog: Catalog,
         keys: Keyring,
+        seal: Seal,
         clock: Clock,
         telemetry: Telemetry,
         fresh: Callable[[int], bytes],
@@ -37,6 +39,7 @@ class Service:
         limits = limits or TenantLimits()
         self.catalog = catalog
         self.keys = keys
+        self.seal = seal
         self.clock = clock
         self.fresh = fresh
         """Returns so many random bytes."""
@@ -74,6 +77,7 @@ class Service:
                 self.pool,
                 self.keys,
                 self.clock,
+                self.seal,
                 self.fresh,
             )
             self._desks[tenant] = desk

@@ -15,13 +15,16 @@ Secret = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 
 
 class Hook(Shape, frozen=True, kw_only=True):
-    """An address that takes webhooks; its signing secret is never shown."""
+    """An address that takes webhooks.
+
+    Its signing secret is never shown, its token and path only in the answer that made it.
+    """
 
     id: int
     agent_id: int
     name: str
-    token: str
-    path: str
+    token: str | None = None
+    path: str | None = None
     message_path: str | None = None
     conversation_key_path: str | None = None
     signature_type: SignatureType = "none"

@@ -95,7 +95,7 @@ async def agent_status(desk: Desk, request: Request) -> Answer:
         conversation_key=session.key,
         run_id=await desk.numbers.run(row.id),
         step=(await desk.told(row)).timeline.step,
-        message_count=len((await desk.conversation(session)).messages),
+        message_count=(await desk.transcript(session)).message_count,
     )
     return Answer(shapes.Data(standing))
 

@@ -12,21 +12,12 @@ from perdure.api.decoding import decode_id
 from perdure.api.errors import Rejected
 from perdure.api.limits import EVENTS_PAGE_ITEMS_MAX, RUNS_PAGE_ITEMS
 from perdure.api.pages import cursor, page, page_items, place_of
-from perdure.api.summary import summary
+from perdure.api.projection import row_statuses, run_status
+from perdure.api.summary import summarise
 from perdure.core.errors import NotFound, Refused
-from perdure.core.runs import TERMINAL, RowStatus, RunRow
+from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports import entries
 from perdure.server.desk import Answer, Desk, Request
-
-ROW_STATUSES: dict[str, tuple[RowStatus, ...]] = {
-    "pending": ("queued",),
-    "running": ("running",),
-    "waiting": ("waiting",),
-    "completed": ("completed",),
-    "failed": ("failed", "cancelled"),
-}
-"""What a status of the API is made of."""
-
 
 async def send_message(desk: Desk, request: Request) -> Answer:
     """Take a message: it is durable when this answers, and nobody waits for its run."""
@@ -55,9 +46,11 @@ async def list_runs(desk: Desk, request: Request) -> Answer:
     before = None if query.after is UNSET else place_of(query.after, tuple[int, str])
     agent = None if query.agent_id is UNSET else str(query.agent_id)
     rows: list[RunRow] = []
-    for status in (None,) if query.status is UNSET else ROW_STATUSES[query.status]:
+    for status in (None,) if query.status is UNSET else row_statuses(query.status):
         rows += await desk.runs.rows(agent=agent, status=status, before=before, limit=limit + 1)
     rows.sort(key=lambda row: (row.created_at, row.id), reverse=True)
+    if query.status is not UNSET:
+        rows = [row for row in rows if run_status(row) == query.status]
     more, rows = len(rows) > limit, rows[:limit]
     following = cursor(rows[-1].created_at, rows[-1].id) if more else None
     asked = query.after is not UNSET
@@ -82,8 +75,13 @@ async def list_events(desk: Desk, request: Request) -> Answer:
 async def get_summary(desk: Desk, request: Request) -> Answer:
     """What happened in a run, in a few kilobytes, and what looks wrong."""
     row = await _row(desk, request)
-    timeline, events = await desk.told(row)
-    return Answer(shapes.Data(summary(await desk.show(row), desk.brief(row), events, timeline)))
+    telling, shown = await desk.told(row), await desk.show(row)
+    entry = await desk.agent(shown.agent_id)
+    agent = shapes.SummaryAgent(
+        id=entry.id, name=entry.name, model=entry.model, max_steps=entry.max_steps
+    )
+    told = summarise(telling.events, run_id=shown.id, agent=agent, status=shown.status)
+    return Answer(shapes.Data(told))
 
 
 async def wait_for_run(desk: Desk, request: Request) -> Answer:
