@@ -9,6 +9,7 @@
 | session.quarantined | session, reason | a session is set aside |
 | command.refused | session, command, code | a command could not apply; a late result is one |
 | call.unserved | session, call, kind | no worker has what a call needs |
+| result.dropped | worker, task | a worker brought a result of a task that is not its own |
 | store.failed | error | the store cannot be relied on any more |
 | recovery.scanned | due | a scan found so many sessions |
 | trigger.fired | tenant, trigger, minute | a minute's message was accepted |

@@ -32,6 +32,7 @@ class ToolTask(msgspec.Struct, frozen=True, gc=False):
     """A tool call to execute, or, with `probing`, a call whose outcome the tool is asked about.
 
     `effect` is the class that the tool had when the call was intended: that is what counts.
+    `timeout_ms` is how long one attempt may take, by the agent's present definition.
     """
 
     session: SessionId
@@ -44,6 +45,7 @@ class ToolTask(msgspec.Struct, frozen=True, gc=False):
     arguments: dict[str, Any]
     key: str
     probing: bool = False
+    timeout_ms: int = 300_000
 
 
 Task = ModelTask | ToolTask

@@ -207,6 +207,7 @@ class Dispatcher:
             arguments=arguments,
             key=call.key,
             probing=call.status == "unknown",
+            timeout_ms=actor.agent.tools_by_name[call.name].timeout_ms,
         )
 
     @staticmethod

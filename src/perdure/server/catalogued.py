@@ -16,7 +16,6 @@ from perdure.core.agent import AgentSpec, Definition, ToolSpec, define
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.entries import Agent, ToolRecord
 
-
 OWN_CONFIG = "perdure"
 """Under this name in `model_config` a worker of ours keeps an agent's definition as it is."""
 

@@ -173,9 +173,7 @@ class Desk:
                 seen.add(row.session)
                 if await self._is_put_away(row.session, agent) != archived:
                     continue
-                newest = await self.runs.rows(
-                    agent=row.session.agent, key=row.session.key, limit=1
-                )
+                newest = await self.runs.rows(agent=row.session.agent, key=row.session.key, limit=1)
                 if newest[0].id != row.id:
                     continue
                 if len(found) == limit:
@@ -406,5 +404,3 @@ class Answer(msgspec.Struct, frozen=True):
 
     body: Any = None
     status: int = 200
-
-

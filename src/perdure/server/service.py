@@ -46,9 +46,7 @@ class Service:
         self.leaving = False
         self.agents = Catalogued(catalog)
         self.pool = Pool(clock, telemetry, numbers=self._numbers)
-        self.node = Node(
-            store, [self.pool], self.agents, clock, telemetry, settings=settings
-        )
+        self.node = Node(store, [self.pool], self.agents, clock, telemetry, settings=settings)
         self.requests = RequestLimit(lambda tenant: limits)
         self.sockets = SocketLimit(lambda tenant: limits.worker_sockets_max)
         self._desks: dict[str, Desk] = {}

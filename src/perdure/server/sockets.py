@@ -18,8 +18,8 @@ from perdure.api.errors import Rejected
 from perdure.core.errors import PerdureError
 from perdure.ports.entries import Gard, ToolRecord
 from perdure.server.audience import Audience
-from perdure.server.keys import Principal
 from perdure.server.gards import NotClaimed, claim, free
+from perdure.server.keys import Principal
 from perdure.server.members import Member
 from perdure.server.service import Service
 from perdure.wire import table as t
@@ -109,7 +109,11 @@ async def _admit(
         principal = await service.keys.authenticate(token, service.clock.now_ms())
     except PerdureError:
         principal = None
-    if principal is None or not principal.may(operation) or not service.sockets.open(principal.tenant):
+    if (
+        principal is None
+        or not principal.may(operation)
+        or not service.sockets.open(principal.tenant)
+    ):
         await socket.close()
         return None
     await socket.accept()

@@ -12,11 +12,11 @@ from perdure.core.commands import Report, ReportModelError
 from perdure.core.errors import InvalidInput
 from perdure.core.ids import SessionId
 from perdure.ports.clock import Clock
+from perdure.ports.deadlines import Deadlines
 from perdure.ports.models import Model
 from perdure.ports.workers import ModelTask, OnReport, OnText, Task, ToolTask
 from perdure.worker import model_calls
 from perdure.worker.agent import Agent
-from perdure.worker.deadlines import Deadlines
 from perdure.worker.model_calls import FunctionModel
 from perdure.worker.outcome import Lost, describe
 from perdure.worker.processes import Processes

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from perdure.core.commands import Report
+from perdure.ports.deadlines import Deadlines, Queue
 from perdure.ports.workers import OnReport, Task
-from perdure.worker.deadlines import Deadlines, Queue
 
 
 class Running:

@@ -37,7 +37,9 @@ async def ready(service: Service, request: Request, http: HttpRequest) -> Answer
     if service.leaving:
         checks["node"] = "it is stopping"
     good = not checks
-    return Answer(shapes.Health(status="ok" if good else "unavailable", checks=checks), 200 if good else 503)
+    return Answer(
+        shapes.Health(status="ok" if good else "unavailable", checks=checks), 200 if good else 503
+    )
 
 
 async def openapi(service: Service, request: Request, http: HttpRequest) -> Answer:

@@ -19,6 +19,7 @@ from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports import entries
 from perdure.server.desk import Answer, Desk, Request
 
+
 async def send_message(desk: Desk, request: Request) -> Answer:
     """Take a message: it is durable when this answers, and nobody waits for its run."""
     body: shapes.MessageCreate = request.body

@@ -14,6 +14,7 @@ from perdure.server.cron import Cron, InvalidCron
 from perdure.server.desk import Answer, Desk, Request
 from perdure.server.handlers.lists import listed
 
+
 async def list_triggers(desk: Desk, request: Request) -> Answer:
     """Triggers by id, of one agent if asked so."""
     agent = None if request.query.agent_id is UNSET else request.query.agent_id

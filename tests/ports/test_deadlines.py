@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from perdure.ports.deadlines import Deadlines
 from perdure.testing.clock import FakeClock
-from perdure.worker.deadlines import Deadlines
 
 
 class Patient:

@@ -1,0 +1,367 @@
+"""The pool: executes calls on workers behind sockets.
+
+To the runtime it is one worker that has everything. A task that no connected worker fits waits
+here; the session owes it, so nothing is lost with this process. Each task has at most one owner,
+and only its owner's result counts; while it has none, the result of any worker that might have been
+given it does, which is how what was computed while a node was down still arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from perdure.core.commands import Report, ReportToolBegin
+from perdure.core.ids import SessionId
+from perdure.ports.clock import Clock
+from perdure.ports.deadlines import Deadlines
+from perdure.ports.telemetry import Telemetry
+from perdure.ports.workers import ModelTask, OnReport, OnText, Task, ToolTask
+from perdure.server import held as h
+from perdure.server.backlog import Backlog
+from perdure.server.held import Held, Numbers
+from perdure.server.members import Connection, Member, Roster, need_of
+from perdure.wire import table as t
+from perdure.wire.frames import CLOSE_TRY_AGAIN, TooLarge
+from perdure.wire.registration import Registration
+from perdure.wire.results import CacheMiss, Result
+from perdure.wire.server import ServerSide
+
+MODEL_TIMEOUT_MS = 300_000
+
+WorkerSays = Result | t.Drain | t.Text | t.Progress | t.Begin | t.Credit
+"""The facts of a worker's channel that are the pool's to act on."""
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A call for which no worker has room; `needs` says in words who could take it.
+
+    `fitting` is how many such workers are connected: with none, one has to be started.
+    """
+
+    call: str
+    needs: str
+    since_ms: int
+    fitting: int
+
+
+def _by_name(task: Task) -> tuple[str, str]:
+    return task.agent, task.run
+
+
+class Pool:
+    """The workers that are connected to this node, as one `perdure.ports.workers.Worker`.
+
+    `gard_of` returns the gard that a task is bound to, `numbers` the ids of its agent and run.
+    `on_progress` is told what a task says of itself while it runs.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        telemetry: Telemetry,
+        *,
+        gard_of: Callable[[Task], str | None] = lambda task: None,
+        numbers: Numbers = _by_name,
+        model_timeout_ms: int = MODEL_TIMEOUT_MS,
+        on_progress: Callable[[Task, Any], None] = lambda task, progress: None,
+    ) -> None:
+        self._clock = clock
+        self._telemetry = telemetry
+        self._gard_of = gard_of
+        self._numbers = numbers
+        self._model_timeout_ms = model_timeout_ms
+        self._on_progress = on_progress
+        self._deadlines = Deadlines(clock)
+        self._roster = Roster()
+        self._held: dict[str, Held] = {}
+        self._backlog = Backlog()
+        self._started = 0
+        self._hears: dict[type, Callable[[Member, Any], None]] = {
+            Result: self._result,
+            t.Begin: self._begin,
+            t.Text: self._text,
+            t.Progress: self._progress,
+            t.Credit: self._credit,
+            t.Drain: self._drain,
+        }
+
+    # ------------------------------------------------------------------------ for the runtime
+
+    def serves(self, task: Task) -> bool:
+        """Say yes: whatever it needs, a worker that has it may come."""
+        return True
+
+    def start(self, task: Task, on_report: OnReport, on_text: OnText) -> None:
+        """Give a task to a worker, or let it wait; its reports come later, never during this call.
+
+        A task of the same call that is held already is dropped first: whoever starts it again has
+        forgotten it.
+        """
+        self._started += 1
+        need = need_of(task, self._gard_of(task))
+        held = Held(task, need, self._started, self._clock.now_ms(), on_report, on_text)
+        before = self._held.get(held.id)
+        if before is not None:
+            self._stop(before)
+        self._held[held.id] = held
+        self._place(held)
+
+    def proceed(self, task: ToolTask) -> None:
+        """Let a `once` task run: its beginning is durable."""
+        held = self._held.get(h.task_id(task))
+        if held is None or held.task is not task:
+            return
+        held.begin = "granted"
+        if held.owner is not None:
+            self._release(held, held.owner)
+
+    def cancel(self, task: Task) -> None:
+        """Stop a task: its worker is told if it wants to know; nothing is reported any more."""
+        held = self._held.get(h.task_id(task))
+        if held is not None and held.task is task:
+            self._stop(held)
+
+    async def close(self) -> None:
+        """Let every worker go; they come back to whoever takes the place of this node."""
+        for held in tuple(self._held.values()):
+            self._forget(held)
+        for member in self._roster.all():
+            self._roster.remove(member)
+            member.gone = True
+            member.connection.close(CLOSE_TRY_AGAIN)
+
+    # -------------------------------------------------------------------------- for the server
+
+    def join(
+        self,
+        tenant: str,
+        registration: Registration,
+        wire: ServerSide,
+        connection: Connection,
+        key: str | None = None,
+    ) -> Member:
+        """Take in a worker whose join was accepted and answered; it may get tasks at once.
+
+        A worker of the same id is let go, and what it had is handed on.
+        """
+        member = Member(tenant, registration, wire, connection, self._clock.now_ms(), key)
+        replaced = self._roster.add(member)
+        self._serve(member)
+        if replaced is not None:
+            self._lose(replaced)
+            replaced.connection.close(CLOSE_TRY_AGAIN)
+        return member
+
+    def hear(self, member: Member, fact: WorkerSays) -> None:
+        """Act on what a worker says. Of one that is gone, nothing counts any more."""
+        if not member.gone:
+            self._hears[type(fact)](member, fact)
+
+    def leave(self, member: Member) -> None:
+        """Let a worker go that left or whose connection ended; harmless a second time."""
+        self._roster.remove(member)
+        self._lose(member)
+
+    def dismiss(self, member: Member, why: t.GardDestroyed | t.KeyRevoked) -> None:
+        """Tell a worker that it must end, and let it go."""
+        member.tell(why)
+        for frame in member.wire.close(t.WORKER_TOPIC):
+            member.connection.send(frame)
+        self.leave(member)
+        member.connection.close(CLOSE_TRY_AGAIN)
+
+    def members(self, tenant: str | None = None) -> list[Member]:
+        """Return the connected workers of a tenant, or all."""
+        return self._roster.all(tenant)
+
+    def waiting_for(self, session: SessionId) -> tuple[Waiting, ...]:
+        """Return the calls of a session that wait for a worker, oldest first."""
+        return tuple(
+            Waiting(held.task.call, str(held.need), held.since_ms, self._roster.fitting(held.need))
+            for held in self._backlog.of(session)
+        )
+
+    # -------------------------------------------------------------------------- out to workers
+
+    def _place(self, held: Held) -> None:
+        member = self._roster.best(held.need)
+        if member is None:
+            self._backlog.add(held)
+        else:
+            self._give(held, member)
+
+    def _serve(self, member: Member) -> None:
+        """Give a worker what waits for one like it, oldest first, as long as it has room."""
+        while self._backlog and member.free() > 0:
+            held = self._backlog.take(member)
+            if held is None:
+                return
+            self._give(held, member)
+
+    def _give(self, held: Held, member: Member) -> None:
+        """Make a worker the owner of a task, and send it, or first ask whether it may begin."""
+        held.given(member)
+        member.take(held.id, held)
+        if held.is_once and held.begin != "granted" and "begin" not in member.features:
+            if held.begin == "unasked":
+                held.begin = "asked"
+                self._soon(self._ask, held, member.id)
+            return
+        self._send(held, member)
+
+    def _send(self, held: Held, member: Member) -> None:
+        payload = h.told(held, member, self._numbers, self._clock.now_ms())
+        try:
+            heard = member.tell(payload)
+        except TooLarge as error:
+            self._soon(self._turned_away, held, member, h.too_large(held.task, error))
+            return
+        if heard:
+            h.sent(held, member, payload)
+            held.released = "begin" not in member.features
+            self._limit(held, member)
+
+    def _turned_away(self, held: Held, member: Member, report: Report) -> None:
+        """Report a task that its owner would not take, if it is still its owner."""
+        if self._holds(held) and held.owner is member:
+            self._end(held, report)
+
+    def _release(self, held: Held, member: Member) -> None:
+        """Let a granted call act: by a word to a worker that asked, else by sending it."""
+        if "begin" not in member.features:
+            if not held.sent:
+                self._send(held, member)
+        elif held.wants and not held.released:
+            held.released = member.tell(t.Proceed(held.id))
+
+    def _ask(self, held: Held, worker: str) -> None:
+        """Report that a call is about to begin."""
+        task = held.task
+        if self._holds(held) and isinstance(task, ToolTask):
+            report = ReportToolBegin(call=task.call, attempt=task.attempt, worker=worker)
+            held.on_report(task, report)
+
+    @staticmethod
+    def _soon(callback: Callable[..., None], *args: Any) -> None:
+        """Call after whoever calls us now is done: nobody expects a report while he starts."""
+        asyncio.get_running_loop().call_soon(callback, *args)
+
+    # ---------------------------------------------------------------------------- in from workers
+
+    def _result(self, member: Member, result: Result) -> None:
+        held = self._held.get(result.task_id) if isinstance(result.task_id, str) else None
+        if held is None or not _counts(held, member):
+            self._telemetry.emit("result.dropped", worker=member.id, task=str(result.task_id)[:64])
+            return
+        report = held.report(result)
+        if not isinstance(report, CacheMiss):
+            self._end(held, report)
+        elif held.whole:
+            self._end(held, h.unreadable(held.task))
+        elif held.owner is not None:
+            held.whole = True
+            self._send(held, member)
+
+    def _begin(self, member: Member, begin: t.Begin) -> None:
+        held = self._held.get(begin.task_id)
+        if held is None or held.owner is not member or not held.is_once:
+            member.tell(t.Cancel(begin.task_id))
+            return
+        held.wants = True
+        if held.begin == "unasked":
+            held.begin = "asked"
+            self._ask(held, member.id)
+        elif held.begin == "granted":
+            self._release(held, member)
+
+    def _text(self, member: Member, text: t.Text) -> None:
+        held = self._held.get(text.task_id)
+        if held is not None and held.owner is member and isinstance(held.task, ModelTask):
+            held.on_text(held.task, text.text)
+
+    def _progress(self, member: Member, progress: t.Progress) -> None:
+        held = self._held.get(progress.task_id)
+        if held is not None and held.owner is member and held.sent:
+            self._limit(held, member)
+            self._on_progress(held.task, progress.progress)
+
+    def _credit(self, member: Member, credit: t.Credit) -> None:
+        member.grant(credit.tasks)
+        self._serve(member)
+
+    def _drain(self, member: Member, drain: t.Drain) -> None:
+        member.draining = True
+        self._roster.changed()
+
+    # ---------------------------------------------------------------------------------- endings
+
+    def _end(self, held: Held, report: Report) -> None:
+        """Report the outcome of a task; its worker gets the next one that waits."""
+        if not self._holds(held):
+            return
+        owner = self._forget(held)
+        if owner is not None:
+            self._serve(owner)
+        held.on_report(held.task, report)
+
+    def _stop(self, held: Held) -> None:
+        owner = self._forget(held)
+        if owner is not None:
+            if held.sent:
+                owner.tell(t.Cancel(held.id))
+            self._serve(owner)
+
+    def _late(self, held: Held, limit_ms: int) -> None:
+        stopped = held.owner is not None and held.owner.tell(t.Cancel(held.id))
+        self._end(held, h.too_late(held.task, limit_ms, stopped))
+
+    def _lose(self, member: Member) -> None:
+        """Hand on what a worker had that is gone: reported lost, unless it cannot have acted."""
+        if member.gone:
+            return
+        member.gone = True
+        lost = tuple(member.tasks.values())
+        for held in lost:
+            self._take_back(held)
+        for held in lost:
+            if not self._holds(held):
+                continue
+            if held.untouched():
+                held.given(None)
+                self._place(held)
+            else:
+                del self._held[held.id]
+                held.on_report(held.task, h.lost(held.task, member.id))
+
+    def _holds(self, held: Held) -> bool:
+        return self._held.get(held.id) is held
+
+    def _forget(self, held: Held) -> Member | None:
+        """Hold a task no more; returns who had it."""
+        del self._held[held.id]
+        self._backlog.drop(held)
+        return self._take_back(held)
+
+    def _take_back(self, held: Held) -> Member | None:
+        owner, held.owner = held.owner, None
+        if owner is not None:
+            owner.tasks.pop(held.id, None)
+            held.unlimit()
+        return owner
+
+    def _limit(self, held: Held, member: Member) -> None:
+        """Begin the time of a task, anew if it is under way."""
+        task = held.task
+        limit_ms = task.timeout_ms if isinstance(task, ToolTask) else self._model_timeout_ms
+        slack_ms = h.DEADLINE_SLACK_MS if member.native else 0
+        held.limit(self._deadlines.queue(limit_ms + slack_ms), lambda: self._late(held, limit_ms))
+
+
+def _counts(held: Held, member: Member) -> bool:
+    if held.owner is None:
+        return member.fits(held.need)
+    return held.owner is member and held.sent
