@@ -106,6 +106,9 @@ BYPASSES = [
     "gopher://127.0.0.1:PORT/_x",
     "dict://127.0.0.1:PORT/",
     "javascript:alert(1)",
+    "ftp://public.example:PORT/",
+    "ws://public.example:PORT/",
+    "://public.example:PORT/",
     "http://public.example:22/",
     "http://public.example:0/",
     "http://public.example:65536/",
@@ -227,6 +230,15 @@ async def test_a_name_that_changes_its_mind_is_asked_once() -> None:
         with pytest.raises(EgressDenied):
             await egress.post("http://rebind.example/", {}, b"")
         assert (len(answers), len(world.connected)) == (1, 1)
+
+
+async def test_an_operator_may_insist_on_tls() -> None:
+    """Then http is a scheme like any other that is not asked."""
+    async with listening() as receiver:
+        egress = way_out(World(receiver.port), schemes=("https",))
+        with pytest.raises(EgressDenied, match="has the scheme 'http'; expected https"):
+            await egress.post("http://public.example/", {}, b"")
+        assert (await egress.post("https://public.example/", {}, b"")).status == 200
 
 
 async def test_a_redirect_is_an_answer_and_not_an_order() -> None:

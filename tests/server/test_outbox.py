@@ -215,6 +215,32 @@ async def test_many_nodes_make_each_attempt_once() -> None:
     await world.publish(*(f"e{n}" for n in range(40)))
     await world.after(0, *(world.node() for _ in range(5)))
     assert len(world.receiver.posts) == len(world.receiver.taken) == 40
+    assert world.notes.names == []
+
+
+async def test_an_attempt_under_way_is_left_to_who_makes_it() -> None:
+    """For a minute; then it is taken over, and what the slow one says of it counts no more."""
+    world = World()
+    await world.endpoint()
+    await world.publish("e1")
+    asleep, awake = asyncio.Event(), asyncio.Event()
+
+    async def post(*request: Any) -> Answer:
+        asleep.set()
+        await awake.wait()
+        return Answer(500, {})
+
+    slow = Outbox(world.catalog, post, lambda sealed: sealed[::-1], world.clock, world.notes)
+    task = asyncio.create_task(slow.run_once())
+    await asleep.wait()
+    await world.after(CLAIM_MS - 1)
+    assert world.receiver.posts == []
+    await world.after(1)
+    awake.set()
+    await task
+    (delivery,) = await world.deliveries()
+    assert (delivery.status, delivery.attempts) == ("delivered", 2)
+    assert (await world.found()).failures == 0
 
 
 async def test_a_death_while_publishing_loses_nothing() -> None:
@@ -445,6 +471,26 @@ async def test_a_started_outbox_delivers_by_itself() -> None:
     await node.publish("acme", "e3", "run.completed", {}, 0)
     await settle()
     assert len(world.receiver.posts) == 3
+
+
+async def test_what_is_published_at_the_last_moment_is_not_left_lying() -> None:
+    """An endpoint has just been found to be owed nothing, and now it is."""
+    world = World()
+    await world.endpoint()
+    node, real, late = world.node(), world.catalog.list, ["e1"]
+
+    async def find(tenant: str, kind: Any, **query: Any) -> Any:
+        found = await real(tenant, kind, **query)
+        if kind is Delivery and late:
+            await node.publish("acme", late.pop(), "run.completed", {}, 0)
+        return found
+
+    world.catalog.list = find  # type: ignore[method-assign]
+    node.start()
+    world.clock.advance(0)
+    await settle()
+    assert len(world.receiver.taken) == 1
+    await node.stop()
 
 
 async def test_a_slow_endpoint_keeps_only_itself_waiting() -> None:

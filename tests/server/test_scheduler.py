@@ -144,6 +144,7 @@ async def test_many_nodes_fire_each_minute_once() -> None:
         await world.at(f"08:0{minute}:40", *nodes)
     assert world.minutes == sorted([*(f"08:0{n}" for n in range(1, 7)), "08:02", "08:04", "08:06"])
     assert world.sends == 9
+    assert world.notes.names == ["trigger.fired"] * 9
 
 
 MOMENTS = 6
@@ -191,6 +192,32 @@ async def test_a_firing_under_way_is_left_to_who_claimed_it() -> None:
     assert found.firing is not None
     assert found.firing.claimed_at + RESEND_MS == ms("08:02:20")
     await world.at("08:02:20")
+    assert world.minutes == ["08:01", "08:02"]
+
+
+async def test_a_slow_node_settles_its_own_firing_only() -> None:
+    """It sleeps in the middle of a send; others take over, and are at the next minute by then."""
+    world = World()
+    trigger = await world.trigger("* * * * *")
+    asleep, awake = asyncio.Event(), asyncio.Event()
+
+    async def send(*message: Any) -> None:
+        asleep.set()
+        await awake.wait()
+
+    world.clock.advance(ms("08:01:01") - world.clock.now_ms())
+    slow = Scheduler(world.catalog, send, world.clock, world.notes)
+    task = asyncio.create_task(slow.run_once())
+    await asleep.wait()
+    await world.at("08:01:40")
+    with dying():
+        await world.at("08:02:01", world.node(Life(dies_at=2)))
+    awake.set()
+    await task
+    found = await world.now(trigger)
+    assert found.firing is not None
+    assert found.firing.minute == ms("08:02")
+    await world.at("08:02:40")
     assert world.minutes == ["08:01", "08:02"]
 
 

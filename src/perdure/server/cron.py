@@ -129,11 +129,11 @@ class Cron:
             if now > at and self._has_day(local.date()) and local.minute in self._minutes:
                 return now
             now += _MINUTE
-            # A clock that is set back over midnight brings a day back: no leap shortly after one
-            # that matches, and none right to the next.
+            # No leap shortly after a day that matches: a clock that is set back over midnight
+            # brings it back.
             if not any(self._has_day(day.date()) for day in (local, local - _SET_BACK_MAX)):
                 midnight = datetime.combine(next(self._dates(local.date())), time())
-                now = max(now, _instant(midnight, self._zone) - _SET_BACK_MAX)
+                now = max(now, _instant(midnight, self._zone))
 
     def _has_day(self, day: date) -> bool:
         return (

@@ -245,7 +245,7 @@ class Outbox:
     ) -> tuple[list[Delivery], int | None]:
         """Return deliveries to attempt now, and if there are none, when the next is due.
 
-        An endpoint that failed is tried with one, and not with all that have gathered: a new one,
+        An endpoint that failed is tried with one, and not with all that have gathered: the newest,
         which says more about the endpoint than another attempt at what it did not take.
         """
         due: list[Delivery] = []
@@ -259,7 +259,6 @@ class Outbox:
                     next_at = delivery.next_at
             if len(due) >= (1 if failed else TOGETHER_MAX):
                 break
-        due.sort(key=lambda delivery: delivery.attempts)
         return due[: 1 if failed else TOGETHER_MAX], next_at
 
     async def _attempt(self, tenant: str, endpoint: Endpoint, delivery: Delivery) -> None:
