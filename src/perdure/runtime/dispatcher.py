@@ -193,7 +193,7 @@ class Dispatcher:
             max_tokens=spec.max_tokens,
             purpose="compact" if compacting else "reply",
         )
-        return ModelTask(actor.session, self._run(actor), call.id, actor.session.agent, request)
+        return ModelTask(actor.session, self._run(actor), call.id, spec.name, request)
 
     def _tool_task(self, actor: Actor, call: Call, arguments: dict[str, Any]) -> ToolTask:
         return ToolTask(
@@ -201,7 +201,7 @@ class Dispatcher:
             run=self._run(actor),
             call=call.id,
             attempt=call.attempt,
-            agent=actor.session.agent,
+            agent=actor.agent.spec.name,
             tool=call.name,
             effect=call.effect,
             arguments=arguments,

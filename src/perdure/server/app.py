@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 from perdure.api.decoding import decode_body, decode_query
-from perdure.api.errors import BLANK, TAKEN, Failure, FieldErrors, Rejected
+from perdure.api.errors import BLANK, TAKEN, Failure, Rejected
 from perdure.api.limits import BODY_BYTES_MAX, KEY_CHARS_MAX
 from perdure.api.operations import EVENT_STREAM, JSON, OPERATIONS, Operation
 from perdure.core.errors import (
@@ -94,7 +94,7 @@ def _endpoint(
         except Rejected as rejected:
             return _json(rejected.body(), rejected.status)
         except NameTaken as taken:
-            return _json(FieldErrors({taken.field: [TAKEN]}), 422)
+            return _json(Failure({taken.field: [TAKEN]}), 422)
         except ClientDisconnect:
             return Response(status_code=400)
         except PerdureError as error:
@@ -114,7 +114,7 @@ async def _answer(service: Service, operation: Operation, http: HttpRequest) -> 
         raise Rejected(401, "unauthorized")
     if status is not None:
         raise Rejected(403, f"the key does not allow this: it needs the scope {operation.scope}")
-    wait_ms = service.requests.wait_ms(principal.tenant, service.clock.now_ms())
+    wait_ms = service.requests.wait_ms(principal.tenant, service.clock.monotonic_ms())
     if wait_ms:
         seconds = -(-wait_ms // 1000)
         answer = _json(Failure(f"too many requests: try again in {seconds} s"), 429)

@@ -87,7 +87,7 @@ class Desk:
             raise Rejected(404, "not found") from None
 
     async def current(self, session: SessionId) -> RunRow | None:
-        """Return the run of a session that has not ended, the one that began first; None if idle."""
+        """Return the first run of a session that has not ended; None if all have."""
         rows = await self.runs.rows(agent=session.agent, key=session.key)
         open_rows = [row for row in rows if row.status in ("queued", "running", "waiting")]
         return open_rows[-1] if open_rows else None
@@ -190,11 +190,10 @@ class Desk:
 
     async def runs_in(self, gard: int) -> list[RunRow]:
         """Return the runs in a gard that have not ended."""
-        found = []
+        found: list[RunRow] = []
         for status in UNENDED:
-            for row in await self.runs.rows(status=status):
-                if (await self.told(row)).meta.get("gard") == gard:
-                    found.append(row)
+            rows = await self.runs.rows(status=status)
+            found += [row for row in rows if (await self.told(row)).meta.get("gard") == gard]
         return found
 
     async def offer_port(self, gard: int, port: wire.Port) -> entries.Port:
@@ -203,7 +202,7 @@ class Desk:
         number, url = port.internal_port, port.url
         if not isinstance(number, int) or not 0 < number < 65536:
             wrong["internal_port"] = ["must be between 1 and 65535"]
-        protocol = port.protocol or "http"
+        protocol: Any = port.protocol or "http"
         if protocol not in ("http", "https", "tcp"):
             wrong["protocol"] = ["is invalid"]
         if url is not None and not str(url).startswith(("http://", "https://", "tcp://")):
@@ -384,7 +383,7 @@ class Telling:
                 if isinstance(event, MessageReceived) and event.message == self._row.id:
                     self.meta = event.meta or {}
                 self.events += self.timeline.feed(item.seq, event)
-                if self.over:
+                if self.timeline.ended_at is not None:
                     break
         return self.events[known:]
 

@@ -44,8 +44,8 @@ def _entry(path: str, method: str, operation: dict[str, Any]) -> str:
     takes = [
         (one.get("name", ""), one.get("description", "")) for one in operation.get("parameters", ())
     ]
-    for content in operation.get("requestBody", {}).get("content", {}).values():
-        takes.append(("body", _shape(content.get("schema", {}))))
+    bodies = operation.get("requestBody", {}).get("content", {}).values()
+    takes += [("body", _shape(body.get("schema", {}))) for body in bodies]
     answers = [
         (status, answer.get("description", ""))
         for status, answer in operation.get("responses", {}).items()

@@ -141,10 +141,7 @@ class _Peer:
                     message = await self._socket.receive()
                 if message["type"] == "websocket.disconnect":
                     return
-                text = message.get("text")
-                if text is None:
-                    raise BadFrame(1003, "a binary frame; expected text")
-                for told in self.wire.feed(text):
+                for told in self.wire.feed(message.get("text") or message["bytes"]):
                     if isinstance(told, str):
                         self.out.send(told)
                     else:
@@ -237,7 +234,7 @@ class _Worker(_Peer):
                 name=tool.name,
                 description=tool.description,
                 input_schema=tool.input_schema,
-                effect=tool.effect,
+                effect=tool.effect_class(),
                 gard=gard,
             )
             for tool in registration.tools

@@ -22,7 +22,7 @@ from perdure.server.desk import Desk, Request
 
 KEEP_ALIVE_SECONDS = 15
 TEXT_PIECES_MAX = 10_000
-"""Pieces of text that wait for a slow reader; what is more is left out, for the reply has it all."""
+"""Pieces of text that wait for a slow reader. The reply has it all, so what is more is left out."""
 
 _encode = msgspec.json.Encoder().encode
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
+from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
@@ -140,6 +141,7 @@ def _sealed(desk: Desk, secret: str | None) -> str | None:
 
 
 def _shown(entry: entries.Hook, token: str | None = None) -> shapes.Hook:
+    signature_type: Any = entry.signature_type
     return shapes.Hook(
         id=entry.id,
         agent_id=entry.agent_id,
@@ -148,7 +150,7 @@ def _shown(entry: entries.Hook, token: str | None = None) -> shapes.Hook:
         path=None if token is None else f"{PREFIX}/hooks/{token}",
         message_path=entry.message_path,
         conversation_key_path=entry.conversation_key_path,
-        signature_type=entry.signature_type,
+        signature_type=signature_type,
         enabled=entry.enabled,
         inserted_at=timestamp(entry.inserted_at),
         updated_at=timestamp(entry.updated_at),

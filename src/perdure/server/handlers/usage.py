@@ -74,9 +74,9 @@ def _moment(name: str, text: str | UnsetType) -> int | None:
         return None
     try:
         moment = datetime.fromisoformat(str(text))
-        if moment.tzinfo is None:
-            raise ValueError
-        return int(moment.timestamp() * 1000)
+        if moment.tzinfo is not None:
+            return int(moment.timestamp() * 1000)
+        expected = f"{INVALID}: expected a time zone, such as Z"
     except (ValueError, OverflowError):
         expected = f"{INVALID}: expected a time as in RFC 3339, such as 2026-01-31T12:00:00Z"
-        raise Rejected(422, {name: [expected]}) from None
+    raise Rejected(422, {name: [expected]})

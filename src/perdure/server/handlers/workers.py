@@ -32,15 +32,15 @@ async def list_tools(desk: Desk, request: Request) -> Answer:
                         description=offer.description,
                         input_schema=offer.input_schema,
                         source="worker",
-                        side_effect=offer.effect != "read",
+                        side_effect=offer.effect_class() != "read",
                     )
                 )
     meta = shapes.ToolsMeta(
         workers_connected=len(members),
-        workers=[_shown(member) for member in members],
+        workers=tuple(_shown(member) for member in members),
         llm_available=any("llm" in member.registration.capabilities for member in members),
     )
-    return Answer(shapes.Tools(data=found, meta=meta))
+    return Answer(shapes.Tools(data=tuple(found), meta=meta))
 
 
 async def list_workers(desk: Desk, request: Request) -> Answer:
@@ -51,7 +51,7 @@ async def list_workers(desk: Desk, request: Request) -> Answer:
 def _shown(member: Member) -> shapes.Worker:
     return shapes.Worker(
         worker_id=member.id,
-        capabilities=list(member.registration.capabilities),
+        capabilities=member.registration.capabilities,
         tool_count=len(member.registration.tools),
         gard=_gard(member),
         draining=member.draining,
