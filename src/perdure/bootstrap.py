@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apsw
 
@@ -17,6 +18,7 @@ from perdure.adapters.stores.sqlite import SqliteReader, SqliteStore
 from perdure.adapters.telemetry.logs import LogTelemetry
 from perdure.core.errors import InvalidInput
 from perdure.ports.clock import Clock
+from perdure.ports.entries import Key
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.agents import Registered
 from perdure.runtime.followers import quarantined
@@ -24,6 +26,9 @@ from perdure.runtime.handles import RecordedEvent, Run, TextDelta, recorded
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
 from perdure.worker import ISOLATED_VARIABLE, Agent, LocalWorker
+
+if TYPE_CHECKING:
+    from perdure.server.service import Service
 
 __all__ = [
     "MEMORY_URL",
@@ -36,6 +41,7 @@ __all__ = [
     "SystemClock",
     "TextDelta",
     "open_reader",
+    "open_service",
     "open_store",
     "quarantined",
     "recorded",
@@ -45,6 +51,8 @@ __all__ = [
 
 SQLITE_PREFIX = "sqlite:///"
 MEMORY_URL = "memory://"
+DEFAULT_TENANT = "default"
+KEY_VARIABLES = ("PERDURE_BOOTSTRAP_KEY", "NORNS_DEFAULT_TENANT_KEY")
 
 
 def sqlite_path(url: str) -> Path | None:
@@ -84,6 +92,43 @@ async def open_reader(url: str) -> SqliteReader:
     if path is None:
         raise InvalidInput("a memory store cannot be read from another process")
     return await SqliteReader.open(path)
+
+
+@asynccontextmanager
+async def open_service(
+    folder: Path, store: str, environment: Mapping[str, str]
+) -> AsyncIterator[tuple[Service, str | None]]:
+    """Open a server's stores, and give the service with a new admin key if there was none.
+
+    The catalog and the pepper are in `folder`. A key that `environment` names
+    (`PERDURE_BOOTSTRAP_KEY` or `NORNS_DEFAULT_TENANT_KEY`) becomes an admin key of the default
+    tenant instead of a new one. Raises `StoreLocked`, `StoreRefused`, `InvalidInput`.
+    """
+    from perdure.adapters.catalog.pepper import open_pepper
+    from perdure.adapters.catalog.sqlite import SqliteCatalog
+    from perdure.server.keys import Keyring
+    from perdure.server.sealing import Seal
+    from perdure.server.service import Service
+    from perdure.server.setup import ensure_tenant
+
+    clock, fresh = SystemClock(), os.urandom
+    async with AsyncExitStack() as stack:
+        opened = await open_store(store, clock)
+        stack.push_async_callback(opened.close)
+        catalog = await SqliteCatalog.open(folder / "catalog.db", clock.now_ms)
+        stack.push_async_callback(catalog.close)
+        pepper = open_pepper(folder / "pepper", environment.get("PERDURE_KEY_PEPPER"), fresh)
+        keys = Keyring(catalog, pepper, fresh)
+        tenant = await ensure_tenant(catalog, DEFAULT_TENANT)
+        given = next((environment[name] for name in KEY_VARIABLES if environment.get(name)), None)
+        made = None
+        if given is not None:
+            await keys.adopt(tenant, given)
+        elif not await tenant.list(Key, limit=1):
+            made = (await keys.issue(tenant, "admin", name="first start")).token
+        seal = Seal(pepper, fresh)
+        service = Service(opened, catalog, keys, seal, clock, LogTelemetry(), fresh)
+        yield service, made
 
 
 class Runtime:

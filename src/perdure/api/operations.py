@@ -251,20 +251,6 @@ RUNS = (
         conflicts=("run has already ended",),
         idempotent=True,
     ),
-    _post(
-        "fork_run",
-        "/runs/{id}/fork",
-        s.Forked,
-        "Start a new run from the history at a step, with other words or settings",
-        body=s.ForkCreate,
-        status=201,
-        refusals=(
-            "step must be a non-negative integer",
-            "step N is beyond the run's last step (M)",
-            "message must be text or a content block",
-        ),
-        idempotent=True,
-    ),
 )
 
 SESSIONS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from perdure.core.errors import PerdureError
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.clock import Clock
 from perdure.ports.session_store import SessionStore
@@ -17,7 +18,11 @@ from perdure.server.gards import free_all
 from perdure.server.keys import Keyring
 from perdure.server.limits import RequestLimit, SocketLimit, TenantLimits
 from perdure.server.pool import Pool
+from perdure.server.pulse import Pulse
+from perdure.server.scheduler import Scheduler
 from perdure.server.sealing import Seal
+
+KEYS_WATCHED_EVERY_MS = 1_000
 
 
 class Service:
@@ -44,22 +49,35 @@ class Service:
         self.fresh = fresh
         """Returns so many random bytes."""
         self.leaving = False
+        self.failure: PerdureError | None = None
+        """Why it could not start, if it could not."""
+        self.frame_bytes_max = limits.frame_bytes_max
         self.agents = Catalogued(catalog)
         self.pool = Pool(clock, telemetry, numbers=self._numbers)
         self.node = Node(store, [self.pool], self.agents, clock, telemetry, settings=settings)
         self.requests = RequestLimit(lambda tenant: limits)
         self.sockets = SocketLimit(lambda tenant: limits.worker_sockets_max)
         self._desks: dict[str, Desk] = {}
+        self._scheduler = Scheduler(catalog, self._fire, clock, telemetry)
+        self._keys = Pulse("keys", self._watch_keys, clock, telemetry)
 
     async def start(self) -> None:
         """Read the catalog, and go on with what was left unfinished."""
-        await free_all(self.catalog)
-        await self.agents.load()
-        await self.node.start()
+        try:
+            await free_all(self.catalog)
+            await self.agents.load()
+            await self.node.start()
+        except PerdureError as error:
+            self.failure = error
+            raise
+        self._scheduler.start()
+        self._keys.start()
 
     async def stop(self) -> None:
         """Drain: cut every session at its next commit, and let the workers go."""
         self.leaving = True
+        await self._scheduler.stop()
+        await self._keys.stop()
         await self.node.stop()
 
     def desk(self, tenant: str) -> Desk:
@@ -80,6 +98,30 @@ class Service:
             )
             self._desks[tenant] = desk
         return desk
+
+    async def _fire(
+        self,
+        tenant: str,
+        agent_id: int,
+        content: object,
+        session_key: str | None,
+        idempotency_key: str,
+    ) -> str:
+        """Send the message of a trigger."""
+        desk = self.desk(tenant)
+        agent = await desk.agent(agent_id, archived=False)
+        return await desk.send(
+            agent,
+            content,
+            key=session_key,
+            idempotency_key=idempotency_key,
+            trigger="schedule",
+        )
+
+    async def _watch_keys(self) -> int:
+        now = self.clock.now_ms()
+        await self.keys.tick(now)
+        return now + KEYS_WATCHED_EVERY_MS
 
     def _numbers(self, task: Task) -> tuple[int | str, int | str]:
         """Return the numbers of a task's agent and run; of a run nobody asked for yet, its id."""

@@ -1,0 +1,74 @@
+"""Serving the application over a port until it is told to stop."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from perdure.core.errors import InvalidInput
+from perdure.server.app import application
+from perdure.server.service import Service
+
+BACKLOG_CONNECTIONS = 2_048
+GRACE_SECONDS = 20
+"""How long requests may go on when the server stops; sockets are closed with 1012 at once."""
+
+
+async def serve(
+    service: Service, host: str, port: int, on_ready: Callable[[str], None] = lambda url: None
+) -> None:
+    """Serve until SIGINT or SIGTERM, then drain. `on_ready` is told the URL once it can be used.
+
+    Port 0 takes a free one. Raises `InvalidInput` for an address that cannot be had.
+    """
+    listener = _listen(host, port)
+    address = listener.getsockname()
+    shown = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
+    config = uvicorn.Config(
+        application(service),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        ws="websockets-sansio",
+        ws_max_size=service.frame_bytes_max,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=75,
+        server_header=False,
+    )
+    server = _Announcing(config, lambda: on_ready(f"http://{shown}:{address[1]}"))
+    await server.serve(sockets=[listener])
+    if service.failure is not None:
+        raise service.failure
+
+
+class _Announcing(uvicorn.Server):
+    """Says when it has started."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG_CONNECTIONS)
+        listener.setblocking(False)
+    except OSError as error:
+        raise InvalidInput(
+            f"port {port} of {host} cannot be had: {error.strerror or error}; choose another "
+            "one with --port"
+        ) from None
+    return listener
