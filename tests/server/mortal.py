@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from perdure.adapters.catalog.memory import MemoryCatalog
+from perdure.core.errors import StoreError
 
 WRITES = frozenset({"create", "update", "delete"})
 
@@ -80,3 +81,15 @@ class Notes:
     def names(self) -> list[str]:
         """What was said, without the details."""
         return [name for name, _ in self.said]
+
+
+def unreadable_for(tenant: str, catalog: MemoryCatalog) -> None:
+    """Have a tenant's entries be of a version that nobody can read."""
+    real = catalog.list
+
+    async def find(asked: str, kind: Any, **query: Any) -> Any:
+        if asked == tenant:
+            raise StoreError("the entry on record cannot be read: another version wrote it")
+        return await real(asked, kind, **query)
+
+    catalog.list = find  # type: ignore[method-assign]

@@ -28,7 +28,7 @@ from perdure.server.outbox import (
 from perdure.server.signatures import new_secret, verify
 from perdure.testing.clock import FakeClock
 from tests.server.listeners import listening, status
-from tests.server.mortal import Catalogs, Life, Notes, dying
+from tests.server.mortal import Catalogs, Life, Notes, dying, unreadable_for
 
 SECRET = new_secret(bytes(range(24)))
 HOUR, DAY = 3_600_000, 86_400_000
@@ -564,3 +564,16 @@ async def test_over_a_real_connection() -> None:
         verify("standard", SECRET, headers, body, world.clock.now_ms())
     (delivery,) = await world.deliveries()
     assert (delivery.status, delivery.attempts) == ("delivered", 3)
+
+
+async def test_a_tenant_that_cannot_be_read_is_no_outage_of_the_others() -> None:
+    """It is told about, and passed over."""
+    world = World()
+    await world.catalog.create("first", Tenant(slug="first", name="First"))
+    await world.catalog.create("acme", Tenant(slug="acme", name="Acme"))
+    await world.endpoint()
+    await world.publish("e1")
+    unreadable_for("first", world.catalog)
+    await world.after(0)
+    assert len(world.receiver.taken) == 1
+    assert "service.failed" in world.notes.names

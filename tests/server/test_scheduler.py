@@ -15,7 +15,7 @@ from perdure.core.errors import KeyReused, LimitExceeded, PerdureError, Unavaila
 from perdure.ports.entries import Firing, Tenant, Trigger
 from perdure.server.scheduler import RESEND_MS, Scheduler, due
 from perdure.testing.clock import FakeClock
-from tests.server.mortal import Catalogs, Life, Notes, dying
+from tests.server.mortal import Catalogs, Life, Notes, dying, unreadable_for
 
 MINUTE = 60_000
 
@@ -397,3 +397,15 @@ async def test_a_look_that_fails_is_followed_by_another() -> None:
     await settle()
     assert world.minutes == ["09:00"]
     await node.stop()
+
+
+async def test_a_tenant_that_cannot_be_read_is_no_outage_of_the_others() -> None:
+    """It is told about, and passed over."""
+    world = World()
+    await world.catalog.create("first", Tenant(slug="first", name="First"))
+    await world.catalog.create("acme", Tenant(slug="acme", name="Acme"))
+    await world.trigger()
+    unreadable_for("first", world.catalog)
+    await world.at("09:00:01")
+    assert world.minutes == ["09:00"]
+    assert "service.failed" in world.notes.names

@@ -28,7 +28,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from perdure.core.errors import LimitExceeded, PerdureError
+from perdure.core.errors import LimitExceeded, PerdureError, StoreError, Unavailable
 from perdure.core.ids import digest
 from perdure.core.limits import clip
 from perdure.ports.catalog import Catalog, NameTaken, Stale, TenantCatalog
@@ -196,8 +196,14 @@ class Outbox:
 
     async def _look(self) -> int:
         for tenant in await self._catalog.tenants():
-            for endpoint in await self._catalog.list(tenant.slug, Endpoint):
-                self._begin(tenant.slug, endpoint.id)
+            try:
+                for endpoint in await self._catalog.list(tenant.slug, Endpoint):
+                    self._begin(tenant.slug, endpoint.id)
+            except Unavailable:
+                raise
+            except StoreError as error:  # an entry that cannot be read stops its tenant only
+                service = f"outbox of {tenant.slug}"
+                self._telemetry.emit("service.failed", service=service, error=repr(error))
         return self._clock.now_ms() + LOOK_MS
 
     def _begin(self, tenant: str, endpoint: int) -> None:

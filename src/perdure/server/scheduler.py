@@ -20,13 +20,12 @@ trigger's last change (its pause, for example) are not among them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from msgspec.structs import replace
 
-from perdure.core.errors import KeyReused, PerdureError, StoreError
+from perdure.core.errors import KeyReused, PerdureError, StoreError, Unavailable
 from perdure.ports.catalog import Catalog, Stale, TenantCatalog
 from perdure.ports.clock import Clock
 from perdure.ports.entries import Firing, Trigger
@@ -99,23 +98,28 @@ class Scheduler:
     async def run_once(self) -> None:
         """Fire what is due now. Raises what the catalog raises; it can be called again."""
         now = self._clock.now_ms()
-        async for page in self._pages():
+        for tenant in await self._catalog.tenants():
+            try:
+                await self._fire_all(tenant.slug, now)
+            except Unavailable:
+                raise
+            except StoreError as error:  # an entry that cannot be read stops its tenant only
+                service = f"scheduler of {tenant.slug}"
+                self._telemetry.emit("service.failed", service=service, error=repr(error))
+
+    async def _fire_all(self, tenant: str, now: int) -> None:
+        after: int | None = None
+        while page := await self._catalog.list(tenant, Trigger, after=after, limit=PAGE_TRIGGERS):
+            after = page[-1].id
             ready = [
-                (tenant, trigger)
-                for tenant, trigger in page
+                trigger
+                for trigger in page
                 if is_owed(trigger, now) or self._due(tenant, trigger, now) is not None
             ]
             for at in range(0, len(ready), TOGETHER_MAX):
                 async with asyncio.TaskGroup() as firings:
-                    for tenant, trigger in ready[at : at + TOGETHER_MAX]:
+                    for trigger in ready[at : at + TOGETHER_MAX]:
                         firings.create_task(self._fire(tenant, trigger, now))
-
-    async def _pages(self) -> AsyncIterator[list[tuple[str, Trigger]]]:
-        for tenant in await self._catalog.tenants():
-            slug, after = tenant.slug, 0
-            while page := await self._catalog.list(slug, Trigger, after=after, limit=PAGE_TRIGGERS):
-                yield [(slug, trigger) for trigger in page]
-                after = page[-1].id
 
     def _due(self, tenant: str, trigger: Trigger, now: int) -> int | None:
         try:
