@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from perdure.adapters.clock import SystemClock
+from perdure.adapters.clock import SystemClock, secret_bytes
 from perdure.adapters.models import resolve
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.adapters.stores.sqlite import SqliteReader, SqliteStore
@@ -111,7 +111,7 @@ async def open_service(
     from perdure.server.service import Service
     from perdure.server.setup import ensure_tenant
 
-    clock, fresh = SystemClock(), os.urandom
+    clock, fresh = SystemClock(), secret_bytes
     async with AsyncExitStack() as stack:
         opened = await open_store(store, clock)
         stack.push_async_callback(opened.close)

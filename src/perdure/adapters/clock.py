@@ -55,3 +55,8 @@ class SystemClock:
     def chance(self) -> float:
         """Return a number in [0, 1)."""
         return random.random()
+
+
+def secret_bytes(size: int) -> bytes:
+    """Return so many bytes that nobody can guess, from the system."""
+    return os.urandom(size)

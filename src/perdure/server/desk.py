@@ -340,7 +340,12 @@ class Desk:
             content=content,
             context=meta.get("context"),
         )
-        return run_object(row, facts, timeline=telling.timeline, joined=joined)
+        shown = run_object(row, facts, timeline=telling.timeline, joined=joined)
+        waits = [
+            shapes.Wait(what="worker", call=one.call, needs=one.needs)
+            for one in self.pool.waiting_for(joined.session)
+        ]
+        return replace(shown, waits=(*shown.waits, *waits)) if waits else shown
 
     async def _joined(self, row: RunRow) -> RunRow:
         """Return the run that a merged one joined, or the run itself."""

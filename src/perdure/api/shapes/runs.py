@@ -68,6 +68,7 @@ class Wait(Shape, frozen=True, kw_only=True):
     key: str | UnsetType = UNSET
     attempt: int | UnsetType = UNSET
     due_at: Timestamp | UnsetType | None = UNSET
+    needs: str | UnsetType = UNSET
 
 
 class Unpriced(Shape, frozen=True, kw_only=True):
