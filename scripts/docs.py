@@ -109,6 +109,8 @@ ENVIRONMENT_SAID: Final = {
     "ANTHROPIC_BASE_URL": "Another address for `anthropic:` models.",
     "OPENAI_API_KEY": "The key for `openai:` and `openai-responses:` models.",
     "OPENAI_BASE_URL": "Another address for `openai:` models; it may do without a key.",
+    "PERDURE_BOOTSTRAP_KEY": "A key that becomes an admin's when a server starts; 16 to 256 chars.",
+    "PERDURE_KEY_PEPPER": "What a server hashes keys with, instead of a file beside its catalog.",
     "PERDURE_ISOLATED_TOOL": "Set by perdure in an isolated tool's process: no runtime starts.",
     "PERDURE_FAULTS": "A fault plan, in processes that ask for it: see the fault points.",
     "PERDURE_FAULTS_FD": "Where such a process tells that it holds still.",

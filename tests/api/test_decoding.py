@@ -82,10 +82,6 @@ WRONG: list[tuple[Any, type[Any], Any]] = [
     ),
     ({}, shapes.ReplyCreate, "answer is required"),
     ({"answer": 1}, shapes.ReplyCreate, "answer is required"),
-    ({}, shapes.ForkCreate, "step must be a non-negative integer"),
-    ({"step": -1}, shapes.ForkCreate, "step must be a non-negative integer"),
-    ({"step": "1.5"}, shapes.ForkCreate, "step must be a non-negative integer"),
-    ({"step": 1, "message": 5}, shapes.ForkCreate, "message must be text or a content block"),
     ({"name": "n"}, shapes.HookCreate, {"agent_id": [BLANK]}),
 ]
 
@@ -102,7 +98,6 @@ RIGHT: list[tuple[Any, msgspec.Struct]] = [
     ({"content": [{"type": "text"}]}, shapes.MessageCreate(content=[{"type": "text"}])),
     ({"content": "a", "gard_id": "3"}, shapes.MessageCreate(content="a", gard_id=3)),
     ({"content": "a", "conversation_key": ""}, shapes.MessageCreate(content="a")),
-    ({"step": "2"}, shapes.ForkCreate(step=2)),
     (
         {"agent_id": "1", "name": "n", "enabled": "false"},
         shapes.HookCreate(agent_id=1, name="n", enabled=False),

@@ -42,7 +42,6 @@ POST   /runs/{id}/retry                       retry_run
 POST   /runs/{id}/reply                       reply_to_run
 POST   /runs/{id}/resolve                     resolve_call
 POST   /runs/{id}/cancel                      cancel_run
-POST   /runs/{id}/fork                        fork_run
 GET    /sessions                              list_sessions
 GET    /sessions/{id}                         get_session
 PUT    /sessions/{id}                         update_session

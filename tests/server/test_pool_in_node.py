@@ -13,6 +13,7 @@ from perdure.core.agent import AgentSpec, ToolSpec, define
 from perdure.core.errors import RunFailed
 from perdure.core.events import ToolCallIntended
 from perdure.core.messages import AssistantMessage
+from perdure.runtime.agents import Registered
 from perdure.runtime.handles import Run
 from perdure.runtime.node import Node
 from perdure.server.pool import Pool
@@ -43,7 +44,7 @@ class Service(World):
         """Start a node with a pool of its own, as a new process would."""
         self.pool = Pool(self.clock, self.telemetry)
         node = Node(
-            self.store, [self.pool], self.definitions, self.clock, self.telemetry,
+            self.store, [self.pool], Registered(self.definitions), self.clock, self.telemetry,
             settings=self.settings,
         )  # fmt: skip
         await node.start()

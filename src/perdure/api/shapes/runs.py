@@ -7,8 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import UNSET, Meta, UnsetType, field
 
 from perdure.api.limits import ID_MAX, KEY_CHARS_MAX, LINE_CHARS_MAX, WAIT_SECONDS_MAX
-from perdure.api.shapes.agents import Prompt
-from perdure.api.shapes.common import Content, Id, Name, PageQuery, Shape, Timestamp
+from perdure.api.shapes.common import Content, Id, PageQuery, Shape, Timestamp
 from perdure.core.runs import RowStatus
 
 RunStatus = Literal["pending", "running", "waiting", "completed", "failed"]
@@ -164,31 +163,8 @@ class CancelCreate(Shape, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=LINE_CHARS_MAX)] | None = None
 
 
-class ForkCreate(Shape, frozen=True, kw_only=True):
-    """A new run from the history that an old one had at `step`, with other words or settings."""
-
-    SAID_IF_WRONG: ClassVar = {
-        "step": "step must be a non-negative integer",
-        "message": "message must be text or a content block",
-    }
-
-    step: Annotated[int, Meta(ge=0, le=ID_MAX)]
-    message: Content | None = None
-    system_prompt: Prompt | None = None
-    model: Name | None = None
-
-
 class Accepted(Shape, frozen=True, kw_only=True):
     """That a run was accepted, durably."""
 
     status: str = "accepted"
     run_id: int
-
-
-class Forked(Shape, frozen=True, kw_only=True):
-    """That a fork was accepted, and what it is."""
-
-    status: str = "accepted"
-    run_id: int
-    agent_id: int
-    data: Run
