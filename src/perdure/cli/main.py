@@ -11,6 +11,7 @@ from perdure.cli.demo import demo
 from perdure.cli.doctor import doctor
 from perdure.cli.run import resume, run
 from perdure.cli.runs import runs
+from perdure.cli.server import dev, server, worker
 from perdure.cli.sessions import sessions
 from perdure.cli.verify import verify
 
@@ -35,5 +36,5 @@ def main(verbose: bool) -> None:
         logging.getLogger("perdure").addHandler(logging.NullHandler())
 
 
-for command in (run, resume, runs, sessions, verify, doctor, demo):
+for command in (run, resume, runs, sessions, dev, server, worker, verify, doctor, demo):
     main.add_command(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import uvicorn
 
@@ -17,9 +17,15 @@ GRACE_SECONDS = 20
 
 
 async def serve(
-    service: Service, host: str, port: int, on_ready: Callable[[str], None] = lambda url: None
+    service: Service,
+    host: str,
+    port: int,
+    on_ready: Callable[[str], None] = lambda url: None,
+    on_leaving: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then drain. `on_ready` is told the URL once it can be used.
+
+    `on_leaving` is awaited first when it stops, while workers can still bring their results.
 
     Port 0 takes a free one. Raises `InvalidInput` for an address that cannot be had.
     """
@@ -38,24 +44,36 @@ async def serve(
         timeout_keep_alive=75,
         server_header=False,
     )
-    server = _Announcing(config, lambda: on_ready(f"http://{shown}:{address[1]}"))
+    server = _Announcing(config, lambda: on_ready(f"http://{shown}:{address[1]}"), on_leaving)
     await server.serve(sockets=[listener])
     if service.failure is not None:
         raise service.failure
 
 
 class _Announcing(uvicorn.Server):
-    """Says when it has started."""
+    """Says when it has started, and when it is about to stop."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_started: Callable[[], None],
+        on_leaving: Callable[[], Awaitable[None]] | None,
+    ) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._on_leaving = on_leaving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
         await super().startup(sockets)
         if self.started:
             self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let who has to know go first, then stop."""
+        if self._on_leaving is not None:
+            await self._on_leaving()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,181 @@
+"""`perdure dev`, `perdure server` and `perdure worker`: agents as a service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from perdure.bootstrap import KEY_VARIABLES, SQLITE_PREFIX, open_service
+from perdure.cli.agents import load_agent
+from perdure.cli.common import command_body
+from perdure.core.errors import InvalidInput
+
+FOLDER = ".perdure"
+STORE_FILE = "server.db"
+KEY_FILE = "dev.key"
+URL_VARIABLE, WORKER_KEY_VARIABLE = "PERDURE_URL", "PERDURE_KEY"
+RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.5, 15.0
+LEAVE_SECONDS_MAX = 35
+
+folder_option = click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=FOLDER,
+    envvar="PERDURE_FOLDER",
+    show_default=True,
+    help="Where sessions, agents and keys are kept.",
+)
+port_option = click.option("--port", type=click.IntRange(0, 65535), default=4000, show_default=True)
+
+
+@click.command(epilog="Example: perdure dev examples/librarian.py:librarian")
+@click.argument("agents", nargs=-1)
+@port_option
+@folder_option
+@command_body
+async def dev(agents: Sequence[str], port: int, folder: Path) -> None:
+    """Run a server with a worker for AGENTS (FILE.py:NAME ...), on this machine, for this machine.
+
+    The worker is a process of its own, which is started again when it ends. Without AGENTS there is
+    none: start one elsewhere with `perdure worker`. Ctrl-C stops everything; what was under way
+    goes on at the next start.
+    """
+    for agent in agents:
+        load_agent(agent)
+    await _serve("127.0.0.1", port, folder, agents, is_dev=True)
+
+
+@click.command(epilog="Example: perdure server --host 0.0.0.0 --port 4000")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@port_option
+@folder_option
+@command_body
+async def server(host: str, port: int, folder: Path) -> None:
+    """Run a server: REST, sockets for workers and clients. It executes nothing itself.
+
+    At the first start it prints an admin key, once; with PERDURE_BOOTSTRAP_KEY in the environment
+    that one is used instead.
+    """
+    await _serve(host, port, folder, (), is_dev=False)
+
+
+@click.command(epilog="Example: perdure worker support.py:support")
+@click.argument("agents", nargs=-1, required=True)
+@click.option("--url", envvar=URL_VARIABLE, default="http://127.0.0.1:4000", show_default=True)
+@click.option("--key", envvar=WORKER_KEY_VARIABLE, help="An API key; or set PERDURE_KEY.")
+@click.option("--name", "worker_id", help="Its id; the host's name and the process's id if not given.")
+@click.option("--concurrency", type=click.IntRange(1), default=100, show_default=True)
+@command_body
+async def worker(
+    agents: Sequence[str], url: str, key: str | None, worker_id: str | None, concurrency: int
+) -> None:
+    """Execute the calls of AGENTS (FILE.py:NAME ...) for a server: tools and providers' keys.
+
+    SIGTERM and Ctrl-C let it finish what it has.
+    """
+    from perdure.bootstrap import Worker
+
+    key = key or _kept_key(Path(FOLDER))
+    if not key:
+        raise InvalidInput("a worker needs an API key: give --key, or set PERDURE_KEY")
+    found = [load_agent(agent)[0] for agent in agents]
+    click.echo(f"worker for {', '.join(agent.name for agent in found)} at {url}", err=True)
+    await Worker(url, key, worker_id=worker_id, concurrency_max=concurrency).run(found)
+
+
+async def _serve(
+    host: str, port: int, folder: Path, agents: Sequence[str], *, is_dev: bool
+) -> None:
+    from perdure.server.serving import serve
+
+    store = f"{SQLITE_PREFIX}{folder / STORE_FILE}"
+    folder.mkdir(parents=True, exist_ok=True)
+    async with open_service(folder, store, os.environ) as (service, made), _Children() as children:
+        key = made
+        if is_dev:
+            key = _keep_key(folder, made) or _given_key(os.environ)
+
+        def ready(url: str) -> None:
+            click.echo(f"perdure is at {url}   (documentation: {url}/docs)")
+            if key:
+                click.echo(f"key: {key}" if is_dev else f"admin key, shown this once: {key}")
+            if agents and key:
+                children.start(agents, url, key)
+
+        await serve(service, host, port, ready, children.stop)
+
+
+class _Children:
+    """The worker of `perdure dev`: a process that is started again when it ends."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+
+    async def __aenter__(self) -> _Children:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop()
+
+    def start(self, agents: Sequence[str], url: str, key: str) -> None:
+        """Start the worker, and keep it running."""
+        self._task = asyncio.ensure_future(self._keep(agents, url, key))
+
+    async def stop(self) -> None:
+        """Have the worker finish what it has, and end."""
+        self._stopping = True
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), LEAVE_SECONDS_MAX)
+            if self._process.returncode is None:
+                self._process.kill()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _keep(self, agents: Sequence[str], url: str, key: str) -> None:
+        delay = RESTART_SECONDS_MIN
+        environment = {**os.environ, URL_VARIABLE: url, WORKER_KEY_VARIABLE: key}
+        while not self._stopping:
+            began = asyncio.get_running_loop().time()
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "perdure", "worker", *agents),
+                env=environment,
+                start_new_session=True,
+            )
+            code = await self._process.wait()
+            if self._stopping:
+                return
+            lived = asyncio.get_running_loop().time() - began
+            delay = RESTART_SECONDS_MIN if lived > RESTART_SECONDS_MAX else delay * 2
+            delay = min(delay, RESTART_SECONDS_MAX)
+            click.echo(f"the worker ended ({code}); it is started again in {delay:.1f} s", err=True)
+            await asyncio.sleep(delay)
+
+
+def _keep_key(folder: Path, made: str | None) -> str | None:
+    """Return the key of a server for this machine: the one just made, or the one that was kept."""
+    path = folder / KEY_FILE
+    if made is not None:
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(made)
+    return _kept_key(folder)
+
+
+def _kept_key(folder: Path) -> str | None:
+    path = folder / KEY_FILE
+    return path.read_text().strip() if path.is_file() else None
+
+
+def _given_key(environment: Mapping[str, str]) -> str | None:
+    return next((environment[name] for name in KEY_VARIABLES if environment.get(name)), None)
