@@ -15,6 +15,7 @@ from perdure.core.ids import SessionId
 from perdure.core.messages import AssistantMessage, ModelReply, UserMessage
 from perdure.ports.models import ModelRequest
 from perdure.ports.workers import ModelTask, Task, ToolTask
+from perdure.server import members
 from perdure.server.held import task_id
 from perdure.server.pool import Pool
 from perdure.testing.clock import FakeClock
@@ -199,6 +200,16 @@ async def test_who_fits(task: Task, gard: str | None, worker: dict[str, Any], fi
     await settle()
     assert bool(peer.tasks) == fits
     assert bool(desk.needs()) != fits
+
+
+async def test_many_needs_are_looked_up_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many answers are kept."""
+    monkeypatch.setattr(members, "NEEDS_INDEXED_MAX", 1)
+    desk = Desk()
+    peer = desk.peer("w1", "charge")
+    desk.start(model(), tool(), tool("1.1.t1"))
+    await settle()
+    assert len(peer.tasks) == 3
 
 
 async def test_a_run_says_what_it_waits_for() -> None:
@@ -438,7 +449,7 @@ async def test_a_worker_that_begins_by_itself_waits_for_the_word() -> None:
     await settle()
     assert (len(peer.tasks), desk.reports) == (2, [])
     peer.say(peer.side.begin(TOOL_ID))
-    peer.say(peer.side.begin("other"), peer.side.begin(peer.ids[1]))
+    peer.say(peer.side.begin("other"), peer.side.begin(peer.ids[1]), peer.side.begin(TOOL_ID))
     assert desk.reports == [c.ReportToolBegin(call="1.1.t0", attempt=1, worker="w1")]
     desk.pool.proceed(ONCE)
     await settle()
@@ -481,6 +492,42 @@ async def test_a_cancelled_task_is_forgotten(features: tuple[str, ...]) -> None:
     assert (t.Cancel(TOOL_ID) in peer.heard) == bool(features)
     peer.ok(TOOL_ID)
     assert desk.reports == []
+
+
+async def test_a_task_that_is_cancelled_before_it_is_reported_is_not() -> None:
+    """A beginning, or a task too large to be sent, is told a turn of the loop later."""
+    desk = Desk()
+    desk.peer("w1", "charge", frame_bytes_max=1024)
+    large = tool("1.1.t1", arguments={"n": "x" * 2000})
+    desk.start(ONCE, large)
+    desk.pool.cancel(ONCE)
+    desk.pool.cancel(large)
+    await settle()
+    assert desk.reports == []
+
+
+async def test_what_a_loss_makes_needless_is_not_reported_lost() -> None:
+    """The first report may end the run, and with it the other calls."""
+    desk = Desk()
+    peer = desk.peer("w1", "charge")
+    first, second = tool(), tool("1.1.t1")
+    desk.pool.start(first, lambda task, report: desk.pool.cancel(second), lambda *told: None)
+    desk.start(second)
+    await settle()
+    peer.lose()
+    assert desk.reports == []
+
+
+async def test_a_worker_whose_channel_is_closed_is_sent_nothing() -> None:
+    """What it was to get is handed on when its end is known."""
+    desk = Desk()
+    peer = desk.peer("w1", "charge")
+    peer.wire.close(t.WORKER_TOPIC)
+    desk.start(tool())
+    peer.lose()
+    other = desk.peer("w2", "charge")
+    await settle()
+    assert (peer.tasks, other.ids, desk.reports) == ([], [TOOL_ID], [])
 
 
 async def test_a_task_that_is_started_again_forgets_the_one_before() -> None:
@@ -638,6 +685,16 @@ async def test_a_miss_sends_everything_at_once() -> None:
         c.ReportModelError(call="1.2.m1", error_class="internal", code="invalid_result",
                            message="invalid result payload")
     ]  # fmt: skip
+
+
+async def test_a_miss_of_a_task_that_nobody_has_is_nothing() -> None:
+    """It was about messages of another connection."""
+    desk = Desk()
+    desk.start(model())
+    peer = desk.peer("w1", features=("message_cache", "credit"))
+    peer.fail(MODEL_ID, CACHE_MISS)
+    assert desk.reports == []
+    assert len(desk.needs()) == 1
 
 
 async def test_a_compaction_leaves_the_kept_messages_alone() -> None:

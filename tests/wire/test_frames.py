@@ -71,10 +71,11 @@ def test_a_payload_is_decoded_when_it_is_known_what_it_is() -> None:
     assert frames.payload_as(decode('[null,null,"t","e",{"a":1}]'), numbers) == {"a": 1}
     with pytest.raises(BadPayload, match="the payload of 'e' is not valid"):
         frames.payload_as(decode('[null,null,"t","e",{"a":"x"}]'), numbers)
-    broken = Frame(None, None, "t", "e", msgspec.Raw(b"{"))
-    with pytest.raises(BadFrame) as bad:
-        frames.payload_as(broken, numbers)
-    assert bad.value.close_code == 1007
+    for broken, code in ((b"{", 1007), (b"[" * 100_000, 1009)):
+        frame = Frame(None, None, "t", "e", msgspec.Raw(broken))
+        with pytest.raises(BadFrame) as bad:
+            frames.payload_as(frame, msgspec.json.Decoder())
+        assert bad.value.close_code == code
 
 
 def test_what_is_too_large_for_its_receiver_is_not_made() -> None:

@@ -203,6 +203,14 @@ def test_a_worker_drains_and_leaves() -> None:
     assert server.state(LOBBY) == "left"
 
 
+def test_a_worker_that_drains_grants_no_more() -> None:
+    """It asked for nothing new."""
+    server = worker(features=ALL)
+    server.feed(frame("1", "2", LOBBY, "drain", {}))
+    (reply,) = told(server.feed(frame("1", "9", LOBBY, "credit", {"tasks": 1})))
+    assert reply[4]["response"]["reason"] == "'credit' may not be said while draining"
+
+
 def test_a_port_is_answered_by_the_server() -> None:
     """It has to be written down first."""
     server = worker()

@@ -263,6 +263,15 @@ def test_a_task_that_cannot_be_read_is_answered() -> None:
     assert json.loads(text)[4]["error"] == "the task has no messages"
 
 
+def test_a_worker_leaves_what_it_does_not_know() -> None:
+    """A newer server may say more; a reply of no known shape is an error."""
+    talk = Talk()
+    assert talk.worker.feed(json.dumps([None, None, LOBBY, "telepathy", {}])) == []
+    assert talk.worker.feed(json.dumps([None, "9", LOBBY, "phx_reply", 7])) == [
+        Replied("9", False, None)
+    ]
+
+
 def test_norns_workers_are_not_shown_what_is_ours() -> None:
     """They hand every key of a message to the provider."""
     said = AssistantMessage("hi", extra={"a": 1})

@@ -301,8 +301,6 @@ class Pool:
 
     def _end(self, held: Held, report: Report) -> None:
         """Report the outcome of a task; its worker gets the next one that waits."""
-        if not self._holds(held):
-            return
         owner = self._forget(held)
         if owner is not None:
             self._serve(owner)

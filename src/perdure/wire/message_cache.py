@@ -6,6 +6,9 @@ whose messages changed longest ago is forgotten first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 from perdure.core.messages import Message
 from perdure.wire.tasks import MessagesDelta, Number
 
@@ -28,7 +31,7 @@ class MessageCache:
             return None
         for drop in _possible_drops(base, messages):
             kept = len(base) - drop
-            if kept <= len(messages) and _same(base[drop:], messages[:kept]):
+            if kept <= len(messages) and base[drop:] == messages[:kept]:
                 return MessagesDelta(base_count=len(base), drop=drop, append=messages[kept:])
         return None
 
@@ -53,18 +56,8 @@ class MessageCache:
         self._runs.pop(run, None)
 
 
-def _possible_drops(base: Messages, messages: Messages) -> list[int]:
-    """Return how many messages may have gone from the front: none, most likely."""
-    if not messages:
-        return []
-    found = []
-    for drop, message in enumerate(base):
-        if message is messages[0] or message == messages[0]:
-            found.append(drop)
-            if len(found) == _DROPS_TRIED_MAX:
-                break
-    return found
-
-
-def _same(these: Messages, those: Messages) -> bool:
-    return all(a is b or a == b for a, b in zip(these, those, strict=True))
+def _possible_drops(base: Messages, messages: Messages) -> Iterator[int]:
+    """Yield how many messages may have gone from the front: none, most likely."""
+    if messages:
+        found = (drop for drop, message in enumerate(base) if message == messages[0])
+        yield from islice(found, _DROPS_TRIED_MAX)

@@ -139,7 +139,7 @@ HEARS: Mapping[Channel, Mapping[str, Hears]] = {
         "text": Hears(Text, feature="text"),
         "progress": Hears(Progress, feature="progress"),
         "begin": Hears(Begin, feature="begin"),
-        "credit": Hears(Credit, feature="credit"),
+        "credit": Hears(Credit, ("joined",), feature="credit"),
         LEAVE: Hears(Nothing, moves_to="left"),
     },
     "agent": {

@@ -88,19 +88,24 @@ def for_norns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
     Messages that have nothing of the kind are the same objects.
     """
-    return tuple(
-        _plain(message)
-        if isinstance(message, AssistantMessage) and _is_marked(message)
-        else message
-        for message in messages
+    marked = [n for n, message in enumerate(messages) if _is_marked(message)]
+    if not marked:
+        return messages
+    plain = list(messages)
+    for n in marked:
+        plain[n] = _plain(plain[n])
+    return tuple(plain)
+
+
+def _is_marked(message: Message) -> bool:
+    if not isinstance(message, AssistantMessage):
+        return False
+    return message.extra is not None or any(
+        request.undecodable is not None for request in message.tool_calls
     )
 
 
-def _is_marked(message: AssistantMessage) -> bool:
-    undecodable = any(request.undecodable is not None for request in message.tool_calls)
-    return message.extra is not None or undecodable
-
-
-def _plain(message: AssistantMessage) -> AssistantMessage:
+def _plain(message: Message) -> Message:
+    assert isinstance(message, AssistantMessage)
     calls = tuple(replace(request, undecodable=None) for request in message.tool_calls)
     return AssistantMessage(message.content, calls)
