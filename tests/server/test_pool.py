@@ -668,6 +668,19 @@ async def test_a_worker_that_keeps_messages_is_sent_what_is_new() -> None:
     assert len(desk.reports) == 6
 
 
+async def test_what_is_only_ours_is_in_no_delta() -> None:
+    """And the base of the next delta has as many messages all the same."""
+    desk = Desk()
+    peer = desk.peer("w1", features=("message_cache",))
+    history = (UserMessage("a"), AssistantMessage("b", extra={"ours": 1}), UserMessage("c"))
+    for upto in (1, 2, 3):
+        request = replace(model().request, messages=history[:upto])
+        desk.start(model(f"1.{upto}.m1", request=request))
+        await settle()
+    assert peer.tasks[-1].messages == (history[0], AssistantMessage("b"), history[2])
+    assert ["messages_delta" in frame for frame in peer.frames[1:]] == [False, True, True]
+
+
 async def test_a_miss_sends_everything_at_once() -> None:
     """Nothing is reported of it; a second miss is nonsense."""
     desk = Desk()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from perdure.core.commands import Report, ReportModelError, ReportProbe, ReportToolLost
 from perdure.core.commands import ReportToolResult as ToolResult
@@ -144,17 +145,19 @@ def told(
         )
     request = task.request
     compacting = request.purpose == "compact"
-    messages = request.messages if member.native else tasks.for_norns(request.messages)
     delta = None
     if member.cache is not None and not compacting and not held.whole:
-        delta = member.cache.delta(run_id, messages)
+        delta = member.cache.delta(run_id, request.messages)
+    messages = request.messages if delta is None else delta.append
+    if not member.native:
+        messages = tasks.for_norns(messages)
     return tasks.LlmTask(
         task_id=held.id,
         model=request.model,
         system_prompt=request.instructions,
         date=None if member.native else _date(now_ms),
         messages=messages if delta is None else UNSET,
-        messages_delta=UNSET if delta is None else delta,
+        messages_delta=UNSET if delta is None else replace(delta, append=messages),
         tools=tuple(
             tasks.ToolSchema(tool.name, tool.description, tool.parameters) for tool in request.tools
         ),
@@ -174,10 +177,7 @@ def sent(held: Held, member: Member, payload: tasks.LlmTask | tasks.ToolTask) ->
     if isinstance(payload, tasks.LlmTask) and isinstance(task, ModelTask):
         held.whole = payload.messages is not UNSET
         if member.cache is not None and payload.purpose is UNSET:
-            messages = task.request.messages
-            member.cache.keep(
-                payload.run_id, messages if member.native else tasks.for_norns(messages)
-            )
+            member.cache.keep(payload.run_id, task.request.messages)
 
 
 def _detail(task: Task) -> tasks.Detail:

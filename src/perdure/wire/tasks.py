@@ -100,9 +100,8 @@ def for_norns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 def _is_marked(message: Message) -> bool:
     if not isinstance(message, AssistantMessage):
         return False
-    return message.extra is not None or any(
-        request.undecodable is not None for request in message.tool_calls
-    )
+    undecodable = [r for r in message.tool_calls if r.undecodable is not None]
+    return message.extra is not None or bool(undecodable)
 
 
 def _plain(message: Message) -> Message:
