@@ -126,4 +126,4 @@ class Service:
     def _numbers(self, task: Task) -> tuple[int | str, int | str]:
         """Return the numbers of a task's agent and run; of a run nobody asked for yet, its id."""
         known = self.desk(task.session.tenant).numbers.known("run", task.run)
-        return int(task.agent), task.run if known is None else known
+        return int(task.session.agent), task.run if known is None else known
