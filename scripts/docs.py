@@ -19,6 +19,7 @@ import msgspec
 
 import perdure
 from perdure import Tool, testing
+from perdure.api.operations import OPERATIONS, Operation
 from perdure.bootstrap import Node
 from perdure.cli import common, progress
 from perdure.cli.main import main as command_line
@@ -69,6 +70,13 @@ SETTINGS_HEAD: Final = f"""# Settings
 How a node behaves: `Runtime(..., settings=NodeSettings(linger_ms=0))`. The defaults suit one
 process on one machine. What belongs to an agent (its limits, its context policy) is in the
 [Python API](api.md)."""
+REST_HEAD: Final = f"""# REST API
+
+{GENERATED}
+
+JSON in, JSON out, under `Authorization: Bearer KEY`. An answer that is a list or an object is under
+`data`. An error is `{{"error": "a sentence"}}`, or with 422
+`{{"error": {{"field": ["what was expected"]}}}}`. Shapes are in `/openapi.json`. How to use it: [run a server](../howto/server.md)."""
 LIMITS_HEAD: Final = f"""# Limits and retries
 
 {GENERATED}
@@ -109,6 +117,9 @@ ENVIRONMENT_SAID: Final = {
     "ANTHROPIC_BASE_URL": "Another address for `anthropic:` models.",
     "OPENAI_API_KEY": "The key for `openai:` and `openai-responses:` models.",
     "OPENAI_BASE_URL": "Another address for `openai:` models; it may do without a key.",
+    "PERDURE_FOLDER": "Where a server keeps everything, where `--folder` is not given.",
+    "PERDURE_URL": "The server of `perdure worker`, where `--url` is not given.",
+    "PERDURE_KEY": "The API key of `perdure worker`, where `--key` is not given.",
     "PERDURE_BOOTSTRAP_KEY": "A key that becomes an admin's when a server starts; 16 to 256 chars.",
     "PERDURE_KEY_PEPPER": "What a server hashes keys with, instead of a file beside its catalog.",
     "PERDURE_ISOLATED_TOOL": "Set by perdure in an isolated tool's process: no runtime starts.",
@@ -158,6 +169,7 @@ def pages() -> dict[Path, str]:
         reference / "events.md": _events(),
         reference / "faults.md": _faults(),
         reference / "limits.md": _limits(),
+        reference / "rest.md": _rest(),
         reference / "settings.md": _settings(),
         reference / "telemetry.md": _telemetry(),
         ROOT / "docs" / "internals" / "states.md": _states(),
@@ -173,6 +185,33 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     lines.append(["---"] * len(lines[0]))
     lines += [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# ------------------------------------------------------------------------------------ REST API
+
+
+def _rest() -> str:
+    parts = [REST_HEAD]
+    nouns: dict[str, list[Operation]] = {}
+    for operation in OPERATIONS:
+        nouns.setdefault(operation.tag, []).append(operation)
+    for noun, operations in nouns.items():
+        parts.append(f"## {noun}")
+        parts.append(
+            _table(
+                ("request", "what it does", "key", "answers"),
+                (
+                    (
+                        f"`{' '.join(one.methods)} {one.path}`",
+                        one.summary,
+                        one.scope or "none",
+                        ", ".join(str(status) for status in (one.status, *one.errors())),
+                    )
+                    for one in operations
+                ),
+            )
+        )
+    return _page(*parts)
 
 
 # ---------------------------------------------------------------------------------- Python API

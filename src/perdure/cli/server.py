@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import click
 
@@ -69,7 +70,7 @@ async def server(host: str, port: int, folder: Path) -> None:
 @click.argument("agents", nargs=-1, required=True)
 @click.option("--url", envvar=URL_VARIABLE, default="http://127.0.0.1:4000", show_default=True)
 @click.option("--key", envvar=WORKER_KEY_VARIABLE, help="An API key; or set PERDURE_KEY.")
-@click.option("--name", "worker_id", help="Its id; the host's name and the process's id if not given.")
+@click.option("--name", "worker_id", help="Its id; without one it is made of host and process.")
 @click.option("--concurrency", type=click.IntRange(1), default=100, show_default=True)
 @command_body
 async def worker(
@@ -95,7 +96,6 @@ async def _serve(
     from perdure.server.serving import serve
 
     store = f"{SQLITE_PREFIX}{folder / STORE_FILE}"
-    folder.mkdir(parents=True, exist_ok=True)
     async with open_service(folder, store, os.environ) as (service, made), _Children() as children:
         key = made
         if is_dev:
@@ -119,7 +119,7 @@ class _Children:
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
 
-    async def __aenter__(self) -> _Children:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:

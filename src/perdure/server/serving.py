@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
 
@@ -11,6 +14,7 @@ from perdure.core.errors import InvalidInput
 from perdure.server.app import application
 from perdure.server.service import Service
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 BACKLOG_CONNECTIONS = 2_048
 GRACE_SECONDS = 20
 """How long requests may go on when the server stops; sockets are closed with 1012 at once."""
@@ -68,6 +72,18 @@ class _Announcing(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGINT and SIGTERM, and leave it at that: whoever serves goes on to clean up."""
+        loop = asyncio.get_running_loop()
+        for number in STOPPING:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in STOPPING:
+                loop.remove_signal_handler(number)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let who has to know go first, then stop."""
