@@ -18,11 +18,9 @@ def play_the_model(request):  # no key, no network: this function plays the mode
     return ModelReply(tool_calls=(call,)) if step <= 3 else "All packed, says the function."
 
 
-model = play_the_model  # a real one: model = "anthropic:claude-sonnet-5"
-packer = Agent("packer", model=model, instructions="Pack what is asked.", tools=[pack])
-
-
 async def main():
+    model = play_the_model  # a real one: model = "anthropic:claude-sonnet-5"
+    packer = Agent("packer", model=model, instructions="Pack what is asked.", tools=[pack])
     async with Runtime("sqlite:///perdure.db", agents=[packer]) as runtime:
         run = await runtime.send("packer", "Pack orders 1, 2 and 3.", idempotency_key="monday")
         print(await run.result())

@@ -76,7 +76,8 @@ REST_HEAD: Final = f"""# REST API
 
 JSON in, JSON out, under `Authorization: Bearer KEY`. An answer that is a list or an object is under
 `data`. An error is `{{"error": "a sentence"}}`, or with 422
-`{{"error": {{"field": ["what was expected"]}}}}`. Shapes are in `/openapi.json`. How to use it: [run a server](../howto/server.md)."""
+`{{"error": {{"field": ["what was expected"]}}}}`. Shapes are in `/openapi.json`. How to use it:
+[run a server](../howto/server.md)."""
 LIMITS_HEAD: Final = f"""# Limits and retries
 
 {GENERATED}
