@@ -117,7 +117,7 @@ class _Children:
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._leaving = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -131,7 +131,7 @@ class _Children:
 
     async def stop(self) -> None:
         """Have the worker finish what it has, and end."""
-        self._stopping = True
+        self._leaving.set()
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             with contextlib.suppress(TimeoutError):
@@ -145,7 +145,7 @@ class _Children:
     async def _keep(self, agents: Sequence[str], url: str, key: str) -> None:
         delay = RESTART_SECONDS_MIN
         environment = {**os.environ, URL_VARIABLE: url, WORKER_KEY_VARIABLE: key}
-        while not self._stopping:
+        while not self._leaving.is_set():
             began = asyncio.get_running_loop().time()
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "perdure", "worker", *agents),
@@ -153,7 +153,7 @@ class _Children:
                 start_new_session=True,
             )
             code = await self._process.wait()
-            if self._stopping:
+            if self._leaving.is_set():
                 return
             lived = asyncio.get_running_loop().time() - began
             delay = RESTART_SECONDS_MIN if lived > RESTART_SECONDS_MAX else delay * 2

@@ -18,7 +18,7 @@ from perdure.api.timeline import Timeline
 from perdure.api.transcript import Transcript
 from perdure.core.agent import AgentSpec
 from perdure.core.errors import NotFound, Refused
-from perdure.core.events import MessageReceived
+from perdure.core.events import MessageReceived, ModelCallIntended, RunStarted
 from perdure.core.ids import SessionId
 from perdure.core.runs import RowStatus, RunRow
 from perdure.ports import entries
@@ -365,7 +365,7 @@ class Telling:
         self.meta: dict[str, Any] = {}
         self._desk = desk
         self._row = row
-        self._at = max(0, row.started_seq - 2) if row.started_seq else 0
+        self._at: int | None = None
 
     @property
     def over(self) -> bool:
@@ -381,6 +381,8 @@ class Telling:
             self.events = found
             self.timeline.ended_at = self._row.ended_at
             return found[known:]
+        if self._at is None:
+            self._at = await self._beginning()
         if not self.over:
             async for item in self._desk.runs.read(self._row.session, self._at):
                 self._at, event = item.seq, item.event
@@ -391,6 +393,21 @@ class Telling:
                 if self.timeline.ended_at is not None:
                     break
         return self.events[known:]
+
+    async def _beginning(self) -> int:
+        """Return the position before what the run's first model call was shown.
+
+        From there on the timeline can count the messages of each call. It is the beginning of the
+        run itself if it asked no model, or that of the log if it has not begun.
+        """
+        start = max(0, self._row.started_seq - 2) if self._row.started_seq else 0
+        if start:
+            async for item in self._desk.runs.read(self._row.session, start):
+                if isinstance(item.event, ModelCallIntended):
+                    return min(start, item.event.first - 1)
+                if isinstance(item.event, RunStarted) and item.event.run != self._row.id:
+                    break
+        return start
 
 
 class Request(msgspec.Struct, frozen=True):
