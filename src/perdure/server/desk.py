@@ -225,7 +225,6 @@ class Desk:
         key: str | None = None,
         mode: Literal["queue", "steer", "interrupt", "reject"] = "queue",
         idempotency_key: str | None = None,
-        context: shapes.MessageContext | None = None,
         gard: int | None = None,
         trigger: str = "message",
     ) -> str:
@@ -242,7 +241,7 @@ class Desk:
                     return row.id
             if row is not None and mode == "reject":
                 raise Rejected(409, "agent is busy")
-        meta = {"trigger": trigger, "gard": gard, "context": context}
+        meta = {"trigger": trigger, "gard": gard}
         run = await self.runs.send(
             str(agent.id),
             content,
@@ -338,7 +337,6 @@ class Desk:
             gard_id=meta.get("gard"),
             trigger_type=meta.get("trigger", "message"),
             content=content,
-            context=meta.get("context"),
         )
         shown = run_object(row, facts, timeline=telling.timeline, joined=joined)
         waits = [

@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from perdure.api import shapes
 from perdure.api.decoding import decode_id
-from perdure.api.errors import Rejected
+from perdure.api.errors import INVALID, Rejected
 from perdure.api.limits import EVENTS_PAGE_ITEMS_MAX, RUNS_PAGE_ITEMS
 from perdure.api.pages import cursor, page, page_items, place_of
 from perdure.api.projection import row_statuses, run_status
@@ -24,6 +24,8 @@ async def send_message(desk: Desk, request: Request) -> Answer:
     """Take a message: it is durable when this answers, and nobody waits for its run."""
     body: shapes.MessageCreate = request.body
     entry = await desk.agent(decode_id(request.path["id"]), archived=False)
+    if body.context is not None:
+        raise Rejected(422, {"context": [f"{INVALID}: not supported yet; put it into the content"]})
     if body.gard_id is not None:
         gard = await desk.catalog.get(entries.Gard, body.gard_id)
         if gard is None or gard.status == "destroyed":
@@ -34,7 +36,6 @@ async def send_message(desk: Desk, request: Request) -> Answer:
         key=body.conversation_key,
         mode=body.mode,
         idempotency_key=request.key,
-        context=body.context,
         gard=body.gard_id,
     )
     return Answer(shapes.Accepted(run_id=await desk.numbers.run(run)), 202)

@@ -1,0 +1,146 @@
+"""`perdure dev` as a newcomer uses it: one command, then HTTP, and kills at bad moments."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+ROOT = Path(__file__).parents[2]
+REFUND = ROOT / "examples" / "refund.py"
+READY_SECONDS_MAX = 30
+SECONDS_MAX = 60
+
+
+class Server:
+    """A `perdure dev` at work, as somebody with curl sees it."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str, key: str) -> None:
+        self.process = process
+        self.http = httpx2.Client(
+            base_url=f"{url}/api/v1", headers={"Authorization": f"Bearer {key}"}, timeout=30
+        )
+
+    def get(self, path: str) -> Any:
+        """Return what is under `data`."""
+        answer = self.http.get(path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    def post(self, path: str, body: Any, status: int = 202) -> Any:
+        """Return the answer."""
+        answer = self.http.post(path, json=body)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def until(self, run: int, status: str) -> Any:
+        """Wait until a run stands so; return it."""
+        deadline = time.monotonic() + SECONDS_MAX
+        while time.monotonic() < deadline:
+            found = self.get(f"/runs/{run}/wait?timeout=5")
+            if found["status"] == status:
+                return found
+            assert found["status"] not in ("completed", "failed"), found
+        raise AssertionError(f"run {run} is not {status} within {SECONDS_MAX} s")
+
+    def worker_pid(self) -> int:
+        """Return the process that executes its calls, once it has joined."""
+        deadline = time.monotonic() + SECONDS_MAX
+        while time.monotonic() < deadline:
+            workers = self.get("/workers")
+            if workers:
+                return int(workers[0]["worker_id"].rpartition("-")[2])
+        raise AssertionError("no worker came")
+
+
+@contextmanager
+def dev(folder: Path, *arguments: str) -> Iterator[Server]:
+    """Run `perdure dev` with the refund's agent in a folder, until the test is done with it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "perdure", "dev", f"{REFUND}:support", "--port", "0", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[2]
+        key = process.stdout.readline().split()[1]
+        with Server(process, url, key).http:
+            yield Server(process, url, key)
+    finally:
+        process.terminate()
+        process.communicate(timeout=SECONDS_MAX)
+
+
+def test_a_refund_over_http_is_asked_for_answered_and_paid(tmp_path: Path) -> None:
+    with dev(tmp_path) as server:
+        [agent] = [one for one in until_agents(server) if one["name"] == "support"]
+        sent = {"content": "Refund order 42: 1999 cents"}
+        run = server.post(f"/agents/{agent['id']}/messages", sent)["run_id"]
+        waiting = server.until(run, "waiting")
+        assert waiting["waiting_for"]["question"].startswith("Refund 1999 cents for order 42?")
+        server.post(f"/runs/{run}/reply", {"answer": "yes"})
+        done = server.until(run, "completed")
+        [payment] = (tmp_path / "payments.jsonl").read_text(encoding="utf-8").splitlines()
+        assert json.loads(payment)["receipt"] in done["output"]
+        types = [event["event_type"] for event in server.get(f"/runs/{run}/events")]
+        assert types[0] == "run_started"
+        assert types[-1] == "run_completed"
+
+
+def test_the_worker_is_started_again_and_nothing_is_lost(tmp_path: Path) -> None:
+    with dev(tmp_path) as server:
+        [agent] = until_agents(server)
+        sent = {"content": "Refund order 43: 500 cents"}
+        run = server.post(f"/agents/{agent['id']}/messages", sent)["run_id"]
+        server.until(run, "waiting")
+        killed = server.worker_pid()
+        os.kill(killed, signal.SIGKILL)
+        server.post(f"/runs/{run}/reply", {"answer": "yes"})
+        assert server.until(run, "completed")["output"].startswith("Refunded")
+        assert server.worker_pid() != killed
+        assert len((tmp_path / "payments.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_a_killed_server_goes_on_with_what_it_had(tmp_path: Path) -> None:
+    with dev(tmp_path) as server:
+        [agent] = until_agents(server)
+        sent = {"content": "Refund order 44: 700 cents"}
+        run = server.post(f"/agents/{agent['id']}/messages", sent)["run_id"]
+        server.until(run, "waiting")
+        worker = server.worker_pid()
+        server.process.kill()
+        server.process.wait()
+        os.kill(worker, signal.SIGTERM)
+    with dev(tmp_path) as server:
+        server.post(f"/runs/{run}/reply", {"answer": "yes"})
+        assert server.until(run, "completed")["output"].startswith("Refunded")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    with dev(tmp_path) as server:
+        worker = server.worker_pid()
+        server.process.send_signal(number)
+        assert server.process.wait(timeout=SECONDS_MAX) == 0
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+    assert not list((tmp_path / ".perdure").glob("*-wal"))
+
+
+def until_agents(server: Server) -> list[Any]:
+    """Wait for the worker to define its agents; return them."""
+    server.worker_pid()
+    found: list[Any] = server.get("/agents")
+    return found
