@@ -1,0 +1,289 @@
+"""`AsyncClient`: a server's REST API for programs with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+import msgspec
+
+from perdure.api import shapes as s
+from perdure.client import dialogues as d
+from perdure.client.calls import Call, Pause, answer, call, refusal
+from perdure.client.dialogues import Dialogue, Mode, T
+from perdure.client.errors import ApiError, Unreachable
+from perdure.client.following import SILENCE_SECONDS_MAX, Following, TextDelta
+from perdure.client.http import limits, settings, unreachable
+
+
+class AsyncClient:
+    """A client of the server at `url`; `key` is an API key.
+
+    `async with AsyncClient(url, key) as client:` closes its connections in the end. An answer may
+    take `timeout` seconds. What can be asked twice without harm is asked again `retries` times when
+    the server is away. `transport` is for tests. Every method raises `ApiError` and `Unreachable`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        timeout: float = 30.0,
+        retries: int = 3,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = httpx2.AsyncClient(**settings(url, key, timeout), transport=transport)
+        self._retries = retries
+        self._ids: dict[str, int] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def call(
+        self,
+        operation: str,
+        *,
+        query: msgspec.Struct | None = None,
+        body: Any = None,
+        idempotency_key: str | None = None,
+        **path: int | str,
+    ) -> Any:
+        """Ask for any operation of `perdure.api.operations` by its id, as `call("get_run", id=7)`.
+
+        Returns its answer, out of the envelope `data`; a list comes as a `Page`.
+        """
+        asked = call(operation, query=query, body=body, key=idempotency_key, path=path)
+        return await self._hold(d.ask(asked, self._retries))
+
+    # ------------------------------------------------------------------------------ shorthands
+
+    async def agents(self) -> list[s.Agent]:
+        """Return all agents, newest first."""
+        return await self._hold(d.agents(self._retries))
+
+    async def agent(self, agent: int | str) -> s.Agent:
+        """Return an agent by its id or name. Raises `NotFound` for a name that no agent has."""
+        return await self._hold(d.agent(agent, self._retries))
+
+    async def define_agent(self, body: s.AgentCreate) -> s.Agent:
+        """Make the agent of that name what `body` says; make it if there is none."""
+        return await self._hold(d.define_agent(body, self._retries))
+
+    async def send(
+        self,
+        agent: int | str,
+        content: Any,
+        *,
+        session: str | None = None,
+        mode: Mode = "queue",
+        idempotency_key: str | None = None,
+        gard: int | None = None,
+        context: s.MessageContext | None = None,
+    ) -> AsyncRunHandle:
+        """Send a message; when this returns, it is durable, and its run goes on by itself.
+
+        Without `session` the message gets a session of its own. The same `idempotency_key` gives
+        the same run. `mode` says what becomes of it while a run is in progress in the session.
+        """
+        dialogue = d.send(
+            self._ids,
+            agent,
+            content,
+            session=session,
+            mode=mode,
+            idempotency_key=idempotency_key,
+            gard=gard,
+            context=context,
+            retries=self._retries,
+        )
+        return self.run(await self._hold(dialogue))
+
+    def run(self, id_: int) -> AsyncRunHandle:
+        """Return the run with this id; whether there is one shows when it is asked."""
+        return AsyncRunHandle(self, id_)
+
+    async def runs(
+        self,
+        agent: int | str | None = None,
+        *,
+        status: str | None = None,
+        limit: int | None = None,
+    ) -> list[s.Run]:
+        """Return runs, newest first, of one agent or status if asked so."""
+        return await self._hold(d.runs(self._ids, agent, status, limit, self._retries))
+
+    async def sessions(
+        self, *, archived: bool = False, limit: int | None = None
+    ) -> list[s.Session]:
+        """Return sessions of all agents, the latest first."""
+        return await self._hold(d.sessions(archived, limit, self._retries))
+
+    async def session(self, id_: int) -> s.SessionWhole:
+        """Return a session with its messages and runs."""
+        found: s.SessionWhole = await self.call("get_session", id=id_)
+        return found
+
+    # ---------------------------------------------------------------------------------- inside
+
+    async def _hold(self, dialogue: Dialogue[T]) -> T:
+        """Carry a dialogue through to its outcome."""
+        try:
+            step = next(dialogue)
+            while True:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    step = dialogue.send(None)
+                    continue
+                try:
+                    found = await self._ask(step)
+                except (ApiError, Unreachable) as error:
+                    step = dialogue.throw(error)
+                else:
+                    step = dialogue.send(found)
+        except StopIteration as done:
+            outcome: T = done.value
+            return outcome
+
+    async def _ask(self, asked: Call) -> Any:
+        try:
+            told = await self._http.request(
+                asked.method,
+                asked.path,
+                params=asked.query,
+                content=asked.body,
+                headers=asked.headers(),
+                timeout=limits(self._http.timeout, asked.hold_s),
+            )
+        except httpx2.TransportError as error:
+            raise unreachable(self._http.base_url, error) from error
+        return answer(asked, told.status_code, told.headers, told.content)
+
+    async def _stream(self, run: int, seen: Following) -> AsyncIterator[s.Event | TextDelta]:
+        """Yield what one stream tells that was not seen yet."""
+        asked = call("list_events", path={"id": run})
+        silence = limits(self._http.timeout, SILENCE_SECONDS_MAX)
+        try:
+            async with self._http.sse(
+                asked.path, headers=seen.headers(), timeout=silence
+            ) as source:
+                told = source.response
+                if told.status_code >= 300:
+                    body = await told.aread()
+                    raise refusal(asked, told.status_code, told.headers, body)
+                async for said in source:
+                    item = seen.take(said)
+                    if item is not None:
+                        yield item
+                    if seen.over:
+                        return
+        except httpx2.TransportError as error:
+            raise unreachable(self._http.base_url, error) from error
+
+
+class AsyncRunHandle:
+    """A run on the server, by its id."""
+
+    def __init__(self, client: AsyncClient, id_: int) -> None:
+        self.id = id_
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"AsyncRunHandle({self.id})"
+
+    async def get(self) -> s.Run:
+        """Return the run as it stands."""
+        found: s.Run = await self._client.call("get_run", id=self.id)
+        return found
+
+    async def wait(self, timeout: float | None = None) -> s.Run:  # noqa: ASYNC109
+        """Wait until the run has ended or waits for a person, at most `timeout` seconds.
+
+        Returns it as it stands then, whether or not it has.
+        """
+        return await self._client._hold(d.wait(self.id, timeout))
+
+    async def result(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        """Wait for the run's output, at most `timeout` seconds.
+
+        Raises `RunFailed`, `RunCancelled`, `RunWaits` when it needs a person, `TimeoutError`.
+        """
+        return await self._client._hold(d.result(self.id, timeout))
+
+    async def events(self, after: int = 0) -> AsyncIterator[s.Event]:
+        """Yield the run's events after sequence `after` to its end, in order, each once."""
+        async for item in self.stream(after):
+            if isinstance(item, s.Event):
+                yield item
+
+    async def stream(self, after: int = 0) -> AsyncIterator[s.Event | TextDelta]:
+        """Yield events like `events`, and between them the text that models are writing.
+
+        A server that goes away meanwhile is waited for, and asked for what came after the last
+        event seen.
+        """
+        seen = Following(after)
+        while not seen.over:
+            try:
+                async for item in self._client._stream(self.id, seen):
+                    yield item
+                if not seen.over:
+                    seen.ended(d.is_closed(await self.get()))
+            except (Unreachable, ApiError) as error:
+                if isinstance(error, ApiError) and error.status not in d.TEMPORARY:
+                    raise
+            if not seen.over:
+                seen.failures += 1
+                await asyncio.sleep(d.delay(seen.failures - 1))
+
+    async def reply(self, answer: Any, *, call: str | None = None) -> None:
+        """Answer the run's oldest open question, or the one that `call` names."""
+        await self._client.call(
+            "reply_to_run",
+            id=self.id,
+            body=s.ReplyCreate(answer=answer, call=call),
+            idempotency_key=d.fresh_key(),
+        )
+
+    async def cancel(self, reason: str | None = None) -> None:
+        """End the run. Raises `ApiError` (409) when it has ended already."""
+        await self._client.call(
+            "cancel_run",
+            id=self.id,
+            body=s.CancelCreate(reason=reason),
+            idempotency_key=d.fresh_key(),
+        )
+
+    async def retry(self) -> AsyncRunHandle:
+        """Start again what has ended; returns the new run."""
+        accepted = await self._client.call("retry_run", id=self.id, idempotency_key=d.fresh_key())
+        return AsyncRunHandle(self._client, accepted.run_id)
+
+    async def resolve(
+        self,
+        call: str,
+        resolution: d.Resolution,
+        *,
+        attempt: int | None = None,
+        content: Any = None,
+    ) -> None:
+        """Say what became of a call whose outcome nobody there can know; see `waits`."""
+        body = s.ResolveCreate(call=call, resolution=resolution, attempt=attempt, content=content)
+        await self._client.call(
+            "resolve_call", id=self.id, body=body, idempotency_key=d.fresh_key()
+        )
