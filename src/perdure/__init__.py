@@ -22,6 +22,7 @@ from perdure.core.errors import (
     StoreLocked,
     StoreRefused,
     Unavailable,
+    WorkerRefused,
 )
 from perdure.core.ids import SessionId
 from perdure.core.messages import (
@@ -39,7 +40,7 @@ from perdure.runtime.settings import NodeSettings
 from perdure.worker import Agent, Tool, ToolContext, ask_human, tool, wait
 
 if TYPE_CHECKING:
-    from perdure.bootstrap import Runtime
+    from perdure.bootstrap import Runtime, Worker
 
 __all__ = [
     "Agent",
@@ -74,6 +75,8 @@ __all__ = [
     "Unavailable",
     "Usage",
     "UserMessage",
+    "Worker",
+    "WorkerRefused",
     "ask_human",
     "tool",
     "wait",
@@ -81,9 +84,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Runtime`, and with it every adapter, only when it is asked for."""
-    if name == "Runtime":
-        from perdure.bootstrap import Runtime  # noqa: PLC0415  that it is late is the point
+    """Import `Runtime` and `Worker`, and with them every adapter, only when they are asked for."""
+    if name in ("Runtime", "Worker"):
+        from perdure import bootstrap  # noqa: PLC0415  that it is late is the point
 
-        return Runtime
+        return getattr(bootstrap, name)
     raise AttributeError(f"module 'perdure' has no attribute {name!r}")

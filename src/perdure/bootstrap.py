@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -40,6 +41,7 @@ __all__ = [
     "Runtime",
     "SystemClock",
     "TextDelta",
+    "Worker",
     "open_reader",
     "open_service",
     "open_store",
@@ -209,6 +211,64 @@ class Runtime:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
+
+
+class Worker:
+    """A worker process of the server at `url`: it holds the tools and the providers' keys.
+
+    `Worker(url, key).serve([support])` in a script, `await Worker(url, key).run([support])` on an
+    event loop. It defines the agents on the server, unless `register` is false, and executes their
+    calls, `concurrency_max` at once, sync functions in `threads_max` threads. `worker_id` is its
+    name, by default one of this process. With `gard` and its `claim_token` it serves that gard
+    alone. While the server is away, calls go on, and their results are kept and sent once it is
+    back. On SIGTERM or SIGINT it takes nothing new, finishes what it has within
+    `shutdown_timeout_s`, and leaves.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        worker_id: str | None = None,
+        concurrency_max: int = 100,
+        threads_max: int = 32,
+        gard: str | None = None,
+        claim_token: str | None = None,
+        register: bool = True,
+        shutdown_timeout_s: float = 30.0,
+    ) -> None:
+        from perdure.worker.remote import RemoteWorker
+
+        self._remote = RemoteWorker(
+            url,
+            key,
+            resolve,
+            SystemClock(),
+            worker_id=worker_id,
+            concurrency_max=concurrency_max,
+            threads_max=threads_max,
+            gard=gard,
+            claim_token=claim_token,
+            register=register,
+            shutdown_timeout_s=shutdown_timeout_s,
+        )
+
+    async def run(self, agents: Iterable[Agent], *, signals: bool = True) -> None:
+        """Work for these agents until `stop` or a signal.
+
+        Without `signals` the process's handlers are left alone. Raises `WorkerRefused` when the
+        server will not have this worker, `InvalidInput` for agents that cannot be.
+        """
+        await self._remote.run(_by_name(agents).values(), signals=signals)
+
+    def serve(self, agents: Iterable[Agent]) -> None:
+        """Do `run` in a script that has no event loop."""
+        asyncio.run(self.run(agents))
+
+    def stop(self) -> None:
+        """Take nothing new, finish what is under way, and end; a second time: end at once."""
+        self._remote.stop()
 
 
 def _by_name(agents: Iterable[Agent] | Sequence[Any]) -> dict[str, Agent]:

@@ -84,6 +84,11 @@ def agent_spec(
     )
 
 
+def shown_prompt(spec: AgentSpec) -> str:
+    """Return what stands for an agent's instructions where they may not be blank."""
+    return spec.instructions if spec.instructions.strip() else f"You are {spec.name}."
+
+
 def offered(config: Mapping[str, Any], tools: Iterable[ToolSpec]) -> tuple[ToolSpec, ...]:
     """Return the tools that a model is offered: built-ins, then what the allowlist lets through."""
     allowed = allowlist(config)

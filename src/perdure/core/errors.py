@@ -52,6 +52,18 @@ class Refused(PerdureError):
         self.code = code
 
 
+class WorkerRefused(PerdureError):
+    """The server will not have this worker, now or later; `code` names the reason.
+
+    `unauthorized`, `forbidden`, `gard_destroyed`, `key_revoked`, `not_native`, the reason of a
+    refused join, or the status with which the server refused an agent's definition.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class BrokenChain(PerdureError):
     """A log does not match its hashes; `seq` is the first position that does not."""
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from perdure.api.definition import agent_spec
+from perdure.api.definition import agent_spec, shown_prompt
 from perdure.core.agent import AgentSpec, Definition, ToolSpec, define
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.entries import Agent, ToolRecord
@@ -89,11 +89,12 @@ def _spec_of(agent: Agent, tools: Sequence[ToolRecord]) -> AgentSpec:
         except msgspec.ValidationError:
             pass
         else:
+            is_own = agent.system_prompt == shown_prompt(spec)
             return msgspec.structs.replace(
                 spec,
                 name=agent.name,
                 model=agent.model or spec.model,
-                instructions=agent.system_prompt,
+                instructions=spec.instructions if is_own else agent.system_prompt,
                 limits=msgspec.structs.replace(spec.limits, steps_max=agent.max_steps),
             )
     return agent_spec(
