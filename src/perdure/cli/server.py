@@ -72,9 +72,15 @@ async def server(host: str, port: int, folder: Path) -> None:
 @click.option("--key", envvar=WORKER_KEY_VARIABLE, help="An API key; or set PERDURE_KEY.")
 @click.option("--name", "worker_id", help="Its id; without one it is made of host and process.")
 @click.option("--concurrency", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--supervised", is_flag=True, hidden=True, help="End when standard input ends.")
 @command_body
 async def worker(
-    agents: Sequence[str], url: str, key: str | None, worker_id: str | None, concurrency: int
+    agents: Sequence[str],
+    url: str,
+    key: str | None,
+    worker_id: str | None,
+    concurrency: int,
+    supervised: bool,
 ) -> None:
     """Execute the calls of AGENTS (FILE.py:NAME ...) for a server: tools and providers' keys.
 
@@ -87,7 +93,27 @@ async def worker(
         raise InvalidInput("a worker needs an API key: give --key, or set PERDURE_KEY")
     found = [load_agent(agent)[0] for agent in agents]
     click.echo(f"worker for {', '.join(agent.name for agent in found)} at {url}", err=True)
-    await Worker(url, key, worker_id=worker_id, concurrency_max=concurrency).run(found)
+    working = Worker(url, key, worker_id=worker_id, concurrency_max=concurrency)
+    orphaned = asyncio.ensure_future(_end_of_input()) if supervised else None
+    if orphaned is not None:
+        orphaned.add_done_callback(lambda ended: None if ended.cancelled() else working.stop())
+    try:
+        await working.run(found)
+    finally:
+        if orphaned is not None:
+            orphaned.cancel()
+
+
+async def _end_of_input() -> None:
+    """Wait until whoever started this process is gone: only it holds the other end."""
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
+    try:
+        while await reader.read(1024):
+            pass
+    finally:
+        transport.close()
 
 
 async def _serve(
@@ -148,8 +174,9 @@ class _Children:
         while not self._leaving.is_set():
             began = asyncio.get_running_loop().time()
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "perdure", "worker", *agents),
+                *(sys.executable, "-m", "perdure", "worker", "--supervised", *agents),
                 env=environment,
+                stdin=asyncio.subprocess.PIPE,
                 start_new_session=True,
             )
             code = await self._process.wait()
