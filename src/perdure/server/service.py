@@ -42,6 +42,7 @@ class Service:
         limits: TenantLimits | None = None,
     ) -> None:
         limits = limits or TenantLimits()
+        self.store = store
         self.catalog = catalog
         self.keys = keys
         self.seal = seal
