@@ -541,6 +541,24 @@ async def test_what_is_no_frame_ends_its_connection(frame: str | bytes, code: in
         assert await again.result() == DONE
 
 
+async def test_results_that_are_too_large_for_a_server() -> None:
+    """One that takes smaller frames than ours is not sent the same frame again and again."""
+    reply = Speaker(ModelReply(content="x" * 3_000_000))
+
+    @tool(effect="read")
+    async def work() -> str:
+        return "y" * 600_000
+
+    async with a_node(max_size=2**20) as node, a_worker(node.url, work, model=reply):
+        peer = await node.joined()
+        await peer.tell(llm_task(), tool_task("T1"), tool_task("T2"))
+        await peer.gone()
+        again = await node.joined()
+        results = {each.task_id: each for each in [await again.result() for _ in range(3)]}
+        assert [len(results[each].result) for each in ("T1", "T2")] == [600_000, 600_000]
+        assert (results["M1"].status, results["M1"].code) == ("error", "reply_too_large")
+
+
 async def test_a_beat_keeps_the_connection_and_the_calls() -> None:
     """Every 30 s, and of every call that was under way at the beat before."""
     work, clock = Work(), FakeClock()

@@ -19,14 +19,18 @@ from perdure.ports.models import ModelRequest
 from perdure.ports.workers import ModelTask, OnReport, OnText, Task, ToolTask
 from perdure.ports.workers import Worker as Executor
 from perdure.wire import tasks as w
-from perdure.wire.frames import TooLarge
+from perdure.wire.frames import FRAME_BYTES_MAX, SERVER_FRAME_BYTES_MAX
 from perdure.wire.results import Result, of_report
 from perdure.wire.worker import WorkerSide
 
 REMEMBERED_RESULTS_MAX = 1_000
 REMEMBERED_BYTES_MAX = 16 * 1024 * 1024
-TEXT_CHARS_MAX = 256 * 1024
-"""How much text of one reply waits to be told; a server that is slower than that misses some."""
+TEXT_CHARS_MAX = 128 * 1024
+"""How much text of one reply waits to be told; what is more is left out: the reply has it all.
+
+However it is escaped, it fits into a frame that any server takes.
+"""
+_ENVELOPE_BYTES = 1024
 
 _Identity = tuple[Any, ...]
 _encode = msgspec.json.Encoder().encode
@@ -85,6 +89,7 @@ class Holding:
         self._begins: list[Held] = []
         self._texts: dict[str, str] = {}
         self._granted = 0
+        self._frame_bytes_max = SERVER_FRAME_BYTES_MAX
         self.running = 0
         self.draining = False
 
@@ -146,6 +151,10 @@ class Holding:
         self._granted = 0
         self._unsaid = dict(self._unacknowledged)
         self._wake()
+
+    def refused_frame(self) -> None:
+        """Send only what every server takes: this one found a frame too large."""
+        self._frame_bytes_max = FRAME_BYTES_MAX
 
     def disconnected(self) -> None:
         """Give up what has asked to begin and was not let: it has done nothing yet.
@@ -242,7 +251,7 @@ class Holding:
         def on_text(_: Task, piece: str) -> None:
             waiting = self._texts.get(held.task_id, "")
             if len(waiting) < TEXT_CHARS_MAX:
-                self._texts[held.task_id] = waiting + piece
+                self._texts[held.task_id] = (waiting + piece)[:TEXT_CHARS_MAX]
                 self._wake()
 
         return on_text
@@ -328,20 +337,22 @@ class Holding:
     # ---------------------------------------------------------------------------------- saying
 
     def _results(self, side: WorkerSide, unsaid: list[Held]) -> list[str]:
-        results = [held.result for held in unsaid if held.result is not None]
-        try:
-            return side.results(tuple(results))
-        except TooLarge:
-            return [self._result(side, result) for result in results]
-
-    @staticmethod
-    def _result(side: WorkerSide, result: Result) -> str:
-        """Return the frame of a result; one that no frame can carry is told of instead."""
-        try:
-            return side.result(result)
-        except TooLarge as error:
-            why = f"the call was executed, but its result cannot be sent: {error}"
-            return side.result(Result(task_id=result.task_id, status="error", error=why))
+        """Return the frames of results, as few as hold them."""
+        said: list[str] = []
+        room = bytes_max = self._frame_bytes_max - _ENVELOPE_BYTES
+        together: list[Result] = []
+        for held in unsaid:
+            if held.result is None:
+                continue
+            if held.size_bytes > bytes_max:
+                said.append(side.result(_untold(held.result, held.size_bytes, bytes_max)))
+                continue
+            if held.size_bytes >= room:
+                said += side.results(tuple(together))
+                together, room = [], bytes_max
+            together.append(held.result)
+            room -= held.size_bytes + 1
+        return [*said, *side.results(tuple(together))]
 
     def _credit_due(self) -> int:
         """Return how many tasks to grant: what is missing, but not one by one."""
@@ -353,6 +364,21 @@ class Holding:
             return 0
         due = self._concurrency_max - self.running - self._granted
         return due if due >= self._credit_step or not self._granted else 0
+
+
+def _untold(result: Result, size_bytes: int, bytes_max: int) -> Result:
+    """Return what is told instead of a result that no frame can carry."""
+    return Result(
+        task_id=result.task_id,
+        status="error",
+        error=(
+            f"The call was executed, but its result has {size_bytes} bytes, more than the "
+            f"{bytes_max} that the server takes."
+        ),
+        kind="result_too_large",
+        error_class="validation",
+        code="reply_too_large",
+    )
 
 
 def _is_lost(held: Held) -> bool:

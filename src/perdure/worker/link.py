@@ -13,7 +13,7 @@ from perdure.core.errors import WorkerRefused
 from perdure.ports.clock import Clock, Timer
 from perdure.wire import frames
 from perdure.wire import table as t
-from perdure.wire.frames import BadFrame
+from perdure.wire.frames import CLOSE_TOO_LARGE, BadFrame
 from perdure.wire.registration import Registration
 from perdure.wire.tasks import LlmTask, ToolTask
 from perdure.wire.worker import (
@@ -72,6 +72,8 @@ class Link:
             _log.warning("the server sent what is no frame: %s", bad)
             await self._socket.close(bad.close_code)
         except ConnectionClosed as closed:
+            if closed.rcvd is not None and closed.rcvd.code == CLOSE_TOO_LARGE:
+                self._holding.refused_frame()
             if not self._leaving:
                 _log.warning("the connection was closed: %s", closed)
         finally:
@@ -104,9 +106,11 @@ class Link:
         except ConnectionClosed:
             raise
         except Exception:
-            # A mistake of ours: whoever listens must not go on without a voice.
-            await self._socket.close(_CLOSE_BROKEN)
-            raise
+            if self._socket.close_code is None:
+                # A mistake of ours: whoever listens must not go on without a voice.
+                await self._socket.close(_CLOSE_BROKEN)
+                raise
+            # A transport that is gone already may raise anything when it is written to.
 
     async def _say_all(self) -> None:
         while True:

@@ -223,7 +223,8 @@ class RemoteWorker:
         finally:
             self._link = None
             holding.disconnected()
-            await socket.close()
+            if socket.close_code is None:
+                await socket.close()
         # A server that lets a worker in and drops it at once is not one to come back to at once.
         now_ms = self._clock.monotonic_ms()
         if link.joined_ms is not None and now_ms - link.joined_ms >= DELAY_MS_MAX:
