@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,12 @@ def calls_then_says(name: str, **arguments: Any) -> Callable[[ModelRequest], Mod
 class Gate:
     """A tool `work` that waits until it is let, and counts its calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, effect: Any = "idempotent", **options: Any) -> None:
         self.calls = 0
         self.reached = asyncio.Event()
         self.open = asyncio.Event()
 
-        @tool(effect="idempotent")
+        @tool(effect=effect, **options)
         async def work() -> str:
             self.calls += 1
             self.reached.set()
@@ -129,6 +130,28 @@ async def test_a_node_that_goes_away_loses_nothing(tmp_path: Path) -> None:
         assert await result == "I got: worked"
         assert are_whole(await asyncio.wait_for(events, PATIENCE_SECONDS))
         assert gate.calls == 1
+
+
+async def test_a_call_that_may_happen_once_outlives_its_node(tmp_path: Path) -> None:
+    """The next node finds it begun, asks what became of it, and is told when it has ended."""
+    probes: list[str] = []
+    gate = Gate("once", probe=probes.append)
+    async with (
+        a_server(tmp_path) as served,
+        agents_on(served, gate.agent()),
+        AsyncClient(served.url, KEY) as client,
+    ):
+        run = await client.send("worker", "go")
+        await gate.reached.wait()
+        await served.stop()
+        await served.start()
+        async with aclosing(run.events()) as events:
+            async for event in events:
+                if event.event_type == "tool_call_unknown":
+                    break
+        gate.open.set()
+        assert await run.result(PATIENCE_SECONDS) == "I got: worked"
+        assert (gate.calls, probes) == (1, [])
 
 
 async def test_a_person_is_asked(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
 import httpx2
@@ -332,3 +333,26 @@ def test_delays_grow_to_a_limit() -> None:
         most = min(15.0, 0.2 * 2**attempt)
         assert most / 2 <= seconds <= most
     assert len(set(delays)) > 20
+
+
+async def test_a_follower_that_stops_lets_its_connection_go() -> None:
+    """At once, not when somebody collects what it left behind."""
+    closed = []
+
+    class Body(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> Any:
+            yield told(1, end=False).encode()
+            yield told(2).encode()
+
+        async def aclose(self) -> None:
+            closed.append(True)
+
+    def stream(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"Content-Type": "text/event-stream"}, stream=Body())
+
+    async with AsyncClient("http://node", "k", transport=httpx2.MockTransport(stream)) as client:
+        async with aclosing(client.run(7).events()) as events:
+            async for event in events:
+                assert event.sequence == 1
+                break
+        assert closed == [True]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
@@ -174,7 +175,7 @@ class AsyncClient:
             raise unreachable(self._http.base_url, error) from error
         return answer(asked, told.status_code, told.headers, told.content)
 
-    async def _stream(self, run: int, seen: Following) -> AsyncIterator[s.Event | TextDelta]:
+    async def _stream(self, run: int, seen: Following) -> AsyncGenerator[s.Event | TextDelta, None]:
         """Yield what one stream tells that was not seen yet."""
         asked = call("list_events", path={"id": run})
         silence = limits(self._http.timeout, SILENCE_SECONDS_MAX)
@@ -225,13 +226,14 @@ class AsyncRunHandle:
         """
         return await self._client._hold(d.result(self.id, timeout))
 
-    async def events(self, after: int = 0) -> AsyncIterator[s.Event]:
+    async def events(self, after: int = 0) -> AsyncGenerator[s.Event, None]:
         """Yield the run's events after sequence `after` to its end, in order, each once."""
-        async for item in self.stream(after):
-            if isinstance(item, s.Event):
-                yield item
+        async with aclosing(self.stream(after)) as items:
+            async for item in items:
+                if isinstance(item, s.Event):
+                    yield item
 
-    async def stream(self, after: int = 0) -> AsyncIterator[s.Event | TextDelta]:
+    async def stream(self, after: int = 0) -> AsyncGenerator[s.Event | TextDelta, None]:
         """Yield events like `events`, and between them the text that models are writing.
 
         A server that goes away meanwhile is waited for, and asked for what came after the last
@@ -240,8 +242,9 @@ class AsyncRunHandle:
         seen = Following(after)
         while not seen.over:
             try:
-                async for item in self._client._stream(self.id, seen):
-                    yield item
+                async with aclosing(self._client._stream(self.id, seen)) as items:
+                    async for item in items:
+                        yield item
                 if not seen.over:
                     seen.ended(d.is_closed(await self.get()))
             except (Unreachable, ApiError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self
 
@@ -172,7 +172,7 @@ class Client:
             raise unreachable(self._http.base_url, error) from error
         return answer(asked, told.status_code, told.headers, told.content)
 
-    def _stream(self, run: int, seen: Following) -> Iterator[s.Event | TextDelta]:
+    def _stream(self, run: int, seen: Following) -> Generator[s.Event | TextDelta, None, None]:
         """Yield what one stream tells that was not seen yet."""
         asked = call("list_events", path={"id": run})
         silence = limits(self._http.timeout, SILENCE_SECONDS_MAX)
@@ -221,13 +221,13 @@ class RunHandle:
         """
         return self._client._hold(d.result(self.id, timeout))
 
-    def events(self, after: int = 0) -> Iterator[s.Event]:
+    def events(self, after: int = 0) -> Generator[s.Event, None, None]:
         """Yield the run's events after sequence `after` to its end, in order, each once."""
         for item in self.stream(after):
             if isinstance(item, s.Event):
                 yield item
 
-    def stream(self, after: int = 0) -> Iterator[s.Event | TextDelta]:
+    def stream(self, after: int = 0) -> Generator[s.Event | TextDelta, None, None]:
         """Yield events like `events`, and between them the text that models are writing.
 
         A server that goes away meanwhile is waited for, and asked for what came after the last
