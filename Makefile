@@ -56,6 +56,6 @@ lock: ## renew requirements.lock (needs uv); ARGS=--upgrade for newer ones
 	@! grep -nE '://|(^|[ =])/' requirements.lock
 
 clean: ## remove .venv, caches and what runs left behind
-	rm -rf .venv .venv.installing bench/.venvs dist build htmlcov .coverage* .hypothesis .import_linter_cache \
+	rm -rf .venv .venv.installing bench/.venvs tests/conformance/.venvs dist build htmlcov .coverage* .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

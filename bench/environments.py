@@ -1,11 +1,12 @@
-"""Virtual environments for the peers and the profiler: one each, never part of this project's own.
+"""Virtual environments for other people's programs: one each, never part of this project's own.
 
-Each holds exactly what a file of pins says, by hash. They are kept in `bench/.venvs`, and made
+Each holds exactly what a file of pins says, by hash. They are kept in a folder `.venvs`, and made
 anew when the pins or the interpreter change. pip's own settings say where packages come from.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import subprocess
 import sys
@@ -19,20 +20,27 @@ class NotInstalled(Exception):
     """Something could not be installed: most often there is no network."""
 
 
-def python_for(pins: Path) -> Path:
-    """Return the interpreter that has installed what `pins` says. Raises `NotInstalled`."""
+def python_for(pins: Path, home: Path = HERE) -> Path:
+    """Return the interpreter that has installed what `pins` says, under `home/.venvs`.
+
+    Of several processes that ask at once, one installs. Raises `NotInstalled`.
+    """
     made_from = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()
-    folder = HERE / ".venvs" / pins.stem
+    folder = home / ".venvs" / pins.stem
     python, stamp = folder / "bin" / "python", folder / "made_from"
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == made_from:
-        return python
-    print(f"installing {pins.stem} into bench/.venvs ...", file=sys.stderr, flush=True)
-    _do([sys.executable, "-m", "venv", "--clear", str(folder)])
-    _do([
-        str(python), "-m", "pip", "install", "-qq", "--no-input", "--no-deps", "--no-compile",
-        "--disable-pip-version-check", "--require-hashes", "-r", str(pins),
-    ])  # fmt: skip
-    stamp.write_text(made_from, encoding="utf-8")
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stamp.exists() and stamp.read_text(encoding="utf-8") == made_from:
+            return python
+        print(f"installing {pins.stem} into {folder} ...", file=sys.stderr, flush=True)
+        _do([sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)])
+        _do([
+            sys.executable, "-m", "pip", "--python", str(python), "install", "-qq", "--no-input",
+            "--no-deps", "--no-compile", "--disable-pip-version-check", "--require-hashes",
+            "-r", str(pins),
+        ])  # fmt: skip
+        stamp.write_text(made_from, encoding="utf-8")
     return python
 
 
