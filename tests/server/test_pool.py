@@ -82,6 +82,21 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize(
+    ("effect", "features", "key"),
+    [("read", (), None), ("idempotent", (), "key-1"), ("read", ("native",), "key-1")],
+)
+async def test_a_worker_of_norns_remembers_only_what_has_a_key(
+    effect: str, features: tuple[str, ...], key: str | None
+) -> None:
+    """So reading has none: its file of results would be written anew at every call."""
+    desk = Desk()
+    peer = desk.peer("w1", "charge", features=features, agents={"bot": ("charge",)})
+    desk.start(tool(effect=effect))
+    await settle()
+    assert [task.idempotency_key for task in peer.tasks] == [key]
+
+
 async def test_a_tool_call_goes_out_and_its_result_comes_back() -> None:
     """Once: a second result is answered, counted and dropped."""
     desk = Desk()

@@ -140,7 +140,7 @@ def told(
             input=task.arguments,
             agent_id=agent_id,
             run_id=run_id,
-            idempotency_key=task.key,
+            idempotency_key=task.key if member.native or task.effect != "read" else None,
             perdure=detail,
         )
     request = task.request
