@@ -109,6 +109,17 @@ def with_compactions() -> Story:
     return story
 
 
+def with_a_memory() -> Story:
+    """A call whose worker was lost, and whose next one knows that it is done already."""
+    story = Story()
+    story.message("hello")
+    story.reply(call("save"))
+    story.lose("save")
+    story.result("save", "saved", remembered=True)
+    story.reply(text="done")
+    return story
+
+
 def with_cancellations() -> Story:
     """A run that is steered, one that is interrupted, one that never began, one that is ended."""
     story = Story()
@@ -141,6 +152,7 @@ STORIES = (
     with_failures,
     with_once_tools,
     with_compactions,
+    with_a_memory,
     with_cancellations,
     out_of_steps,
 )

@@ -260,6 +260,21 @@ def test_what_is_said_by_a_person_is_told_as_such() -> None:
     assert (answer.source, answer.payload["by"]) == ("user", "person:somebody")
 
 
+def test_a_result_that_a_worker_remembered_is_told_as_a_duplicate() -> None:
+    """Of which the summary counts how many there were."""
+    _, events = logs.timeline_of(logs.with_a_memory().log)
+    told = [one for one in events if one.event_type.startswith("tool_")]
+    assert [one.event_type for one in told] == [
+        "tool_call",
+        "tool_call_lost",
+        "tool_duplicate",
+        "tool_result",
+    ]
+    key = told[0].payload["idempotency_key"]
+    assert told[2].payload["resolution"] == "reused_worker_result"
+    assert (told[2].payload["idempotency_key"], told[3].payload["idempotency_key"]) == (key, key)
+
+
 def test_every_type_of_fact_has_a_row_that_tells_the_truth() -> None:
     assert set(BECOMES) == set(EVENT_TYPES.values())
     became: dict[type, set[str]] = {}

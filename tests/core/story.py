@@ -91,11 +91,11 @@ class Story:
         found = self.find(name)
         return self.tell(c.ReportToolBegin(call=found.id, attempt=found.attempt, worker="w1"))
 
-    def result(self, name: str, content: Any = "ok", ok: bool = True) -> list[str]:
+    def result(self, name: str, content: Any = "ok", ok: bool = True, **more: Any) -> list[str]:
         """Let a worker bring a result."""
         found = self.find(name)
         return self.tell(
-            c.ReportToolResult(call=found.id, attempt=found.attempt, ok=ok, content=content)
+            c.ReportToolResult(call=found.id, attempt=found.attempt, ok=ok, content=content, **more)
         )
 
     def lose(self, name: str) -> list[str]:

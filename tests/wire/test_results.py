@@ -143,7 +143,7 @@ TOOLS = [
 def test_what_a_tool_did(said: dict[str, Any], ok: bool, content: Any, kind: str) -> None:
     """Junk is the model's to read: the run goes on."""
     assert tool_report(result(**said), CALL, 2) == c.ReportToolResult(
-        call=CALL, attempt=2, ok=ok, content=content, kind=kind
+        call=CALL, attempt=2, ok=ok, content=content, kind=kind, remembered="duplicate" in said
     )
 
 
@@ -207,6 +207,7 @@ REPORTS: list[c.Report] = [
     c.ReportModelError(call=CALL, error_class="policy", code="c", message="429", retry_after_ms=5),
     c.ReportToolResult(call=CALL, attempt=2, ok=True, content={"a": None}),
     c.ReportToolResult(call=CALL, attempt=2, ok=True, content=None),
+    c.ReportToolResult(call=CALL, attempt=2, ok=True, content="yes", remembered=True),
     c.ReportToolResult(call=CALL, attempt=2, ok=False, content="no", kind="raised"),
     c.ReportToolLost(call=CALL, attempt=2, reason="gone"),
     c.ReportProbe(call=CALL, attempt=2, verdict="happened", content="yes"),

@@ -308,6 +308,10 @@ class Timeline:
         yield "tool_call_begun", {**self._about(event.call), **more}, "worker"
 
     def _tool_call_succeeded(self, seq: int, event: e.ToolCallSucceeded) -> Told:
+        if event.by == "memory":
+            about, key = self._about(event.call), self._call(event.call).key
+            told = {**about, "idempotency_key": key, "resolution": "reused_worker_result"}
+            yield "tool_duplicate", told, "worker"
         yield from self._result(event, is_error=False)
 
     def _tool_call_failed(self, seq: int, event: e.ToolCallFailed) -> Told:
@@ -477,7 +481,7 @@ BECOMES: Mapping[type[e.Event], Row] = {
         Timeline._tool_call_denied, ("tool_call", "tool_call_denied", "tool_result")
     ),
     e.ToolCallBegun: Row(Timeline._tool_call_begun, ("tool_call_begun",)),
-    e.ToolCallSucceeded: Row(Timeline._tool_call_succeeded, _RESULT),
+    e.ToolCallSucceeded: Row(Timeline._tool_call_succeeded, ("tool_duplicate", *_RESULT)),
     e.ToolCallFailed: Row(Timeline._tool_call_failed, _RESULT),
     e.ToolCallLost: Row(Timeline._tool_call_lost, ("tool_call_lost",)),
     e.ToolCallUnknown: Row(Timeline._tool_call_unknown, ("tool_call_unknown",)),

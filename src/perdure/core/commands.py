@@ -95,13 +95,17 @@ class ReportToolBegin(Command, frozen=True, tag="report_tool_begin"):
 
 
 class ReportToolResult(Command, frozen=True, tag="report_tool_result"):
-    """A worker brings the outcome of a tool call; `kind` names what went wrong if not `ok`."""
+    """A worker brings the outcome of a tool call; `kind` names what went wrong if not `ok`.
+
+    `remembered` says that it did nothing now: it knew the outcome from before.
+    """
 
     call: str
     attempt: int
     ok: bool
     content: Any
     kind: str = "result"
+    remembered: bool = False
 
 
 class ReportToolLost(Command, frozen=True, tag="report_tool_lost"):

@@ -178,7 +178,10 @@ class ToolCallBegun(Event, frozen=True, tag="tool_call_begun"):
 
 
 class ToolCallSucceeded(Event, frozen=True, tag="tool_call_succeeded"):
-    """The call took effect; `by` says who knew: the worker, the tool's probe, or a person."""
+    """The call took effect.
+
+    `by` says who knew: the worker, its memory of an earlier attempt, the tool's probe, or a person.
+    """
 
     call: str
     content: Any

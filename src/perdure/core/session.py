@@ -252,7 +252,8 @@ def _report_tool_result(draft: Draft, command: c.ReportToolResult) -> Any:
     if isinstance(call, Refusal):
         return call
     if command.ok:
-        draft.add(e.ToolCallSucceeded(at=draft.now, call=call.id, content=command.content))
+        by = "memory" if command.remembered else "worker"
+        draft.add(e.ToolCallSucceeded(at=draft.now, call=call.id, content=command.content, by=by))
     else:
         draft.add(
             e.ToolCallFailed(at=draft.now, call=call.id, kind=command.kind, content=command.content)

@@ -105,7 +105,10 @@ def tool_report(result: Result, call: str, attempt: int) -> c.ReportToolResult |
     if wrong := _unrecordable(result, RESULT_BYTES_MAX):
         content = f"The tool ran, but its result {wrong[1]}."
         ok, kind = False, f"result_{wrong[0]}"
-    return c.ReportToolResult(call=call, attempt=attempt, ok=ok, content=content, kind=kind)
+    remembered = ok and result.duplicate is True
+    return c.ReportToolResult(
+        call=call, attempt=attempt, ok=ok, content=content, kind=kind, remembered=remembered
+    )
 
 
 def probe_report(result: Result, call: str, attempt: int) -> c.ReportProbe:
@@ -198,8 +201,8 @@ def of_report(report: c.Report, task_id: str) -> Result:
                 code=report.code,
                 retry_after_ms=report.retry_after_ms,
             )
-        case c.ReportToolResult(ok=True):
-            return Result(task_id=task_id, status="ok", result=report.content)
+        case c.ReportToolResult(ok=True, content=content, remembered=remembered):
+            return Result(task_id=task_id, status="ok", result=content, duplicate=remembered)
         case c.ReportToolResult():
             return Result(task_id=task_id, status="error", error=report.content, kind=report.kind)
         case c.ReportToolLost():
