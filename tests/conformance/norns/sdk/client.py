@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import inspect
 import json
 import sys
 
@@ -12,6 +13,8 @@ from norns import NornsClient
 
 def plain(value):
     """Return dataclasses as objects."""
+    if inspect.isgenerator(value):
+        value = list(value)
     if isinstance(value, list):
         return [plain(one) for one in value]
     if not dataclasses.is_dataclass(value):
