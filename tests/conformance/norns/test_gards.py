@@ -1,0 +1,121 @@
+"""Gards and keys that are bound to them, with the official SDK's worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.conformance.norns.house import House, until
+
+
+async def gard(house: House, **named: Any) -> dict[str, Any]:
+    """Make a gard; return what a worker claims it with."""
+    made = await house.post("/gards", named)
+    return {"gard": made["id"], "claim_token": made["claim_token"]}
+
+
+async def status(house: House, claim: dict[str, Any]) -> str:
+    """Return how a gard is."""
+    return (await house.get(f"/gards/{claim['gard']}"))["status"]
+
+
+async def test_a_gard_has_one_worker_at_a_time(house: House) -> None:
+    """The second is told `already_claimed` and asks again until the first is gone."""
+    tap = await house.tap()
+    claim = await gard(house)
+    first = await house.worker(**claim)
+    assert await status(house, claim) == "ready"
+    await house.start_worker(via=tap, worker_id="w2", **claim)
+    refused = await until(lambda: tap.said("node", "phx_reply"))
+    assert refused[0]["response"] == {"reason": "already_claimed", "code": "gard_claim_failed"}
+    await first.end()
+    await until(lambda: house.is_here("w2"))
+    assert await status(house, claim) == "ready"
+
+
+async def test_of_many_that_claim_a_gard_at_once_one_gets_it(house: House) -> None:
+    """All the others ask again; none ends."""
+    tap = await house.tap()
+    claim = await gard(house)
+    workers = [
+        await house.start_worker(via=tap, worker_id=f"w{number}", **claim) for number in range(4)
+    ]
+    replies = await until(lambda: _four(tap.said("node", "phx_reply")))
+    assert sorted(reply["status"] for reply in replies) == ["error"] * 3 + ["ok"]
+    assert len(await house.get("/workers")) == 1
+    assert [worker.process.returncode for worker in workers] == [None] * 4
+
+
+async def test_what_can_never_succeed_ends_the_worker(house: House) -> None:
+    """With the reason."""
+    claim = await gard(house)
+    destroyed = await gard(house)
+    await house.ask("DELETE", f"/gards/{destroyed['gard']}")
+    for options, reason in (
+        ({**claim, "claim_token": "wrong"}, "invalid_claim_token"),
+        ({**claim, "claim_token": None}, "invalid_claim_token"),
+        ({**claim, "gard": 999}, "not_found"),
+        ({**claim, "gard": "three"}, "not_found"),
+        (destroyed, "gard_destroyed"),
+    ):
+        worker = await house.start_worker(**options)
+        assert await worker.line() == f"JoinError: worker join rejected: {reason}"
+
+
+async def test_a_gard_is_claimed_anew_after_the_node_was_killed(house: House) -> None:
+    """By the worker that had it, and by another one once that is gone."""
+    claim = await gard(house)
+    first = await house.worker(**claim)
+    await house.kill_node()
+    await house.node()
+    await until(lambda: house.is_here("w1"))
+    await house.kill_node()
+    await first.end()
+    await house.node()
+    assert await status(house, claim) == "disconnected"
+    await house.worker(worker_id="w2", **claim)
+
+
+async def test_a_gard_that_is_destroyed_ends_its_worker(house: House) -> None:
+    """At once."""
+    claim = await gard(house)
+    worker = await house.worker(**claim)
+    assert (await house.ask("DELETE", f"/gards/{claim['gard']}"))[0] == 204
+    assert await worker.line() == f"GardDestroyed: gard {claim['gard']} was destroyed"
+    await until(lambda: _nobody(house))
+
+
+async def test_a_key_of_a_worker_opens_its_gard_and_nothing_else(house: House) -> None:
+    """Not the REST API, not another gard, not what the key does not allow."""
+    claim, other = await gard(house), await gard(house)
+    key = (await house.post("/api_keys", {"gard_id": claim["gard"], "capabilities": ["tools"]}))[
+        "key"
+    ]
+    assert key.startswith("nrnw_")
+    assert (await house.ask("GET", "/agents", key=key))[0] in (401, 403)
+    for options in ({**other, "capabilities": ["tools"]}, claim, {"capabilities": ["tools"]}):
+        worker = await house.start_worker(key=key, **options)
+        assert (await worker.line()).startswith("JoinError: worker join rejected: ")
+    await house.worker(key=key, capabilities=["tools"], **claim)
+
+
+async def test_a_key_that_is_revoked_ends_who_came_with_it(house: House) -> None:
+    """Over the open socket; its gard is free again."""
+    claim = await gard(house)
+    made = await house.post("/api_keys", {"gard_id": claim["gard"]})
+    worker = await house.worker(key=made["key"], **claim)
+    assert (await house.ask("DELETE", f"/api_keys/{made['id']}"))[0] == 204
+    assert await worker.line() == "KeyRevoked: the worker's scoped key was revoked"
+    await until(lambda: _nobody(house))
+    await until(lambda: _freed(house, claim))
+
+
+def _four(replies: list[Any]) -> list[Any] | None:
+    return replies[:4] if len(replies) >= 4 else None
+
+
+async def _nobody(house: House) -> bool:
+    return await house.get("/workers") == []
+
+
+async def _freed(house: House, claim: dict[str, Any]) -> bool:
+    return await status(house, claim) == "disconnected"
