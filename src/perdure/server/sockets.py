@@ -23,7 +23,7 @@ from perdure.server.keys import Principal
 from perdure.server.members import Member
 from perdure.server.service import Service
 from perdure.wire import table as t
-from perdure.wire.frames import CLOSE_TRY_AGAIN, BadFrame
+from perdure.wire.frames import CLOSE_TRY_AGAIN, BadFrame, binary
 from perdure.wire.server import AgentJoins, Left, MessageAsked, PortAsked, ServerSide, WorkerJoins
 
 IDLE_SECONDS_MAX = 90
@@ -141,7 +141,10 @@ class _Peer:
                     message = await self._socket.receive()
                 if message["type"] == "websocket.disconnect":
                     return
-                for told in self.wire.feed(message.get("text") or message["bytes"]):
+                text = message.get("text")
+                if text is None:
+                    raise binary(len(message["bytes"]))
+                for told in self.wire.feed(text):
                     if isinstance(told, str):
                         self.out.send(told)
                     else:

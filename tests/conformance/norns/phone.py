@@ -1,0 +1,78 @@
+"""A raw connection to a node's sockets: frames as lists, nothing added and nothing hidden."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.conformance.norns.house import DEADLINE_SECONDS, KEY, House
+
+LOBBY = "worker:lobby"
+CHARGE = {
+    "name": "charge",
+    "description": "Take money.",
+    "input_schema": {"type": "object"},
+    "side_effect": True,
+}
+
+
+class Phone:
+    """One connection. Each frame that comes has exactly five elements, or the test fails."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    async def say(self, *frame: Any) -> None:
+        """Send a frame."""
+        await self.connection.send(json.dumps(frame))
+
+    async def hear(self) -> list[Any]:
+        """Return the next frame."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            frame = json.loads(await self.connection.recv())
+        assert isinstance(frame, list)
+        assert len(frame) == 5
+        return frame
+
+    async def hear_of(self, event: str) -> Any:
+        """Return the payload of the next frame of an event; others before it are passed over."""
+        frame = await self.hear()
+        while frame[3] != event:
+            frame = await self.hear()
+        return frame[4]
+
+    async def ask(self, *frame: Any) -> list[Any]:
+        """Send a frame; return the next that comes."""
+        await self.say(*frame)
+        return await self.hear()
+
+    async def join(self, **said: Any) -> list[Any]:
+        """Join as the official SDK's worker does; return the reply."""
+        payload = {"worker_id": "raw", "tools": [CHARGE], "capabilities": ["llm", "tools"], **said}
+        return await self.ask(None, "1", LOBBY, "phx_join", payload)
+
+    async def result(self, task: dict[str, Any], **said: Any) -> None:
+        """Send a result of a task."""
+        result = {"status": "ok", "task_id": task["task_id"], **said}
+        await self.say("1", "2", LOBBY, "tool_result", result)
+
+    async def closed(self) -> int | None:
+        """Return the code that the node closes with."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await self.connection.wait_closed()
+        return self.connection.close_code
+
+
+@asynccontextmanager
+async def phone(
+    house: House, socket: str = "worker", key: str = KEY, **options: Any
+) -> AsyncIterator[Phone]:
+    """Open a raw connection."""
+    url = f"{house.url.replace('http', 'ws', 1)}/{socket}/websocket?token={key}&vsn=2.0.0"
+    async with connect(url, proxy=None, **options) as connection:
+        yield Phone(connection)
