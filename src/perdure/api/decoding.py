@@ -7,8 +7,10 @@ where null may be. An integer or a boolean may come as a string, as it does in a
 
 from __future__ import annotations
 
+import json
 import re
 import types
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -17,7 +19,7 @@ import msgspec
 
 from perdure.api.errors import BLANK, INVALID, Rejected
 from perdure.api.limits import BODY_BYTES_MAX
-from perdure.core.limits import JSON_DEPTH_MAX, may_be_too_deep, too_deep
+from perdure.core.limits import JSON_DEPTH_MAX, clip, may_be_too_deep, too_deep
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -46,13 +48,14 @@ class _Field(msgspec.Struct, frozen=True):
     choices: tuple[str, ...]
 
 
-def decode_body(body: bytes, shape: type[T]) -> T:
+def decode_body(body: bytes, shape: type[T], bytes_max: int = BODY_BYTES_MAX) -> T:
     """Return the request in `body`; an empty body reads as an empty object.
 
-    Raises `Rejected`: 413 too large, 400 no JSON object, 422 with the fields that are wrong.
+    Raises `Rejected`: 413 too large, 400 no JSON object or one with a name twice, 422 with the
+    fields that are wrong.
     """
-    if len(body) > BODY_BYTES_MAX:
-        raise Rejected(413, f"the body has {len(body)} bytes; at most {BODY_BYTES_MAX} are taken")
+    if len(body) > bytes_max:
+        raise Rejected(413, f"the body has {len(body)} bytes; at most {bytes_max} are taken")
     try:
         value = msgspec.json.decode(body) if body.strip() else {}
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -64,7 +67,22 @@ def decode_body(body: bytes, shape: type[T]) -> T:
         raise Rejected(400, f"Bad Request: {expected}")
     if not isinstance(value, dict):
         raise Rejected(400, "Bad Request: expected a JSON object")
+    if (twice := _said_twice(body)) is not None:
+        raise Rejected(400, f"Bad Request: an object of the body has {clip(twice, 80)!r} twice")
     return decode_fields(value, shape)
+
+
+def _said_twice(body: bytes) -> str | None:
+    """Return a name that an object of this JSON has twice: readers differ in which one counts."""
+    found: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        if len({name for name, _ in pairs}) < len(pairs):
+            found.append(Counter(name for name, _ in pairs).most_common(1)[0][0])
+
+    if body.strip():
+        json.loads(body, object_pairs_hook=look, parse_int=len, parse_float=len)
+    return found[0] if found else None
 
 
 def decode_query(pairs: Iterable[tuple[str, str]], shape: type[T]) -> T:

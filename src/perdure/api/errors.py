@@ -22,11 +22,17 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Rejected(InvalidInput):
-    """A request that cannot be carried out: `status` is the answer's, `error` the body's."""
+    """A request that cannot be carried out: `status` is the answer's, `error` the body's.
 
-    def __init__(self, status: int, error: str | Fields) -> None:
+    `retry_after_s` says after how many seconds it may be asked again, if that is known.
+    """
+
+    def __init__(
+        self, status: int, error: str | Fields, *, retry_after_s: int | None = None
+    ) -> None:
         self.status = status
         self.error = error
+        self.retry_after_s = retry_after_s
         super().__init__(error if isinstance(error, str) else _sentence(error))
 
     def body(self) -> Failure:

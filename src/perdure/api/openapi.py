@@ -17,8 +17,8 @@ from perdure.api.shapes.runs import Event
 REF = "#/components/schemas/{name}"
 DESCRIPTION = (
     "Durable agents: a message starts a run, a run's events can be followed, and whatever was "
-    "begun is finished. Lists are whole unless `limit` or `after` is given; then `next` is the "
-    "cursor of the next page. Times are UTC."
+    "begun is finished. With `after`, which may be empty, a list comes page by page: `next` is the "
+    "cursor of the next page, null at the end. Times are UTC."
 )
 TEXT = {"type": "string", "minLength": 1, "maxLength": KEY_CHARS_MAX}
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.api import shapes as s
-from perdure.api.limits import BODY_BYTES_MAX
+from perdure.api.limits import BODY_BYTES_MAX, BODY_SECONDS_MAX
 
 PREFIX = "/api/v1"
 JSON = "application/json"
@@ -75,12 +75,13 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
             plain[401] = ["unauthorized"]
             plain[403] = [f"The key does not allow this: it needs the scope `{self.scope}`."]
         if self.path_parameters:
-            plain[404] = ["not found"]
+            plain[404] = ["not found: there is none with this id, or it is not yours"]
         if self.integers:
             plain[400] = ["Bad Request: the id in the path is not an integer."]
         if self.body is not None:
             plain[400] = [*plain.get(400, []), "Bad Request: the body is not a JSON object."]
-            plain[413] = [f"The body has more than {BODY_BYTES_MAX} bytes."]
+            plain[408] = [f"The body was not there within {BODY_SECONDS_MAX} s."]
+            plain[413] = [f"Too many bytes: {BODY_BYTES_MAX}, if not set otherwise, are taken."]
             plain[415] = ["The body is not JSON."]
         if self.conflicts:
             plain[409] = list(self.conflicts)
@@ -215,7 +216,7 @@ RUNS = (
         "retry_run",
         "/runs/{id}/retry",
         s.Accepted,
-        "Start a new run with the same message in a fresh conversation",
+        "Go on with a run that failed, or send a completed one's message in a fresh conversation",
         conflicts=("run is still in progress", BUSY),
         refusals=("run has no user_message to retry",),
         **_STARTS,
@@ -348,7 +349,13 @@ GARDS = (
         query=s.ForceQuery,
         conflicts=("gard has an active run — pass force=true to destroy anyway",),
     ),
-    _get("list_ports", "/gards/{id}/ports", s.Page[s.Port], "A gard's ports"),
+    _get(
+        "list_ports",
+        "/gards/{id}/ports",
+        s.Page[s.Port],
+        "A gard's ports, by number",
+        query=s.PageQuery,
+    ),
 )
 
 HOOKS = (

@@ -5,13 +5,13 @@ from __future__ import annotations
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import UnsetType
 
 from perdure.api.errors import INVALID, Rejected
-from perdure.api.limits import PAGE_ITEMS_MAX
+from perdure.api.limits import ID_MAX, PAGE_ITEMS_MAX
 from perdure.api.shapes.common import Page
 
 T = TypeVar("T")
@@ -30,10 +30,13 @@ def place_of(text: str, columns: type[Place]) -> Place:
     """
     try:
         body = urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4))
-        return msgspec.json.decode(body, type=columns)
+        place: Any = msgspec.json.decode(body, type=columns)
     except (binascii.Error, ValueError, RecursionError):
+        place = None
+    if place is None or any(isinstance(one, int) and abs(one) > ID_MAX for one in place):
         expected = f"{INVALID}: expected the `next` of an earlier page of this list"
-        raise Rejected(422, {"after": [expected]}) from None
+        raise Rejected(422, {"after": [expected]})
+    return cast("Place", place)
 
 
 def page_items(limit: int | UnsetType, default: int | None) -> int | None:

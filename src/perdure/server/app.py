@@ -7,7 +7,7 @@ handed to the handler of the operation's id. Handlers see one tenant's desk and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,9 +19,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
-from perdure.api.decoding import decode_body, decode_query
-from perdure.api.errors import BLANK, TAKEN, Failure, Rejected
-from perdure.api.limits import BODY_BYTES_MAX, KEY_CHARS_MAX
+from perdure.api.errors import TAKEN, Failure, Rejected
+from perdure.api.limits import BODY_BYTES_MAX
 from perdure.api.operations import EVENT_STREAM, JSON, OPERATIONS, Operation
 from perdure.core.errors import (
     InvalidInput,
@@ -29,12 +28,14 @@ from perdure.core.errors import (
     LimitExceeded,
     NotFound,
     PerdureError,
+    Quarantined,
     Refused,
     Unavailable,
 )
 from perdure.ports.catalog import NameTaken, Stale
-from perdure.server.desk import Answer, Request
+from perdure.server.desk import Answer
 from perdure.server.handlers import HANDLERS, PUBLIC
+from perdure.server.incoming import accepts, read_request, token_of
 from perdure.server.keys import refusal
 from perdure.server.service import Service
 from perdure.server.sockets import agent_socket, worker_socket
@@ -49,6 +50,7 @@ STATUSES: tuple[tuple[type[PerdureError], int], ...] = (
     (KeyReused, 422),
     (InvalidInput, 422),
     (Refused, 409),
+    (Quarantined, 409),
     (Stale, 409),
     (Unavailable, 503),
 )
@@ -68,121 +70,97 @@ def application(service: Service) -> Starlette:
         finally:
             await service.stop()
 
-    routes: list[Any] = [
-        Route(_path(operation), _endpoint(service, operation), methods=list(operation.methods))
-        for operation in OPERATIONS
-    ]
+    routes: list[Any] = [_route(service, path, methods) for path, methods in PATHS.items()]
     routes += [
         WebSocketRoute("/worker/websocket", worker_socket(service)),
         WebSocketRoute("/socket/websocket", agent_socket(service)),
     ]
     handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _unforeseen}
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # a redirect would name whatever host the request named
+    return app
 
 
-def _path(operation: Operation) -> str:
-    """Return the route's path; a conversation's key may hold slashes."""
-    return operation.path.replace("{key}", "{key:path}")
+def _by_path() -> dict[str, dict[str, Operation]]:
+    """Return what each path is good for, by method."""
+    found: dict[str, dict[str, Operation]] = {}
+    for operation in OPERATIONS:
+        # A conversation's key may hold slashes.
+        path = found.setdefault(operation.path.replace("{key}", "{key:path}"), {})
+        path.update(dict.fromkeys(operation.methods, operation))
+    return found
 
 
-def _endpoint(
-    service: Service, operation: Operation
-) -> Callable[[HttpRequest], Awaitable[Response]]:
+PATHS: Mapping[str, Mapping[str, Operation]] = _by_path()
+
+
+def _route(service: Service, path: str, operations: Mapping[str, Operation]) -> Route:
+    methods = (
+        [*operations, "OPTIONS"] if "GET" not in operations else [*operations, "HEAD", "OPTIONS"]
+    )
+
     async def endpoint(http: HttpRequest) -> Response:
-        try:
-            return await _answer(service, operation, http)
-        except Rejected as rejected:
-            return _json(rejected.body(), rejected.status)
-        except NameTaken as taken:
-            return _json(Failure({taken.field: [TAKEN]}), 422)
-        except ClientDisconnect:
-            return Response(status_code=400)
-        except PerdureError as error:
-            return _json(Failure(str(error)), _status(error))
+        if http.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": ", ".join(methods)})
+        if http.method == "HEAD":
+            answer = await _safely(service, operations["GET"], http)
+            return Response(status_code=answer.status_code, headers=dict(answer.headers))
+        return await _safely(service, operations[http.method], http)
 
-    return endpoint
+    return Route(path, endpoint, methods=methods)
+
+
+async def _safely(service: Service, operation: Operation, http: HttpRequest) -> Response:
+    """Answer, also for what goes wrong."""
+    try:
+        return await _answer(service, operation, http)
+    except Rejected as rejected:
+        return _refused(rejected)
+    except NameTaken as taken:
+        return _json(Failure({taken.field: [TAKEN]}), 422)
+    except ClientDisconnect:
+        return Response(status_code=400)
+    except PerdureError as error:
+        return _json(Failure(str(error)), _status(error))
 
 
 async def _answer(service: Service, operation: Operation, http: HttpRequest) -> Response:
     if operation.scope is None:
-        request = await _request(operation, http)
-        return _response(await PUBLIC[operation.id](service, request, http), operation)
-    token = _token(http)
+        request = await read_request(operation, http, BODY_BYTES_MAX)
+        return _response(await PUBLIC[operation.id](service, request, http))
+    token = token_of(http)
     principal = await service.keys.authenticate(token, service.clock.now_ms()) if token else None
     status = refusal(principal, NEEDS[operation.scope])
     if principal is None or status == 401:
         raise Rejected(401, "unauthorized")
     if status is not None:
         raise Rejected(403, f"the key does not allow this: it needs the scope {operation.scope}")
-    wait_ms = service.requests.wait_ms(principal.tenant, service.clock.monotonic_ms())
-    if wait_ms:
-        seconds = -(-wait_ms // 1000)
-        answer = _json(Failure(f"too many requests: try again in {seconds} s"), 429)
-        answer.headers["Retry-After"] = str(seconds)
-        return answer
-    streamed = EVENT_STREAM in operation.media and _accepts(http, EVENT_STREAM, exactly=True)
-    if not streamed and not _accepts(http, JSON):
+    service.admit(principal.tenant)
+    streamed = EVENT_STREAM in operation.media and accepts(http, EVENT_STREAM, exactly=True)
+    if not streamed and not accepts(http, JSON):
         raise Rejected(406, "the answer is JSON, and Accept does not allow it")
     desk = service.desk(principal.tenant)
-    request = await _request(operation, http)
+    request = await read_request(operation, http, service.limits(principal.tenant).body_bytes_max)
     if streamed:
         return await stream_events(desk, request, http)
-    return _response(await HANDLERS[operation.id](desk, request), operation)
+    return _response(await HANDLERS[operation.id](desk, request))
 
 
-async def _request(operation: Operation, http: HttpRequest) -> Request:
-    body: Any = None
-    query: Any = None
-    if operation.query is not None:
-        query = decode_query(http.query_params.multi_items(), operation.query)
-    if operation.body is not None:
-        raw = await _body(http)
-        if isinstance(operation.body, type) and issubclass(operation.body, msgspec.Struct):
-            body = decode_body(raw, operation.body)
-        else:
-            body = raw
-    key = http.headers.get("idempotency-key")
-    if key is not None and not (0 < len(key) <= KEY_CHARS_MAX):
-        wrong = BLANK if not key else f"should be at most {KEY_CHARS_MAX} character(s)"
-        raise Rejected(422, {"Idempotency-Key": [wrong]})
-    return Request(http.path_params, query, body, key)
-
-
-async def _body(http: HttpRequest) -> bytes:
-    """Return the body; what is too long is refused before it is read."""
-    pieces, size = [], 0
-    async for piece in http.stream():
-        size += len(piece)
-        if size > BODY_BYTES_MAX:
-            raise Rejected(413, f"the body has more than {BODY_BYTES_MAX} bytes")
-        pieces.append(piece)
-    kind = http.headers.get("content-type", JSON).partition(";")[0].strip().lower()
-    if size and not (kind == JSON or kind.endswith("+json")):
-        raise Rejected(415, f"the body is {kind[:80]!r}; expected {JSON}")
-    return b"".join(pieces)
-
-
-def _token(http: HttpRequest) -> str | None:
-    scheme, _, token = http.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
-
-
-def _accepts(http: HttpRequest, media: str, *, exactly: bool = False) -> bool:
-    """Say whether the client takes this media type; `exactly` leaves wildcards out."""
-    header = http.headers.get("accept")
-    if header is None:
-        return not exactly
-    kinds = {part.partition(";")[0].strip().lower() for part in header.split(",")}
-    wild = set() if exactly else {"*/*", f"{media.partition('/')[0]}/*"}
-    return not kinds.isdisjoint({media, *wild})
-
-
-def _response(answer: Answer | Response, operation: Operation) -> Response:
+def _response(answer: Answer | Response) -> Response:
     if isinstance(answer, Response):
         return answer
     if answer.body is None:
         return Response(status_code=answer.status)
     return _json(answer.body, answer.status)
+
+
+def _refused(rejected: Rejected) -> Response:
+    answer = _json(rejected.body(), rejected.status)
+    if rejected.status == 401:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    if rejected.retry_after_s is not None:
+        answer.headers["Retry-After"] = str(rejected.retry_after_s)
+    return answer
 
 
 def _json(body: Any, status: int = 200) -> Response:

@@ -34,6 +34,9 @@ from perdure.wire import table as wire
 
 UNENDED: tuple[RowStatus, ...] = ("queued", "running", "waiting")
 TRANSCRIPTS_MAX = 1_000
+ROWS_READ = 100
+"""So many rows of runs are read at a time."""
+
 MERGES_MAX = 8
 """How many times a run that joined another one is followed to the one it joined."""
 
@@ -94,10 +97,34 @@ class Desk:
 
     async def active(self, agent: str, key: str | None = None) -> list[RunRow]:
         """Return the runs of an agent, or of one of its sessions, that have not ended."""
+        return await self.rows(agent=agent, key=key, statuses=UNENDED)
+
+    async def rows(
+        self,
+        limit: int | None = None,
+        *,
+        agent: str | None = None,
+        key: str | None = None,
+        statuses: Sequence[RowStatus | None] = (None,),
+        before: tuple[int, str] | None = None,
+        wanted: Callable[[RunRow], bool] = lambda row: True,
+    ) -> list[RunRow]:
+        """Return the newest rows that are wanted, as many as there are or up to `limit`."""
         found: list[RunRow] = []
-        for status in UNENDED:
-            found += await self.runs.rows(agent=agent, key=key, status=status)
-        return found
+        for status in statuses:
+            at, left = before, limit
+            while left is None or left > 0:
+                rows = await self.runs.rows(
+                    agent=agent, key=key, status=status, before=at, limit=ROWS_READ
+                )
+                kept = [row for row in rows if wanted(row)][:left]
+                found += kept
+                left = None if left is None else left - len(kept)
+                if len(rows) < ROWS_READ:
+                    break
+                at = (rows[-1].created_at, rows[-1].id)
+        found.sort(key=lambda row: (row.created_at, row.id), reverse=True)
+        return found[:limit]
 
     async def gard(self, id_: Any) -> int | None:
         """Return the id of a gard that a client names; None if it names none.
@@ -154,13 +181,15 @@ class Desk:
 
     async def latest_runs(
         self,
-        limit: int,
+        limit: int | None,
         *,
         agent: str | None = None,
         before: tuple[int, str] | None = None,
         archived: bool = False,
     ) -> tuple[list[RunRow], bool]:
         """Return the latest run of each of up to `limit` sessions, and whether there are more.
+
+        None means all of them.
 
         Sessions that were put away, or whose agent was, come only if `archived` asks for them.
         """
@@ -190,11 +219,8 @@ class Desk:
 
     async def runs_in(self, gard: int) -> list[RunRow]:
         """Return the runs in a gard that have not ended."""
-        found: list[RunRow] = []
-        for status in UNENDED:
-            rows = await self.runs.rows(status=status)
-            found += [row for row in rows if (await self.told(row)).meta.get("gard") == gard]
-        return found
+        rows = await self.rows(statuses=UNENDED)
+        return [row for row in rows if (await self.told(row)).meta.get("gard") == gard]
 
     async def offer_port(self, gard: int, port: wire.Port) -> entries.Port:
         """Keep a port that a gard's worker has opened. Raises `Rejected` with what is wrong."""

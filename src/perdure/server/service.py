@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from perdure.api.errors import Rejected
 from perdure.core.errors import PerdureError
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.clock import Clock
@@ -52,11 +53,12 @@ class Service:
         self.leaving = False
         self.failure: PerdureError | None = None
         """Why it could not start, if it could not."""
+        self.limits: Callable[[str], TenantLimits] = lambda tenant: limits
         self.frame_bytes_max = limits.frame_bytes_max
         self.agents = Catalogued(catalog)
         self.pool = Pool(clock, telemetry, numbers=self._numbers)
         self.node = Node(store, [self.pool], self.agents, clock, telemetry, settings=settings)
-        self.requests = RequestLimit(lambda tenant: limits)
+        self.requests = RequestLimit(self.limits)
         self.sockets = SocketLimit(lambda tenant: limits.worker_sockets_max)
         self._desks: dict[str, Desk] = {}
         self._scheduler = Scheduler(catalog, self._fire, clock, telemetry)
@@ -99,6 +101,14 @@ class Service:
             )
             self._desks[tenant] = desk
         return desk
+
+    def admit(self, tenant: str) -> None:
+        """Count a request of a tenant. Raises `Rejected` (429) if there were too many."""
+        wait_ms = self.requests.wait_ms(tenant, self.clock.monotonic_ms())
+        if wait_ms:
+            seconds = -(-wait_ms // 1000)
+            said = f"too many requests: try again in {seconds} s"
+            raise Rejected(429, said, retry_after_s=seconds)
 
     async def _fire(
         self,

@@ -43,10 +43,13 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
 
 class PageQuery(Shape, frozen=True, kw_only=True):
-    """Which part of a list: at most `limit` items, from the cursor `after` on."""
+    """Which part of a list: at most `limit` items, from the cursor `after` on.
+
+    An empty `after` is the beginning of the list.
+    """
 
     limit: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
-    after: Annotated[str, Meta(max_length=LINE_CHARS_MAX)] | UnsetType = UNSET
+    after: Annotated[str, Meta(max_length=LINE_CHARS_MAX)] | UnsetType | None = UNSET
 
 
 class ForceQuery(Shape, frozen=True, kw_only=True):

@@ -8,8 +8,6 @@ from msgspec.structs import asdict, replace
 from perdure.api import shapes
 from perdure.api.decoding import decode_id
 from perdure.api.errors import Rejected
-from perdure.api.pages import page
-from perdure.core.ids import SessionId
 from perdure.ports import entries
 from perdure.server import showing
 from perdure.server.desk import Answer, Desk, Request
@@ -83,7 +81,7 @@ async def archive_agent(desk: Desk, request: Request) -> Answer:
 async def agent_status(desk: Desk, request: Request) -> Answer:
     """How the agent's conversation `default` stands, as clients of Norns ask it."""
     entry = await desk.agent(decode_id(request.path["id"]))
-    session = SessionId(desk.tenant, str(entry.id), "default")
+    session = await desk.session(entry.id, "default")
     row = await desk.current(session)
     if row is None:
         return Answer(shapes.Data(shapes.AgentStanding(agent_id=entry.id, status="stopped")))
@@ -92,16 +90,9 @@ async def agent_status(desk: Desk, request: Request) -> Answer:
         agent_id=entry.id,
         status="waiting" if row.status == "waiting" else "running",
         conversation_id=conversation,
-        conversation_key=session.key,
+        conversation_key="default",
         run_id=await desk.numbers.run(row.id),
         step=(await desk.told(row)).timeline.step,
         message_count=(await desk.transcript(session)).message_count,
     )
     return Answer(shapes.Data(standing))
-
-
-async def list_agent_runs(desk: Desk, request: Request) -> Answer:
-    """An agent's runs, the newest first."""
-    entry = await desk.agent(decode_id(request.path["id"]))
-    rows = await desk.runs.rows(agent=str(entry.id))
-    return Answer(page(await desk.show_all(rows), None, asked=False))

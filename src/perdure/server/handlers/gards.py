@@ -10,12 +10,11 @@ from msgspec.structs import asdict, replace
 from perdure.api import shapes
 from perdure.api.decoding import decode_id
 from perdure.api.errors import Rejected
-from perdure.api.pages import page
 from perdure.ports import entries
 from perdure.server import showing
 from perdure.server.desk import Answer, Desk, Request
 from perdure.server.gards import TOKEN_BYTES, claim_digest
-from perdure.server.handlers.lists import listed
+from perdure.server.handlers.lists import listed, part
 from perdure.wire.table import GardDestroyed
 
 
@@ -89,9 +88,9 @@ async def destroy_gard(desk: Desk, request: Request) -> Answer:
 async def list_ports(desk: Desk, request: Request) -> Answer:
     """A gard's ports."""
     entry = await _gard(desk, request)
-    ports = await desk.catalog.list(entries.Port, of=entry.id)
-    ports.sort(key=lambda port: port.internal_port)
-    return Answer(page([showing.port(port) for port in ports], None, asked=False))
+    ports = [showing.port(port) for port in await desk.catalog.list(entries.Port, of=entry.id)]
+    where = lambda port: (port.internal_port, port.id)  # noqa: E731
+    return Answer(part(ports, request.query, where, tuple[int, int]))
 
 
 async def _gard(desk: Desk, request: Request) -> entries.Gard:

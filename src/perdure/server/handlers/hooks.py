@@ -96,6 +96,7 @@ async def receive_hook(service: Service, request: Request, http: HttpRequest) ->
     if found is None or not found[1].enabled:
         raise Rejected(404, "not found")
     tenant, hook = found
+    service.admit(tenant)
     desk = service.desk(tenant)
     try:
         secret = desk.seal.unseal(hook.signing_secret) if hook.signing_secret else ""

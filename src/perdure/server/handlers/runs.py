@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from perdure.api import shapes
 from perdure.api.decoding import decode_id
 from perdure.api.errors import INVALID, Rejected
-from perdure.api.limits import EVENTS_PAGE_ITEMS_MAX, RUNS_PAGE_ITEMS
-from perdure.api.pages import cursor, page, page_items, place_of
+from perdure.api.limits import EVENTS_PAGE_ITEMS_MAX, PAGE_ITEMS, RUNS_PAGE_ITEMS
+from perdure.api.pages import cursor, page, page_items
 from perdure.api.projection import row_statuses, run_status
 from perdure.api.summary import summarise
 from perdure.core.errors import NotFound, Refused
 from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports import entries
 from perdure.server.desk import Answer, Desk, Request
+from perdure.server.handlers.lists import asked, place
 
 
 async def send_message(desk: Desk, request: Request) -> Answer:
@@ -45,18 +46,38 @@ async def list_runs(desk: Desk, request: Request) -> Answer:
     """Runs, the newest first, of one agent or status if asked so."""
     query: shapes.RunQuery = request.query
     limit = page_items(query.limit, RUNS_PAGE_ITEMS) or RUNS_PAGE_ITEMS
-    before = None if query.after is UNSET else place_of(query.after, tuple[int, str])
-    agent = None if query.agent_id is UNSET else str(query.agent_id)
-    rows: list[RunRow] = []
-    for status in (None,) if query.status is UNSET else row_statuses(query.status):
-        rows += await desk.runs.rows(agent=agent, status=status, before=before, limit=limit + 1)
-    rows.sort(key=lambda row: (row.created_at, row.id), reverse=True)
-    if query.status is not UNSET:
-        rows = [row for row in rows if run_status(row) == query.status]
-    more, rows = len(rows) > limit, rows[:limit]
-    following = cursor(rows[-1].created_at, rows[-1].id) if more else None
-    asked = query.after is not UNSET
-    return Answer(page(await desk.show_all(rows), following, asked=asked))
+    status = query.status
+    rows = await desk.rows(
+        limit + 1,
+        agent=None if query.agent_id is UNSET else str(query.agent_id),
+        statuses=(None,) if isinstance(status, UnsetType) else row_statuses(status),
+        before=place(query, tuple[int, str]),
+        wanted=lambda row: status is UNSET or run_status(row) == status,
+    )
+    return Answer(await _run_page(desk, rows, limit, asked=query.after is not UNSET))
+
+
+async def list_agent_runs(desk: Desk, request: Request) -> Answer:
+    """An agent's runs, the newest first."""
+    entry = await desk.agent(decode_id(request.path["id"]))
+    wants_page = asked(request.query)
+    limit = page_items(request.query.limit, PAGE_ITEMS) if wants_page else None
+    rows = await desk.rows(
+        None if limit is None else limit + 1,
+        agent=str(entry.id),
+        before=place(request.query, tuple[int, str]),
+    )
+    return Answer(await _run_page(desk, rows, limit, asked=wants_page))
+
+
+async def _run_page(
+    desk: Desk, rows: list[RunRow], limit: int | None, *, asked: bool
+) -> shapes.Page[shapes.Run]:
+    """Return a page of runs; of their rows, one more than `limit` says that there is another."""
+    shown = rows[:limit]
+    more = len(shown) < len(rows)
+    following = cursor(shown[-1].created_at, shown[-1].id) if more else None
+    return page(await desk.show_all(shown), following, asked=asked)
 
 
 async def get_run(desk: Desk, request: Request) -> Answer:
@@ -69,9 +90,11 @@ async def list_events(desk: Desk, request: Request) -> Answer:
     query: shapes.EventQuery = request.query
     telling = await desk.told(await _row(desk, request))
     found = [event for event in telling.events if event.sequence > query.after]
-    if query.limit is not UNSET:
-        found = found[: min(query.limit, EVENTS_PAGE_ITEMS_MAX)]
-    return Answer(shapes.Data(found))
+    if isinstance(query.limit, UnsetType):
+        return Answer(page(found, None, asked=False))
+    shown = found[: min(query.limit, EVENTS_PAGE_ITEMS_MAX)]
+    following = str(shown[-1].sequence) if len(shown) < len(found) else None
+    return Answer(page(shown, following, asked=True))
 
 
 async def get_summary(desk: Desk, request: Request) -> Answer:
@@ -127,12 +150,15 @@ async def cancel_run(desk: Desk, request: Request) -> Answer:
     try:
         await desk.runs.cancel(row.id, request.body.reason or "cancelled on request")
     except Refused:
-        raise Rejected(409, "run has ended already") from None
+        raise Rejected(409, "run has already ended") from None
     return Answer(shapes.Accepted(run_id=decode_id(request.path["id"])), 202)
 
 
 async def retry_run(desk: Desk, request: Request) -> Answer:
-    """Go on with a run that failed or was cancelled; a completed one is asked for again."""
+    """Go on with a run that failed or was cancelled; a completed one's message is sent again.
+
+    It begins a conversation of its own then: the one that it was in has its answer already.
+    """
     row = await _row(desk, request)
     if row.status in ("queued", "running", "waiting"):
         raise Rejected(409, "run is still in progress")
@@ -143,7 +169,7 @@ async def retry_run(desk: Desk, request: Request) -> Answer:
         content = (await desk.told(row)).timeline.input
         if content is None:
             raise Rejected(422, "run has no user_message to retry")
-        run = await desk.send(entry, content, key=row.session.key, idempotency_key=request.key)
+        run = await desk.send(entry, content)
     return Answer(shapes.Accepted(run_id=await desk.numbers.run(run)), 202)
 
 

@@ -8,25 +8,25 @@ from msgspec.structs import replace
 from perdure.api import shapes
 from perdure.api.decoding import decode_id
 from perdure.api.errors import Rejected
-from perdure.api.limits import PAGE_ITEMS_MAX, SESSIONS_PAGE_ITEMS
-from perdure.api.pages import cursor, page, page_items, place_of
+from perdure.api.limits import SESSIONS_PAGE_ITEMS
+from perdure.api.pages import cursor, page, page_items
 from perdure.api.projection import conversation_object, session_object, session_whole
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
 from perdure.server.desk import Answer, Desk, Request
+from perdure.server.handlers.lists import asked, place
 
 
 async def list_conversations(desk: Desk, request: Request) -> Answer:
     """An agent's conversations, the latest first."""
     entry = await desk.agent(decode_id(request.path["id"]))
     query: shapes.PageQuery = request.query
-    asked = not (query.limit is UNSET and query.after is UNSET)
-    limit = page_items(query.limit, SESSIONS_PAGE_ITEMS if asked else PAGE_ITEMS_MAX)
-    before = None if query.after is UNSET else place_of(query.after, tuple[int, str])
-    rows, more = await desk.latest_runs(limit or PAGE_ITEMS_MAX, agent=str(entry.id), before=before)
+    limit = page_items(query.limit, SESSIONS_PAGE_ITEMS) if asked(query) else None
+    before = place(query, tuple[int, str])
+    rows, more = await desk.latest_runs(limit, agent=str(entry.id), before=before)
     shown = [await _conversation(desk, row) for row in rows]
     following = cursor(rows[-1].created_at, rows[-1].id) if more else None
-    return Answer(page(shown, following, asked=asked))
+    return Answer(page(shown, following, asked=asked(query)))
 
 
 async def get_conversation(desk: Desk, request: Request) -> Answer:
@@ -56,7 +56,7 @@ async def list_sessions(desk: Desk, request: Request) -> Answer:
     """Sessions of all agents, the latest first; those of archived agents are left out."""
     query: shapes.SessionQuery = request.query
     limit = page_items(query.limit, SESSIONS_PAGE_ITEMS) or SESSIONS_PAGE_ITEMS
-    before = None if query.after is UNSET else place_of(query.after, tuple[int, str])
+    before = place(query, tuple[int, str])
     rows, more = await desk.latest_runs(limit, before=before, archived=query.archived)
     shown = [await _session(desk, row) for row in rows]
     following = cursor(rows[-1].created_at, rows[-1].id) if more else None
@@ -123,11 +123,7 @@ async def _latest(desk: Desk, session: SessionId) -> RunRow:
 
 async def _all_rows(desk: Desk, session: SessionId) -> list[RunRow]:
     """Return all runs of a session, oldest first. Raises `Rejected` (404) if there are none."""
-    found: list[RunRow] = []
-    before = None
-    while rows := await desk.runs.rows(agent=session.agent, key=session.key, before=before):
-        found += rows
-        before = (rows[-1].created_at, rows[-1].id)
+    found = await desk.rows(agent=session.agent, key=session.key)
     if not found:
         raise Rejected(404, "not found")
     return found[::-1]

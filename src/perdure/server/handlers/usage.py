@@ -75,7 +75,9 @@ def _moment(name: str, text: str | UnsetType) -> int | None:
     try:
         moment = datetime.fromisoformat(str(text))
         if moment.tzinfo is not None:
-            return int(moment.timestamp() * 1000)
+            at = int(moment.timestamp() * 1000)
+            timestamp_or_none(at)
+            return at
         expected = f"{INVALID}: expected a time zone, such as Z"
     except (ValueError, OverflowError):
         expected = f"{INVALID}: expected a time as in RFC 3339, such as 2026-01-31T12:00:00Z"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from perdure.api import shapes
 from perdure.api.definition import BUILTINS
-from perdure.api.pages import page
 from perdure.server.desk import Answer, Desk, Request
+from perdure.server.handlers.lists import part
 from perdure.server.members import Member
 
 
@@ -45,7 +45,8 @@ async def list_tools(desk: Desk, request: Request) -> Answer:
 
 async def list_workers(desk: Desk, request: Request) -> Answer:
     """The workers that are connected to this node."""
-    return Answer(page([_shown(one) for one in desk.pool.members(desk.tenant)], None, asked=False))
+    workers = [_shown(one) for one in desk.pool.members(desk.tenant)]
+    return Answer(part(workers, request.query, lambda one: (one.worker_id,), tuple[str]))
 
 
 def _shown(member: Member) -> shapes.Worker:
