@@ -111,10 +111,10 @@ def test_an_operation_says_what_may_go_wrong(id: str) -> None:
     assert (operation.scope is None) == (id in PUBLIC)
     assert ({401, 403} <= set(errors)) == (operation.scope is not None)
     assert (404 in errors) == bool(operation.path_parameters)
-    assert (409 in errors) == bool(operation.conflicts)
+    assert (409 in errors) == bool(operation.conflicts or operation.idempotent)
     takes_something = operation.query or operation.body or operation.idempotent
     assert (422 in errors) == bool(takes_something or operation.refusals)
-    assert ({400, 413, 415} <= set(errors)) == (operation.body is not None)
+    assert ({400, 408, 413, 415} <= set(errors)) == (operation.body is not None)
     assert operation.status not in errors
 
 

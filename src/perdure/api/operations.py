@@ -83,8 +83,9 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
             plain[408] = [f"The body was not there within {BODY_SECONDS_MAX} s."]
             plain[413] = [f"Too many bytes: {BODY_BYTES_MAX}, if not set otherwise, are taken."]
             plain[415] = ["The body is not JSON."]
-        if self.conflicts:
-            plain[409] = list(self.conflicts)
+        if self.conflicts or self.idempotent:
+            under_way = "a request with this Idempotency-Key is under way; try again"
+            plain[409] = [*self.conflicts, *([under_way] if self.idempotent else ())]
         for status, sentence in self.other_errors.items():
             plain[status] = [*plain.get(status, []), sentence]
         if self.query is not None or self.body is not None or self.idempotent or self.refusals:

@@ -311,3 +311,20 @@ class ConversationKey(Entry, frozen=True, kw_only=True):
 
     name: str
     generation: int = 0
+
+
+class Answered(Entry, frozen=True, kw_only=True):
+    """A request that had an idempotency key, and what it was answered.
+
+    `name` is a hash of what was asked and of the key, `request` one of the body, and `answer` is
+    sealed. Without an answer it is a claim: somebody is at it, or was when he died. `claims` counts
+    those that took it over.
+    """
+
+    kind: ClassVar[str] = "answered"
+
+    name: str
+    request: str
+    status: int = 0
+    answer: str | None = None
+    claims: int = 0

@@ -90,8 +90,7 @@ class Tenancy:
         run_id = self._clock.fresh_id()
         key = run_id if session is None else session
         if idempotency_key is not None:
-            scope = "\x1f".join((self._store.identity, agent, session or "", idempotency_key))
-            run_id = digest(scope.encode(errors="surrogatepass"))
+            run_id = self.keyed(agent, session, idempotency_key)
             key = run_id if session is None else session
         _check_key(key)
         command = c.SendMessage(id=run_id, content=content, mode=mode, sender=sender, meta=meta)
@@ -102,6 +101,11 @@ class Tenancy:
                 f"the idempotency key {idempotency_key!r} was used with another message already; "
                 "a new message needs a new key"
             ) from None
+
+    def keyed(self, agent: str, session: str | None, idempotency_key: str) -> str:
+        """Return the id of the run that a message with this key has, accepted or not."""
+        scope = "\x1f".join((self._store.identity, agent, session or "", idempotency_key))
+        return digest(scope.encode(errors="surrogatepass"))
 
     async def retry(self, run_id: str) -> Run:
         """Go on with a failed or cancelled run where it stopped, as a new run of its session.

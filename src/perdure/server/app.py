@@ -33,10 +33,11 @@ from perdure.core.errors import (
     Unavailable,
 )
 from perdure.ports.catalog import NameTaken, Stale
-from perdure.server.desk import Answer
+from perdure.server.desk import Answer, Desk, Request
 from perdure.server.handlers import HANDLERS, PUBLIC
 from perdure.server.incoming import accepts, read_request, token_of
 from perdure.server.keys import refusal
+from perdure.server.repeats import Stored
 from perdure.server.service import Service
 from perdure.server.sockets import agent_socket, worker_socket
 from perdure.server.streams import stream_events
@@ -55,6 +56,9 @@ STATUSES: tuple[tuple[type[PerdureError], int], ...] = (
     (Unavailable, 503),
 )
 """What answers an error that no handler has put into words of its own."""
+
+KEYED_BY_THE_STORE = frozenset({"send_message", "fire_trigger"})
+"""Their idempotency keys name runs, which the store knows for as long as it has them."""
 
 NEEDS: Mapping[str | None, Any] = {"read": "read", "run": "run", "admin": "manage"}
 
@@ -143,7 +147,21 @@ async def _answer(service: Service, operation: Operation, http: HttpRequest) -> 
     request = await read_request(operation, http, service.limits(principal.tenant).body_bytes_max)
     if streamed:
         return await stream_events(desk, request, http)
+    if request.key is not None and operation.id not in KEYED_BY_THE_STORE:
+        return await _once(desk, operation, request)
     return _response(await HANDLERS[operation.id](desk, request))
+
+
+async def _once(desk: Desk, operation: Operation, request: Request) -> Response:
+    """Carry out a request that has a key, or answer as it was answered before."""
+
+    async def act() -> Stored:
+        answer = await HANDLERS[operation.id](desk, request)
+        return Stored(answer.status, _encode(answer.body))
+
+    what = " ".join((operation.id, *map(str, request.path.values())))
+    done = await desk.repeats.once(what, request.key or "", _encode(request.body), act)
+    return Response(done.body, done.status, media_type=JSON)
 
 
 def _response(answer: Answer | Response) -> Response:

@@ -29,6 +29,7 @@ from perdure.server.catalogued import Catalogued
 from perdure.server.keys import Keyring
 from perdure.server.numbers import Numbers
 from perdure.server.pool import Pool
+from perdure.server.repeats import Repeats, Stored
 from perdure.server.sealing import Seal
 from perdure.wire import table as wire
 
@@ -66,6 +67,7 @@ class Desk:
         self.keys = keys
         self.seal = seal
         self.fresh = fresh
+        self.repeats = Repeats(catalog, seal, clock)
         self._transcripts: OrderedDict[SessionId, tuple[int, Transcript]] = OrderedDict()
         self.specs: dict[str, AgentSpec] = {}
         """Definitions that logs name, by digest."""
@@ -260,13 +262,13 @@ class Desk:
         that waits. Raises `Rejected` (409) in mode `reject` when a run is in progress.
         """
         if key is not None and mode in ("queue", "reject"):
-            row = await self.current(await self.session(agent.id, key))
-            if row is not None and any(wait["what"] == "answer" for wait in row.waiting_for):
-                with suppress(Refused):
-                    await self.runs.reply(row.id, content)
-                    return row.id
-            if row is not None and mode == "reject":
-                raise Rejected(409, "agent is busy")
+            session = await self.session(agent.id, key)
+            if idempotency_key is None or not await self._knows(session, idempotency_key):
+                answered = await self._answer(session, content, idempotency_key)
+                if answered is not None:
+                    return answered
+                if mode == "reject" and await self.current(session) is not None:
+                    raise Rejected(409, "agent is busy")
         meta = {"trigger": trigger, "gard": gard}
         run = await self.runs.send(
             str(agent.id),
@@ -277,6 +279,38 @@ class Desk:
             meta={name: value for name, value in meta.items() if value is not None},
         )
         return run.id
+
+    async def _knows(self, session: SessionId, idempotency_key: str) -> bool:
+        """Say whether a message with this key has started a run of this session already."""
+        try:
+            await self.runs.row(self.runs.keyed(session.agent, session.key, idempotency_key))
+        except NotFound:
+            return False
+        return True
+
+    async def _answer(
+        self, session: SessionId, content: Any, idempotency_key: str | None
+    ) -> str | None:
+        """Answer what a session's run asks; return the run, None if it asks nothing."""
+
+        async def reply() -> Stored:
+            assert row is not None
+            await self.runs.reply(row.id, content)
+            return Stored(202, row.id.encode())
+
+        what, request = f"answer {session.agent}/{session.key}", msgspec.json.encode(content)
+        if idempotency_key is not None:
+            known = await self.repeats.known(what, idempotency_key, request)
+            if known is not None:
+                return known.body.decode()
+        row = await self.current(session)
+        if row is None or all(wait["what"] != "answer" for wait in row.waiting_for):
+            return None
+        with suppress(Refused):
+            if idempotency_key is None:
+                return (await reply()).body.decode()
+            return (await self.repeats.once(what, idempotency_key, request, reply)).body.decode()
+        return None
 
     @contextmanager
     def following(self, session: SessionId) -> Iterator[asyncio.Event]:

@@ -22,6 +22,7 @@ from perdure.core.errors import InvalidInput
 from perdure.ports.catalog import Catalog, NameTaken, Stale, TenantCatalog
 from perdure.ports.entries import (
     Agent,
+    Answered,
     Delivery,
     Endpoint,
     Entry,
@@ -121,6 +122,7 @@ SAMPLES: list[Entry] = [
         expires_at=9,
         last_used_at=8,
     ),
+    Answered(name="n", request="r", status=201, answer="sealed", claims=1),
 ]
 KINDS = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.kind)
 
