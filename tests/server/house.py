@@ -113,9 +113,9 @@ class House:
         await self.settle()
         return int(made["run_id"])
 
-    def worker(self, does: Does, tenant: str = "acme", worker_id: str = "w1") -> Peer:
-        """Let a worker join that plays the model, and a tool `charge`."""
-        what = registration(worker_id, "charge")
+    def worker(self, does: Does, tenant: str = "acme", worker_id: str = "w1", **more: Any) -> Peer:
+        """Let a worker join that plays the model."""
+        what = registration(worker_id, **more)
         return Peer(self.service.pool, what, tenant=tenant, does=does)
 
     async def settle(self, turns: int = 60) -> None:
@@ -166,9 +166,9 @@ def says(task: LlmTask | ToolTask, text: str) -> Result:
 
 
 def echo(task: LlmTask | ToolTask) -> Result | None:
-    """Play a model that repeats, asks, charges, fails or stays silent, as it is told."""
+    """Play a model that repeats, asks, fails or stays silent, as it is told."""
     if isinstance(task, ToolTask):
-        return says(task, f"charged {task.input['n']}")
+        return says(task, "done")
     assert isinstance(task.messages, tuple)
     turn = [message for message in task.messages if isinstance(message, AssistantMessage)]
     told = str(said(task)[-1])
@@ -178,8 +178,6 @@ def echo(task: LlmTask | ToolTask) -> Result | None:
         return Result(task_id=task.task_id, status="error", error="401 invalid api key")
     if told == "ask":
         return calls(task, "ask_human", question="Which one?")
-    if told == "charge":
-        return calls(task, "charge", n=5)
     return says(task, f"you said {told}" if not turn else f"then you said {told}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from perdure.ports.clock import Clock
 from perdure.runtime.node import Node
 from perdure.server.catalogued import Catalogued
 from perdure.server.keys import Keyring
+from perdure.server.leaving import Leaving
 from perdure.server.numbers import Numbers
 from perdure.server.pool import Pool
 from perdure.server.repeats import Repeats, Stored
@@ -56,6 +57,7 @@ class Desk:
         clock: Clock,
         seal: Seal,
         fresh: Callable[[int], bytes],
+        leaving: Leaving,
     ) -> None:
         self.tenant = tenant
         self.runs = node.of(tenant)
@@ -67,6 +69,7 @@ class Desk:
         self.keys = keys
         self.seal = seal
         self.fresh = fresh
+        self.leaving = leaving
         self.repeats = Repeats(catalog, seal, clock)
         self._transcripts: OrderedDict[SessionId, tuple[int, Transcript]] = OrderedDict()
         self.specs: dict[str, AgentSpec] = {}
@@ -323,7 +326,8 @@ class Desk:
 
         leave = self.runs.follow(session, tell)
         try:
-            yield came
+            with self.leaving.waking(came):
+                yield came
         finally:
             leave()
 
@@ -424,6 +428,7 @@ class Telling:
         self._desk = desk
         self._row = row
         self._at: int | None = None
+        self._begun = False
 
     @property
     def over(self) -> bool:
@@ -431,26 +436,35 @@ class Telling:
         return self.timeline.ended_at is not None
 
     async def more(self) -> list[shapes.Event]:
-        """Return the events that were added since this was asked last."""
+        """Return the events that were added since this was asked last, and keep them."""
         known = len(self.events)
-        if self._row.started_seq is None and known == 0:
+        async for event in self.read():
+            self.events.append(event)
+        return self.events[known:]
+
+    async def read(self) -> AsyncIterator[shapes.Event]:
+        """Yield the events that were added since they were read last; keep none of them."""
+        if self._row.started_seq is None and not self._begun:
             self._row = await self._desk.runs.row(self._row.id)
-        if self._row.started_seq is None and (found := withdrawn_events(self._row)):
-            self.events = found
+        found = withdrawn_events(self._row) if self._row.started_seq is None else []
+        if found and not self.over:
             self.timeline.ended_at = self._row.ended_at
-            return found[known:]
+            for event in found:
+                yield event
         if self._at is None:
             self._at = await self._beginning()
-        if not self.over:
-            async for item in self._desk.runs.read(self._row.session, self._at):
-                self._at, event = item.seq, item.event
-                await self._desk.learn(event)
-                if isinstance(event, MessageReceived) and event.message == self._row.id:
-                    self.meta = event.meta or {}
-                self.events += self.timeline.feed(item.seq, event)
-                if self.timeline.ended_at is not None:
-                    break
-        return self.events[known:]
+        if self.over:
+            return
+        async for item in self._desk.runs.read(self._row.session, self._at):
+            self._at = item.seq
+            await self._desk.learn(item.event)
+            if isinstance(item.event, MessageReceived) and item.event.message == self._row.id:
+                self.meta = item.event.meta or {}
+            for event in self.timeline.feed(item.seq, item.event):
+                self._begun = True
+                yield event
+            if self.timeline.ended_at is not None:
+                return
 
     async def _beginning(self) -> int:
         """Return the position before what the run's first model call was shown.

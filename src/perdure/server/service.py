@@ -17,6 +17,7 @@ from perdure.server.catalogued import Catalogued
 from perdure.server.desk import Desk
 from perdure.server.gards import free_all
 from perdure.server.keys import Keyring
+from perdure.server.leaving import Leaving
 from perdure.server.limits import RequestLimit, SocketLimit, TenantLimits
 from perdure.server.pool import Pool
 from perdure.server.pulse import Pulse
@@ -50,7 +51,7 @@ class Service:
         self.clock = clock
         self.fresh = fresh
         """Returns so many random bytes."""
-        self.leaving = False
+        self.leaving = Leaving()
         self.failure: PerdureError | None = None
         """Why it could not start, if it could not."""
         self.limits: Callable[[str], TenantLimits] = lambda tenant: limits
@@ -78,7 +79,7 @@ class Service:
 
     async def stop(self) -> None:
         """Drain: cut every session at its next commit, and let the workers go."""
-        self.leaving = True
+        self.leaving.begin()
         await self._scheduler.stop()
         await self._keys.stop()
         await self.node.stop()
@@ -98,6 +99,7 @@ class Service:
                 self.clock,
                 self.seal,
                 self.fresh,
+                self.leaving,
             )
             self._desks[tenant] = desk
         return desk

@@ -48,7 +48,13 @@ async def serve(
         timeout_keep_alive=75,
         server_header=False,
     )
-    server = _Announcing(config, lambda: on_ready(f"http://{shown}:{address[1]}"), on_leaving)
+
+    async def leave() -> None:
+        if on_leaving is not None:
+            await on_leaving()
+        service.leaving.begin()
+
+    server = _Announcing(config, lambda: on_ready(f"http://{shown}:{address[1]}"), leave)
     await server.serve(sockets=[listener])
     if service.failure is not None:
         raise service.failure
@@ -61,7 +67,7 @@ class _Announcing(uvicorn.Server):
         self,
         config: uvicorn.Config,
         on_started: Callable[[], None],
-        on_leaving: Callable[[], Awaitable[None]] | None,
+        on_leaving: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(config)
         self._on_started = on_started
@@ -87,8 +93,7 @@ class _Announcing(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let who has to know go first, then stop."""
-        if self._on_leaving is not None:
-            await self._on_leaving()
+        await self._on_leaving()
         await super().shutdown(sockets)
 
 

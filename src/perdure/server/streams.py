@@ -17,12 +17,13 @@ from starlette.responses import Response, StreamingResponse
 from perdure.api.decoding import decode_id
 from perdure.api.errors import INVALID, Rejected
 from perdure.api.operations import EVENT_STREAM
+from perdure.api.shapes import Event
 from perdure.core.runs import RunRow
-from perdure.server.desk import Desk, Request
+from perdure.server.desk import Desk, Request, Telling
 
 KEEP_ALIVE_SECONDS = 15
-TEXT_PIECES_MAX = 10_000
-"""Pieces of text that wait for a slow reader. The reply has it all, so what is more is left out."""
+TEXT_CHARS_MAX = 64 * 1024
+"""Text that waits for a slow reader. The reply has it all, so what is more is left out."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,37 +41,58 @@ async def stream_events(desk: Desk, request: Request, http: HttpRequest) -> Resp
     return StreamingResponse(_frames(desk, row, after), media_type=EVENT_STREAM, headers=headers)
 
 
+class _Waiting:
+    """What waits to be told to one reader: that something was committed, and a piece of text."""
+
+    def __init__(self, run: str) -> None:
+        self.came = asyncio.Event()
+        self.committed = True
+        self._run = run
+        self._pieces: list[str] = []
+        self._chars = 0
+
+    def tell(self, run: str | None, piece: str) -> None:
+        """Note a piece of text of a run, or that there are new events."""
+        if run is None:
+            self.committed = True
+        elif run == self._run and self._chars + len(piece) <= TEXT_CHARS_MAX:
+            self._pieces.append(piece)
+            self._chars += len(piece)
+        self.came.set()
+
+    def text(self) -> str:
+        """Return the text that came since this was asked last."""
+        text = "".join(self._pieces)
+        self._pieces, self._chars = [], 0
+        return text
+
+
 async def _frames(desk: Desk, row: RunRow, after: int) -> AsyncIterator[bytes]:
-    came = asyncio.Event()
-    pieces: list[str] = []
-
-    def tell(run: str | None, piece: str) -> None:
-        if run == row.id and len(pieces) < TEXT_PIECES_MAX:
-            pieces.append(piece)
-        came.set()
-
-    leave = desk.runs.follow(row.session, tell)
-    telling = await desk.told(row)
-    news = telling.events
+    waiting, telling = _Waiting(row.id), Telling(desk, row)
+    leave = desk.runs.follow(row.session, waiting.tell)
     try:
-        while True:
-            for event in news:
-                if event.sequence > after:
-                    yield b"id: %d\nevent: %s\ndata: %s\n\n" % (
-                        event.sequence,
-                        event.event_type.encode(),
-                        _encode(event),
-                    )
-            if telling.over or (await desk.runs.row(row.id)).status == "merged":
-                return
-            if pieces:
-                yield b"event: text\ndata: %s\n\n" % _encode({"text": "".join(pieces)})
-                pieces.clear()
-            try:
-                await asyncio.wait_for(came.wait(), KEEP_ALIVE_SECONDS)
-            except TimeoutError:
-                yield b": alive\n\n"
-            came.clear()
-            news = await telling.more()
+        with desk.leaving.waking(waiting.came):
+            while True:
+                if text := waiting.text():
+                    yield b"event: text\ndata: %s\n\n" % _encode({"text": text})
+                if waiting.committed:
+                    waiting.committed = False
+                    async for event in telling.read():
+                        if event.sequence > after:
+                            yield _frame(event)
+                    if telling.over or (await desk.runs.row(row.id)).status == "merged":
+                        return
+                if desk.leaving.begun:
+                    return
+                try:
+                    await asyncio.wait_for(waiting.came.wait(), KEEP_ALIVE_SECONDS)
+                except TimeoutError:
+                    yield b": alive\n\n"
+                waiting.came.clear()
     finally:
         leave()
+
+
+def _frame(event: Event) -> bytes:
+    told = (event.sequence, event.event_type.encode(), _encode(event))
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % told

@@ -34,7 +34,7 @@ async def ready(service: Service, request: Request, http: HttpRequest) -> Answer
         await service.catalog.tenants()
     except PerdureError as error:
         checks["catalog"] = str(error)
-    if service.leaving:
+    if service.leaving.begun:
         checks["node"] = "it is stopping"
     if checks:
         return Answer(shapes.Health(status="unavailable", checks=checks), 503)

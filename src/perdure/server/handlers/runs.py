@@ -114,7 +114,7 @@ async def wait_for_run(desk: Desk, request: Request) -> Answer:
     row = await _row(desk, request)
     with desk.following(row.session) as news, suppress(TimeoutError):
         async with asyncio.timeout(request.query.timeout):
-            while not _settled(row := await desk.runs.row(row.id)):
+            while not _settled(row := await desk.runs.row(row.id)) and not desk.leaving.begun:
                 await news.wait()
                 news.clear()
     return Answer(shapes.Data(await desk.show(row)))
