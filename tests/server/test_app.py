@@ -272,6 +272,27 @@ async def test_the_conversation_default_is_the_one_that_began_anew() -> None:
         assert (standing["run_id"], standing["conversation_key"]) == (silent, "default")
 
 
+async def test_a_conversation_that_was_deleted_is_not_there_any_more() -> None:
+    """Its key begins anew, and is shown as it was chosen, whatever it looks like."""
+    async with house() as h:
+        h.worker(echo)
+        agent = (await h.make("/agents", BOT))["id"]
+        for key in ("k", "k~1", "~", "a~~2"):
+            path = f"/agents/{agent}/conversations/{key}"
+            ids = []
+            for _ in range(3):
+                await h.run(agent, "hi", conversation_key=key)
+                found = await h.get(path)
+                assert (found["key"], found["message_count"]) == (key, 2)
+                ids.append(found["id"])
+                assert await h.get(f"/agents/{agent}/conversations") == [found]
+                assert (await h.ask("DELETE", path)).json() == {"status": "deleted"}
+                assert (await h.ask("GET", path)).status_code == 404
+                assert (await h.ask("DELETE", path)).status_code == 404
+            assert len(set(ids)) == 3
+        assert await h.get("/sessions") == []
+
+
 async def test_archiving_ends_every_run_however_many() -> None:
     """More than are read at a time."""
     async with house() as h:

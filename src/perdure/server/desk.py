@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ from perdure.server.sealing import Seal
 from perdure.wire import table as wire
 
 UNENDED: tuple[RowStatus, ...] = ("queued", "running", "waiting")
+_SESSION_KEY = re.compile(r"((?:[^~]|~~)*)(~\d+)?", re.DOTALL)
 TRANSCRIPTS_MAX = 1_000
 ROWS_READ = 100
 """So many rows of runs are read at a time."""
@@ -147,10 +149,8 @@ class Desk:
     async def session(self, agent: int, key: str) -> SessionId:
         """Return the session that a conversation's key stands for now."""
         found = await self.catalog.find(entries.ConversationKey, f"{agent}/{key}")
-        inside = key.replace("~", "~~")
-        if found is not None and found.generation:
-            inside += f"~{found.generation}"
-        return SessionId(self.tenant, str(agent), inside)
+        generation = 0 if found is None else found.generation
+        return SessionId(self.tenant, str(agent), _inside(key, generation))
 
     async def begin_anew(self, agent: int, key: str) -> None:
         """Have a conversation's key stand for a session that is not there yet."""
@@ -382,7 +382,7 @@ class Desk:
             id=(await self.numbers.sessions([session]))[0],
             agent_id=entry.id,
             agent_name=entry.name,
-            key=session.key.replace("~~", "~"),
+            key=_outside(session.key),
             inserted_at=(first or latest).created_at,
             updated_at=max(times),
             title=note.title,
@@ -416,6 +416,17 @@ class Desk:
                 break
             row = await self.runs.row(row.merged_into)
         return row
+
+
+def _inside(key: str, generation: int) -> str:
+    """Return the session's key of a conversation's key that began anew so often."""
+    return key.replace("~", "~~") + (f"~{generation}" if generation else "")
+
+
+def _outside(key: str) -> str:
+    """Return the conversation's key of a session's key: the generation is nobody's business."""
+    found = _SESSION_KEY.fullmatch(key)
+    return (key if found is None else found[1]).replace("~~", "~")
 
 
 class Telling:

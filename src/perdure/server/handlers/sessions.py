@@ -49,6 +49,8 @@ async def delete_conversation(desk: Desk, request: Request) -> Answer:
     for row in await desk.active(session.agent, session.key):
         await desk.runs.cancel(row.id, "its conversation was deleted")
     await desk.begin_anew(entry.id, key)
+    now = desk.clock.now_ms()
+    await desk.note(session, lambda note: replace(note, put_away_at=now))
     return Answer(shapes.Status(status="deleted"))
 
 
