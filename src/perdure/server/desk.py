@@ -390,7 +390,7 @@ class Desk:
         )
 
     async def _run_object(self, row: RunRow, number: int, session: int) -> shapes.Run:
-        joined = await self._joined(row)
+        joined = await self.joined(row)
         telling = await self.told(joined)
         meta = telling.meta
         content = await self.runs.message_of(row) if row.status == "queued" else None
@@ -409,7 +409,7 @@ class Desk:
         ]
         return replace(shown, waits=(*shown.waits, *waits)) if waits else shown
 
-    async def _joined(self, row: RunRow) -> RunRow:
+    async def joined(self, row: RunRow) -> RunRow:
         """Return the run that a merged one joined, or the run itself."""
         for _ in range(MERGES_MAX):
             if row.status != "merged" or row.merged_into is None:

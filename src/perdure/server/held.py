@@ -119,7 +119,7 @@ def _never() -> None:
 def task_id(task: Task) -> str:
     """Return the id of a task: 22 URL-safe characters, the same for every attempt at its call."""
     what = "probe" if isinstance(task, ToolTask) and task.probing else "call"
-    parts = "\x1f".join((*task.session, task.call, what))
+    parts = "\x1f".join((*task.session, task.run, task.call, what))
     return urlsafe_b64encode(hashlib.sha256(parts.encode()).digest()[:16]).decode().rstrip("=")
 
 

@@ -22,7 +22,6 @@ class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
     worker_sockets_max: int = 1_000
     parked_runs_max: int = 100_000
     body_bytes_max: int = 1024 * 1024
-    frame_bytes_max: int = 1024 * 1024
 
 
 class RequestLimit:

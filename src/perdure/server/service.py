@@ -55,7 +55,6 @@ class Service:
         self.failure: PerdureError | None = None
         """Why it could not start, if it could not."""
         self.limits: Callable[[str], TenantLimits] = lambda tenant: limits
-        self.frame_bytes_max = limits.frame_bytes_max
         self.agents = Catalogued(catalog)
         self.pool = Pool(clock, telemetry, numbers=self._numbers)
         self.node = Node(store, [self.pool], self.agents, clock, telemetry, settings=settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,6 +14,7 @@ import uvicorn
 from perdure.core.errors import InvalidInput
 from perdure.server.app import application
 from perdure.server.service import Service
+from perdure.wire.frames import SERVER_FRAME_BYTES_MAX
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 BACKLOG_CONNECTIONS = 2_048
@@ -40,9 +42,10 @@ async def serve(
         application(service),
         log_config=None,
         access_log=False,
+        log_level=logging.WARNING,  # at INFO it writes the token of every socket
         lifespan="on",
         ws="websockets-sansio",
-        ws_max_size=service.frame_bytes_max,
+        ws_max_size=SERVER_FRAME_BYTES_MAX,
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=75,

@@ -114,10 +114,11 @@ async def wait_for_run(desk: Desk, request: Request) -> Answer:
     row = await _row(desk, request)
     with desk.following(row.session) as news, suppress(TimeoutError):
         async with asyncio.timeout(request.query.timeout):
-            while not _settled(row := await desk.runs.row(row.id)) and not desk.leaving.begun:
+            while not _settled(await desk.joined(row)) and not desk.leaving.begun:
                 await news.wait()
                 news.clear()
-    return Answer(shapes.Data(await desk.show(row)))
+                row = await desk.runs.row(row.id)
+    return Answer(shapes.Data(await desk.show(await desk.runs.row(row.id))))
 
 
 async def reply_to_run(desk: Desk, request: Request) -> Answer:
@@ -183,4 +184,4 @@ async def _row(desk: Desk, request: Request) -> RunRow:
 def _settled(row: RunRow) -> bool:
     """Say whether a run has ended or needs a person."""
     asked = any(wait["what"] in ("answer", "decision") for wait in row.waiting_for)
-    return asked or row.status in TERMINAL or row.status == "merged"
+    return asked or row.status in TERMINAL
