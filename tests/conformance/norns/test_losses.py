@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -84,43 +85,53 @@ async def test_a_run_goes_on_where_its_node_left_it(house: House, number: signal
     assert len(models) == len(set(models)) == 4
 
 
-# The frames of a run of two charges: a task and a result of each model and tool call. At one of
-# them the line falls silent, and who is named is killed.
-DEATHS = [
-    *(("node", frame) for frame in (1, 4, 7)),
-    *(("worker", frame) for frame in (2, 3, 4, 8)),
-    *(("both", frame) for frame in range(1, 11)),
-]
+# Of a run of two charges: a task and a result of each of three model calls and two tool calls.
+FRAMES = range(1, 11)
 
 
-@pytest.mark.parametrize(("who", "frame"), DEATHS)
-async def test_a_death_at_any_frame_loses_nothing(house: House, who: str, frame: int) -> None:
-    """Two charges, each once, and the answer."""
+def fall_silent(tap: Tap, at: int) -> Callable[[], bool]:
+    """Pass nothing on from this task or result on; returns what says whether that is now."""
+    passed = 0
+
+    def pass_on(side: str, frame: list[Any]) -> list[Any] | None:
+        nonlocal passed
+        passed += frame[3] in ("llm_task", "tool_task", "tool_result")
+        return frame if passed < at else None
+
+    tap.change = pass_on
+    return lambda: passed >= at
+
+
+@pytest.mark.parametrize(
+    ("who", "frames"),
+    [("node", (1, 4, 7)), ("worker", FRAMES), ("node and worker", FRAMES)],
+    ids=["node", "worker", "both"],
+)
+async def test_a_death_at_any_frame_loses_nothing(
+    house: House, who: str, frames: Sequence[int]
+) -> None:
+    """From that frame on the line is silent. Two charges, each once, and the answer."""
     tap = await house.tap()
     worker = await house.worker(via=tap)
     client = await house.client()
-    passed = 0
-
-    def fall_silent(side: str, said: list[Any]) -> list[Any] | None:
-        nonlocal passed
-        passed += said[3] in ("llm_task", "tool_task", "tool_result")
-        return said if passed < frame else None
-
-    tap.change = fall_silent
-    run = await client.send(script([call("charge", amount=1)], [call("charge", amount=2)], "done"))
-    await until(lambda: passed >= frame)
-    if who != "node":
-        await worker.end()
-    if who != "worker":
-        await house.kill_node()
-    tap.cut()
-    tap.change = lambda side, said: said
-    if who != "worker":
-        await house.node()
-    if who != "node":
-        await house.start_worker(via=tap)
-    assert (await client.ended(run))["output"] == "done"
-    assert [house.did(f"charged {amount}") for amount in (1, 2)] == [1, 1]
+    for frame in frames:
+        silent = fall_silent(tap, frame)
+        first, second = 2 * frame, 2 * frame + 1
+        steps = [[call("charge", amount=first)], [call("charge", amount=second)]]
+        run = await client.send(script(*steps, "done"))
+        await until(silent)
+        if "worker" in who:
+            await worker.end()
+        if "node" in who:
+            await house.kill_node()
+        tap.cut()
+        tap.change = lambda side, frame: frame
+        if "node" in who:
+            await house.node()
+        if "worker" in who:
+            worker = await house.start_worker(via=tap)
+        assert (await client.ended(run))["output"] == "done"
+        assert [house.did(f"charged {amount}") for amount in (first, second)] == [1, 1]
 
 
 async def test_a_worker_whose_line_breaks_comes_back(house: House) -> None:
