@@ -101,6 +101,7 @@ def _message_received(state: State, event: e.MessageReceived, version: int, stat
         version=version,
         status=status,
         marks=_mark(state, version, 1),
+        meta=event.meta,
         reply=None,
         reply_wants_tools=False,
     )
@@ -114,6 +115,7 @@ def _run_started(state: State, event: e.RunStarted, version: int, status: Any) -
         started_at=event.at,
         accepted_at=event.accepted_at,
         deadline_at=event.deadline_at,
+        meta=state.run.meta if event.retry_of is not None and state.run else state.meta,
     )
     return replace(
         state,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -38,7 +38,7 @@ class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The run in progress, or the last one."""
+    """The run in progress, or the last one. `meta` came with its message, also where it retries."""
 
     id: str
     number: int
@@ -56,6 +56,7 @@ class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     code: str | None = None
     message: str | None = None
     ended_at: int | None = None
+    meta: dict[str, Any] | None = None
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -70,7 +71,8 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     `version` is the position of the last event, `agent` the digest of the definition that the log
     named last. `base` is the first position of the history that is still shown to the model;
-    `summary` the position of the event that summarises what is before it.
+    `summary` the position of the event that summarises what is before it. `meta` came with the last
+    message.
     """
 
     version: int = 0
@@ -86,13 +88,14 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     reply: int | None = None
     reply_wants_tools: bool = False
     compaction_tried: bool = False
+    meta: dict[str, Any] | None = None
 
 
 EMPTY = State()
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(State)
-SNAPSHOT_VERSION = 2
+SNAPSHOT_VERSION = 3
 """Raise it with every change of `State`: snapshots of another version are ignored and refolded."""
 
 

@@ -7,7 +7,7 @@ only when `proceed` tells it that the beginning is durable.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -19,20 +19,22 @@ from perdure.ports.models import ModelRequest
 
 
 class ModelTask(msgspec.Struct, frozen=True, gc=False):
-    """A model call to execute."""
+    """A model call to execute. `meta` came with the message that its run answers."""
 
     session: SessionId
     run: str
     call: str
     agent: str
     request: ModelRequest
+    meta: Mapping[str, Any] | None = None
 
 
 class ToolTask(msgspec.Struct, frozen=True, gc=False):
     """A tool call to execute, or, with `probing`, a call whose outcome the tool is asked about.
 
     `effect` is the class that the tool had when the call was intended: that is what counts.
-    `timeout_ms` is how long one attempt may take, by the agent's present definition.
+    `timeout_ms` is how long one attempt may take, by the agent's present definition. `meta` came
+    with the message that its run answers.
     """
 
     session: SessionId
@@ -46,6 +48,7 @@ class ToolTask(msgspec.Struct, frozen=True, gc=False):
     key: str
     probing: bool = False
     timeout_ms: int = 300_000
+    meta: Mapping[str, Any] | None = None
 
 
 Task = ModelTask | ToolTask

@@ -193,12 +193,14 @@ class Dispatcher:
             max_tokens=spec.max_tokens,
             purpose="compact" if compacting else "reply",
         )
-        return ModelTask(actor.session, self._run(actor), call.id, spec.name, request)
+        run, meta = self._run(actor)
+        return ModelTask(actor.session, run, call.id, spec.name, request, meta)
 
     def _tool_task(self, actor: Actor, call: Call, arguments: dict[str, Any]) -> ToolTask:
+        run, meta = self._run(actor)
         return ToolTask(
             session=actor.session,
-            run=self._run(actor),
+            run=run,
             call=call.id,
             attempt=call.attempt,
             agent=actor.agent.spec.name,
@@ -208,11 +210,13 @@ class Dispatcher:
             key=call.key,
             probing=call.status == "unknown",
             timeout_ms=actor.agent.tools_by_name[call.name].timeout_ms,
+            meta=meta,
         )
 
     @staticmethod
-    def _run(actor: Actor) -> str:
-        return actor.state.run.id if actor.state.run else ""
+    def _run(actor: Actor) -> tuple[str, dict[str, Any] | None]:
+        run = actor.state.run
+        return ("", None) if run is None else (run.id, run.meta)
 
     def _load_history(self, actor: Actor, first: int, summary: int | None) -> None:
         if not actor.history_loading:

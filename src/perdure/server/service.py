@@ -56,7 +56,7 @@ class Service:
         """Why it could not start, if it could not."""
         self.limits: Callable[[str], TenantLimits] = lambda tenant: limits
         self.agents = Catalogued(catalog)
-        self.pool = Pool(clock, telemetry, numbers=self._numbers)
+        self.pool = Pool(clock, telemetry, gard_of=_gard_of, numbers=self._numbers)
         self.node = Node(store, [self.pool], self.agents, clock, telemetry, settings=settings)
         self.requests = RequestLimit(self.limits)
         self.sockets = SocketLimit(lambda tenant: limits.worker_sockets_max)
@@ -139,3 +139,9 @@ class Service:
         """Return the numbers of a task's agent and run; of a run nobody asked for yet, its id."""
         known = self.desk(task.session.tenant).numbers.known("run", task.run)
         return int(task.session.agent), task.run if known is None else known
+
+
+def _gard_of(task: Task) -> str | None:
+    """Return the gard that a task's run is bound to: it came with the run's message."""
+    gard = task.meta.get("gard") if task.meta else None
+    return None if gard is None else str(gard)
