@@ -50,15 +50,22 @@ class Catalogued:
         """Return the entry of an agent, as of the last refresh."""
         return self._entries.get((tenant, agent))
 
-    def tools(self, tenant: str, gard: int | None) -> list[ToolRecord]:
-        """Return the tools that workers registered, in a gard or outside of all."""
-        return [tool for tool in self._tools.get(tenant, ()) if tool.gard == gard]
+    def is_offered(self, tenant: str, agent: str, gard: int | None, tool: str) -> bool:
+        """Say whether a run in this gard, or in none, is offered a tool that its agent has.
+
+        The tools of Norns' workers belong to the agents of all gards; a run sees those of its own.
+        """
+        entry = self.entry(tenant, agent)
+        if entry is not None and OWN_CONFIG in entry.model_config:
+            return True
+        named = [one.gard for one in self._tools.get(tenant, ()) if one.name == tool]
+        return not named or gard in named
 
     async def refresh(self, tenant: str) -> None:
         """Read a tenant's agents and tools again."""
         catalog = TenantCatalog(self._catalog, tenant)
         self._tools[tenant] = await catalog.list(ToolRecord)
-        tools = self.tools(tenant, None)
+        tools = sorted(self._tools[tenant], key=lambda tool: tool.gard or 0)
         found = {}
         for agent in await catalog.list(Agent, archived=True):
             self._entries[tenant, str(agent.id)] = agent

@@ -23,6 +23,9 @@ from perdure.wire.results import CacheMiss, Result
 Numbers = Callable[[Task], tuple[tasks.Number, tasks.Number]]
 """The ids that the REST surface knows a task's agent and run by."""
 
+Offers = Callable[[Task, str], bool]
+"""Whether a model call is offered a tool that its agent has."""
+
 DEADLINE_SLACK_MS = 5_000
 """What a native worker, which keeps the time of its calls itself, has for telling so."""
 
@@ -127,7 +130,7 @@ def task_id(task: Task) -> str:
 
 
 def told(
-    held: Held, member: Member, numbers: Numbers, now_ms: int
+    held: Held, member: Member, numbers: Numbers, offers: Offers, now_ms: int
 ) -> tasks.LlmTask | tasks.ToolTask:
     """Return the payload that gives a task to a worker."""
     agent_id, run_id = numbers(held.task)
@@ -159,7 +162,9 @@ def told(
         messages=messages if delta is None else UNSET,
         messages_delta=UNSET if delta is None else replace(delta, append=messages),
         tools=tuple(
-            tasks.ToolSchema(tool.name, tool.description, tool.parameters) for tool in request.tools
+            tasks.ToolSchema(tool.name, tool.description, tool.parameters)
+            for tool in request.tools
+            if offers(task, tool.name)
         ),
         max_tokens=request.max_tokens,
         agent_id=agent_id,

@@ -22,7 +22,7 @@ from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import ModelTask, OnReport, OnText, Task, ToolTask
 from perdure.server import held as h
 from perdure.server.backlog import Backlog
-from perdure.server.held import Held, Numbers
+from perdure.server.held import Held, Numbers, Offers
 from perdure.server.members import Connection, Member, Roster, need_of
 from perdure.wire import table as t
 from perdure.wire.frames import CLOSE_TRY_AGAIN, TooLarge
@@ -55,7 +55,8 @@ def _by_name(task: Task) -> tuple[str, str]:
 class Pool:
     """The workers that are connected to this node, as one `perdure.ports.workers.Worker`.
 
-    `gard_of` returns the gard that a task is bound to, `numbers` the ids of its agent and run.
+    `gard_of` returns the gard that a task is bound to, `numbers` the ids of its agent and run;
+    `offers` says whether a model call is offered a tool.
     `on_progress` is told what a task says of itself while it runs.
     """
 
@@ -66,6 +67,7 @@ class Pool:
         *,
         gard_of: Callable[[Task], str | None] = lambda task: None,
         numbers: Numbers = _by_name,
+        offers: Offers = lambda task, tool: True,
         model_timeout_ms: int = MODEL_TIMEOUT_MS,
         on_progress: Callable[[Task, Any], None] = lambda task, progress: None,
     ) -> None:
@@ -73,6 +75,7 @@ class Pool:
         self._telemetry = telemetry
         self._gard_of = gard_of
         self._numbers = numbers
+        self._offers = offers
         self._model_timeout_ms = model_timeout_ms
         self._on_progress = on_progress
         self._deadlines = Deadlines(clock)
@@ -214,7 +217,7 @@ class Pool:
         self._send(held, member)
 
     def _send(self, held: Held, member: Member) -> None:
-        payload = h.told(held, member, self._numbers, self._clock.now_ms())
+        payload = h.told(held, member, self._numbers, self._offers, self._clock.now_ms())
         try:
             heard = member.tell(payload)
         except TooLarge as error:

@@ -56,7 +56,9 @@ class Service:
         """Why it could not start, if it could not."""
         self.limits: Callable[[str], TenantLimits] = lambda tenant: limits
         self.agents = Catalogued(catalog)
-        self.pool = Pool(clock, telemetry, gard_of=_gard_of, numbers=self._numbers)
+        self.pool = Pool(
+            clock, telemetry, gard_of=_gard_of, numbers=self._numbers, offers=self._offers
+        )
         self.node = Node(store, [self.pool], self.agents, clock, telemetry, settings=settings)
         self.requests = RequestLimit(self.limits)
         self.sockets = SocketLimit(lambda tenant: limits.worker_sockets_max)
@@ -134,6 +136,11 @@ class Service:
         now = self.clock.now_ms()
         await self.keys.tick(now)
         return now + KEYS_WATCHED_EVERY_MS
+
+    def _offers(self, task: Task, tool: str) -> bool:
+        """Say whether a task's run is offered a tool."""
+        gard = task.meta.get("gard") if task.meta else None
+        return self.agents.is_offered(task.session.tenant, task.session.agent, gard, tool)
 
     def _numbers(self, task: Task) -> tuple[int | str, int | str]:
         """Return the numbers of a task's agent and run; of a run nobody asked for yet, its id."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.conformance.norns.house import House, until
+from tests.conformance.norns.house import House, call, script, until
+from tests.conformance.norns.tap import Tap
 
 
 async def gard(house: House, **named: Any) -> dict[str, Any]:
@@ -36,6 +37,7 @@ async def test_of_many_that_claim_a_gard_at_once_one_gets_it(house: House) -> No
     """All the others ask again; none ends."""
     tap = await house.tap()
     claim = await gard(house)
+    await house.post("/agents", {"name": "bot", "status": "idle", "system_prompt": "s"})
     workers = [
         await house.start_worker(via=tap, worker_id=f"w{number}", **claim) for number in range(4)
     ]
@@ -83,6 +85,47 @@ async def test_a_gard_that_is_destroyed_ends_its_worker(house: House) -> None:
     assert (await house.ask("DELETE", f"/gards/{claim['gard']}"))[0] == 204
     assert await worker.line() == f"GardDestroyed: gard {claim['gard']} was destroyed"
     await until(lambda: _nobody(house))
+
+
+async def test_a_run_in_a_gard_stays_there(house: House) -> None:
+    """Model calls and tools, also after node and worker were killed; others see nothing of it."""
+    inside, outside = await house.tap(), await house.tap()
+    claim = await gard(house)
+    first = await house.worker({"tools": ["charge_at"]}, via=inside, worker_id="in", **claim)
+    await house.worker({"tools": ["look"]}, via=outside, worker_id="out")
+    agent = (await house.get("/agents"))[0]["id"]
+    path = f"/agents/{agent}/messages"
+    gate = house.folder / "gate"
+    said = script([call("charge_at", amount=5, gate=str(gate))], "so: {last}")
+    run = (await house.post(path, {"content": said, "gard_id": claim["gard"]}))["run_id"]
+    await until(lambda: house.did("charging 5"))
+    assert (await house.ask("DELETE", f"/gards/{claim['gard']}"))[0] == 409
+    await house.kill_node()
+    await first.end()
+    await house.node()
+    gate.touch()
+    await until(lambda: house.is_here("out"))
+    assert (await house.get(f"/runs/{run}"))["status"] == "running"
+    await house.worker({"tools": ["charge_at"]}, via=inside, worker_id="in2", **claim)
+    client = await house.client()
+    assert (await client.ended(run))["output"] == "so: charged 5"
+    assert (await house.get(f"/runs/{run}"))["gard_id"] == claim["gard"]
+    other = await client.send(script("out here"))
+    assert (await client.ended(other))["output"] == "out here"
+    assert tools_offered(inside) == {"charge_at"}
+    assert tools_offered(outside) == {"look"}
+    assert (await house.ask("POST", path, {"content": "x", "gard_id": 999}))[0] == 404
+
+
+def tools_offered(tap: Tap) -> set[str]:
+    """Return the tools that the models behind a tap were offered, but for the built-in ones."""
+    tasks = tap.said("node", "llm_task")
+    return {tool["name"] for task in tasks for tool in task["tools"]} - {
+        "wait",
+        "ask_human",
+        "launch_agent",
+        "list_agents",
+    }
 
 
 async def test_a_key_of_a_worker_opens_its_gard_and_nothing_else(house: House) -> None:
