@@ -73,11 +73,13 @@ class Tenancy:
         idempotency_key: str | None = None,
         sender: str | None = None,
         meta: dict[str, Any] | None = None,
+        run_id: str | None = None,
     ) -> Run:
         """Accept a message; when this returns, it is as durable as the store can make it.
 
         Without `session` the message gets a session of its own. The same `idempotency_key` gives
-        the same run. Raises `NotFound` for an unknown agent, `LimitExceeded` for a message that is
+        the same run. `run_id` is for who has to know that before: a fresh one, or what `keyed`
+        returns. Raises `NotFound` for an unknown agent, `LimitExceeded` for a message that is
         too large or an inbox that is full, `KeyReused` for a key that came with another message.
         """
         if self._agents.of(self.tenant, agent) is None:
@@ -87,11 +89,11 @@ class Tenancy:
             raise InvalidInput("an idempotency key is not empty; leave it out to have none")
         if mode not in ("queue", "steer", "interrupt"):
             raise InvalidInput(f"mode {mode!r} is none of queue, steer, interrupt")
-        run_id = self._clock.fresh_id()
-        key = run_id if session is None else session
         if idempotency_key is not None:
             run_id = self.keyed(agent, session, idempotency_key)
-            key = run_id if session is None else session
+        elif run_id is None:
+            run_id = self._clock.fresh_id()
+        key = run_id if session is None else session
         _check_key(key)
         command = c.SendMessage(id=run_id, content=content, mode=mode, sender=sender, meta=meta)
         try:

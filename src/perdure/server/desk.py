@@ -273,10 +273,17 @@ class Desk:
                 if mode == "reject" and await self.current(session) is not None:
                     raise Rejected(409, "agent is busy")
         meta = {"trigger": trigger, "gard": gard}
+        inside = None if key is None else (await self.session(agent.id, key)).key
+        run_id = self.clock.fresh_id()
+        if idempotency_key is not None:
+            run_id = self.runs.keyed(str(agent.id), inside, idempotency_key)
+        # Before the run can begin: its tasks tell workers its number.
+        await self.numbers.run(run_id)
         run = await self.runs.send(
             str(agent.id),
             content,
-            session=None if key is None else (await self.session(agent.id, key)).key,
+            session=inside,
+            run_id=run_id,
             mode="queue" if mode == "reject" else mode,
             idempotency_key=idempotency_key,
             meta={name: value for name, value in meta.items() if value is not None},

@@ -32,7 +32,10 @@ class Numbers:
 
     async def run_named(self, number: int) -> str | None:
         """Return the id of the run with this number; None if there is none."""
-        return await self._catalog.named("run", number)
+        run = await self._catalog.named("run", number)
+        if run is not None:
+            self._known["run", run] = number
+        return run
 
     async def session_named(self, number: int) -> SessionId | None:
         """Return the session with this number; None if there is none."""

@@ -71,6 +71,10 @@ class Service:
         try:
             await free_all(self.catalog)
             await self.agents.load()
+            for tenant in await self.catalog.tenants():
+                desk = self.desk(tenant.slug)
+                going_on = await desk.rows(statuses=("queued", "running"))
+                await desk.numbers.runs([row.id for row in going_on])
             await self.node.start()
         except PerdureError as error:
             self.failure = error

@@ -69,7 +69,8 @@ async def test_a_call_whose_worker_was_killed_after_it_acted_is_not_repeated(
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
 async def test_a_run_goes_on_where_its_node_left_it(house: House, number: signal.Signals) -> None:
     """The worker comes back by itself; what was completed is not repeated."""
-    await house.worker()
+    tap = await house.tap()
+    await house.worker(via=tap)
     client = await house.client()
     steps: list[Any] = [[call("charge", amount=1)], [call("charge", amount=2)]]
     gate = str(house.folder / "gate")
@@ -81,6 +82,7 @@ async def test_a_run_goes_on_where_its_node_left_it(house: House, number: signal
     open_gate(house)
     assert (await client.ended(run))["output"] == "charged 3"
     assert [house.did(f"charged {amount}") for amount in (1, 2)] == [1, 1]
+    assert {task["run_id"] for task in tap.said("node", "tool_task")} == {run}
     models = [line for line in house.journal if line.startswith("model")]
     assert len(models) == len(set(models)) == 4
 
