@@ -50,16 +50,19 @@ class Catalogued:
         """Return the entry of an agent, as of the last refresh."""
         return self._entries.get((tenant, agent))
 
-    def is_offered(self, tenant: str, agent: str, gard: int | None, tool: str) -> bool:
-        """Say whether a run in this gard, or in none, is offered a tool that its agent has.
+    def offered(self, tenant: str, agent: str, gard: int | None) -> Sequence[ToolSpec]:
+        """Return the tools that a run in this gard, or in none, is offered.
 
         The tools of Norns' workers belong to the agents of all gards; a run sees those of its own.
         """
-        entry = self.entry(tenant, agent)
-        if entry is not None and OWN_CONFIG in entry.model_config:
-            return True
-        named = [one.gard for one in self._tools.get(tenant, ()) if one.name == tool]
-        return not named or gard in named
+        definition, entry = self.of(tenant, agent), self.entry(tenant, agent)
+        if definition is None or entry is None:
+            return ()
+        if OWN_CONFIG in entry.model_config:
+            return definition.spec.tools
+        tools = self._tools.get(tenant, ())
+        elsewhere = {tool.name for tool in tools} - {t.name for t in tools if t.gard == gard}
+        return [tool for tool in definition.spec.tools if tool.name not in elsewhere]
 
     async def refresh(self, tenant: str) -> None:
         """Read a tenant's agents and tools again."""

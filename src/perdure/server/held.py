@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from perdure.core.agent import ToolSpec
 from perdure.core.commands import Report, ReportModelError, ReportProbe, ReportToolLost
 from perdure.core.commands import ReportToolResult as ToolResult
 from perdure.ports.deadlines import Queue
@@ -23,8 +24,8 @@ from perdure.wire.results import CacheMiss, Result
 Numbers = Callable[[Task], tuple[tasks.Number, tasks.Number]]
 """The ids that the REST surface knows a task's agent and run by."""
 
-Offers = Callable[[Task, str], bool]
-"""Whether a model call is offered a tool that its agent has."""
+Offers = Callable[[ModelTask], Sequence[ToolSpec]]
+"""The tools that a model call is offered when it is sent; that may be long after it began."""
 
 DEADLINE_SLACK_MS = 5_000
 """What a native worker, which keeps the time of its calls itself, has for telling so."""
@@ -163,8 +164,7 @@ def told(
         messages_delta=UNSET if delta is None else replace(delta, append=messages),
         tools=tuple(
             tasks.ToolSchema(tool.name, tool.description, tool.parameters)
-            for tool in request.tools
-            if offers(task, tool.name)
+            for tool in (() if compacting else offers(task))
         ),
         max_tokens=request.max_tokens,
         agent_id=agent_id,

@@ -56,7 +56,7 @@ class Pool:
     """The workers that are connected to this node, as one `perdure.ports.workers.Worker`.
 
     `gard_of` returns the gard that a task is bound to, `numbers` the ids of its agent and run;
-    `offers` says whether a model call is offered a tool.
+    `offers` returns the tools that a model call is offered.
     `on_progress` is told what a task says of itself while it runs.
     """
 
@@ -67,7 +67,7 @@ class Pool:
         *,
         gard_of: Callable[[Task], str | None] = lambda task: None,
         numbers: Numbers = _by_name,
-        offers: Offers = lambda task, tool: True,
+        offers: Offers = lambda task: task.request.tools,
         model_timeout_ms: int = MODEL_TIMEOUT_MS,
         on_progress: Callable[[Task, Any], None] = lambda task, progress: None,
     ) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from perdure.api.errors import Rejected
+from perdure.core.agent import ToolSpec
 from perdure.core.errors import PerdureError
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.clock import Clock
 from perdure.ports.session_store import SessionStore
 from perdure.ports.telemetry import Telemetry
-from perdure.ports.workers import Task
+from perdure.ports.workers import ModelTask, Task
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
 from perdure.server.catalogued import Catalogued
@@ -141,10 +142,10 @@ class Service:
         await self.keys.tick(now)
         return now + KEYS_WATCHED_EVERY_MS
 
-    def _offers(self, task: Task, tool: str) -> bool:
-        """Say whether a task's run is offered a tool."""
+    def _offers(self, task: ModelTask) -> Sequence[ToolSpec]:
+        """Return the tools that a task's run is offered by now."""
         gard = task.meta.get("gard") if task.meta else None
-        return self.agents.is_offered(task.session.tenant, task.session.agent, gard, tool)
+        return self.agents.offered(task.session.tenant, task.session.agent, gard)
 
     def _numbers(self, task: Task) -> tuple[int | str, int | str]:
         """Return the numbers of a task's agent and run; of a run nobody asked for yet, its id."""

@@ -70,6 +70,15 @@ async def test_the_reply_to_a_join_comes_before_the_tasks_that_waited(house: Hou
         assert {(await over(house, run))["output"] for run in runs} == {"done"}
 
 
+async def test_a_model_is_offered_the_tools_of_the_worker_that_it_waited_for(house: House) -> None:
+    """Though nobody knew of them when the message came."""
+    await send(house)
+    async with phone(house) as worker:
+        await worker.join()
+        task = await worker.hear_of("llm_task")
+        assert "charge" in [tool["name"] for tool in task["tools"]]
+
+
 async def test_nothing_that_the_sdk_reads_blindly_is_null(house: House) -> None:
     """`tools` and `messages` are lists, `input` is an object; ids are numbers."""
     async with phone(house) as worker:
