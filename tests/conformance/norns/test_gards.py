@@ -117,6 +117,25 @@ async def test_a_run_in_a_gard_stays_there(house: House) -> None:
     assert (await house.ask("POST", path, {"content": "x", "gard_id": 999}))[0] == 404
 
 
+async def test_a_worker_in_a_gard_registers_its_ports(house: House) -> None:
+    """From a tool's handler; a port that cannot be is refused, and the worker goes on."""
+    claim = await gard(house)
+    await house.worker(**claim)
+    client = await house.client()
+    agent = (await house.get("/agents"))[0]["id"]
+    for number in (3000, 70_000):
+        said = script([call("open_port", number=number)], "{last}")
+        body = {"content": said, "gard_id": claim["gard"]}
+        run = await house.post(f"/agents/{agent}/messages", body)
+        assert (await client.ended(run["run_id"]))["output"] == "open"
+    (port,) = await house.get(f"/gards/{claim['gard']}/ports")
+    assert (port["internal_port"], port["name"], port["url"]) == (
+        3000,
+        "web",
+        "http://localhost:3000",
+    )
+
+
 def tools_offered(tap: Tap) -> set[str]:
     """Return the tools that the models behind a tap were offered, but for the built-in ones."""
     tasks = tap.said("node", "llm_task")

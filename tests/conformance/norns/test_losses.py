@@ -136,6 +136,20 @@ async def test_a_death_at_any_frame_loses_nothing(
         assert [house.did(f"charged {amount}") for amount in (first, second)] == [1, 1]
 
 
+async def test_a_timer_goes_on_while_its_node_is_dead(house: House) -> None:
+    """It is set once, and due when it was going to be."""
+    worker = await house.worker()
+    client = await house.client()
+    run = await client.send(script([call("wait", seconds=1)], "waited"))
+    await until(lambda: _waits_for_time(client, run))
+    await house.kill_node()
+    await worker.end()
+    await house.node()
+    await house.worker()
+    assert (await client.ended(run))["output"] == "waited"
+    assert (await client.events(run)).count("waiting_for_timer") == 1
+
+
 async def test_a_worker_whose_line_breaks_comes_back(house: House) -> None:
     """And does again what it had in hand: the SDK drops that with its connection."""
     tap = await house.tap()
@@ -209,3 +223,7 @@ async def test_a_second_worker_of_the_same_id_takes_the_place_of_the_first(house
 
 def _is_tool_result(side: str, frame: list[Any]) -> bool:
     return side == "worker" and frame[3] == "tool_result" and "result" in frame[4]
+
+
+async def _waits_for_time(client: Client, run: int) -> bool:
+    return "waiting_for_timer" in await client.events(run)
