@@ -476,13 +476,20 @@ class Telling:
         async for item in self._desk.runs.read(self._row.session, self._at):
             self._at = item.seq
             await self._desk.learn(item.event)
-            if isinstance(item.event, MessageReceived) and item.event.message == self._row.id:
-                self.meta = item.event.meta or {}
+            await self._meet(item.event)
             for event in self.timeline.feed(item.seq, item.event):
                 self._begun = True
                 yield event
             if self.timeline.ended_at is not None:
                 return
+
+    async def _meet(self, event: Any) -> None:
+        """Take from an event how the run's message came; a retry goes on with that of another."""
+        if isinstance(event, MessageReceived) and event.message == self._row.id:
+            self.meta = event.meta or {}
+        elif isinstance(event, RunStarted) and event.run == self._row.id and event.retry_of:
+            retried = await self._desk.runs.row(event.retry_of)
+            self.meta = (await self._desk.told(retried)).meta
 
     async def _beginning(self) -> int:
         """Return the position before what the run's first model call was shown.

@@ -227,6 +227,24 @@ async def test_a_result_that_makes_no_sense_fails_its_run_and_no_more(house: Hou
         assert await house.is_here("raw")
 
 
+@pytest.mark.parametrize("reply", [REPLY, {"status": "error", "error": "401 invalid key"}])
+async def test_a_retry_stays_in_its_gard(house: House, reply: dict[str, Any]) -> None:
+    """Of a run that failed, and of one that is over."""
+    gard = await house.post("/gards")
+    async with phone(house) as outside, phone(house) as inside:
+        await outside.join()
+        await inside.join(worker_id="in", gard=gard["id"], claim_token=gard["claim_token"])
+        run = await send(house, gard_id=gard["id"])
+        await inside.result(await inside.hear_of("llm_task"), **reply)
+        await over(house, run)
+        again = (await house.post(f"/runs/{run}/retry"))["run_id"]
+        task = await inside.hear_of("llm_task")
+        assert (await house.get(f"/runs/{again}"))["gard_id"] == gard["id"]
+        assert (await house.ask("DELETE", f"/gards/{gard['id']}"))[0] == 409
+        await inside.result(task, **REPLY)
+        assert (await over(house, again))["status"] == "completed"
+
+
 async def test_a_client_hears_what_an_agents_runs_do(house: House) -> None:
     """In Norns' words, with the run's number; a message over the socket starts one."""
     agent = (await house.post("/agents", BOT))["id"]

@@ -167,10 +167,11 @@ async def retry_run(desk: Desk, request: Request) -> Answer:
     if row.status in ("failed", "cancelled") and row.started_seq is not None:
         run = (await desk.runs.retry(row.id)).id
     else:
-        content = (await desk.told(row)).timeline.input
-        if content is None:
+        told = await desk.told(row)
+        if told.timeline.input is None:
             raise Rejected(422, "run has no user_message to retry")
-        run = await desk.send(entry, content)
+        gard = await desk.gard(told.meta.get("gard"))
+        run = await desk.send(entry, told.timeline.input, gard=gard)
     return Answer(shapes.Accepted(run_id=await desk.numbers.run(run)), 202)
 
 
