@@ -69,7 +69,9 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         plain: dict[int, list[str]] = {}
         if self.path.startswith(PREFIX):
             plain[406] = ["The answer is JSON, and `Accept` does not allow it."]
-            plain[429] = ["Too many requests: `Retry-After` says how many seconds to wait."]
+            plain[429] = [
+                "Too many requests, or runs: `Retry-After` says how many seconds to wait."
+            ]
             plain[503] = ["The server cannot carry this out now; nothing was done."]
         if self.scope is not None:
             plain[401] = ["unauthorized"]

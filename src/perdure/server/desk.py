@@ -29,6 +29,7 @@ from perdure.runtime.node import Node
 from perdure.server.catalogued import Catalogued
 from perdure.server.keys import Keyring
 from perdure.server.leaving import Leaving
+from perdure.server.limits import RECOUNTED_EVERY_MS, RunLimit
 from perdure.server.numbers import Numbers
 from perdure.server.pool import Pool
 from perdure.server.repeats import Repeats, Stored
@@ -60,6 +61,7 @@ class Desk:
         seal: Seal,
         fresh: Callable[[int], bytes],
         leaving: Leaving,
+        room: RunLimit,
     ) -> None:
         self.tenant = tenant
         self.runs = node.of(tenant)
@@ -72,6 +74,7 @@ class Desk:
         self.seal = seal
         self.fresh = fresh
         self.leaving = leaving
+        self.room = room
         self.repeats = Repeats(catalog, seal, clock)
         self._transcripts: OrderedDict[SessionId, tuple[int, Transcript]] = OrderedDict()
         self.specs: dict[str, AgentSpec] = {}
@@ -272,6 +275,7 @@ class Desk:
                     return answered
                 if mode == "reject" and await self.current(session) is not None:
                     raise Rejected(409, "agent is busy")
+        await self.make_room()
         meta = {"trigger": trigger, "gard": gard}
         inside = None if key is None else (await self.session(agent.id, key)).key
         run_id = self.clock.fresh_id()
@@ -289,6 +293,20 @@ class Desk:
             meta={name: value for name, value in meta.items() if value is not None},
         )
         return run.id
+
+    async def make_room(self) -> None:
+        """Count a run that is to begin. Raises `Rejected` (429) if too many have not ended."""
+
+        async def unended(most: int) -> int:
+            found = 0
+            for status in UNENDED:
+                found += len(await self.rows(most - found, statuses=(status,)))
+            return found
+
+        now_ms = self.clock.monotonic_ms()
+        if not await self.room.begin(self.tenant, now_ms, unended):
+            said = "too many runs have not ended: wait until some have, or cancel some"
+            raise Rejected(429, said, retry_after_s=RECOUNTED_EVERY_MS // 1000)
 
     async def _knows(self, session: SessionId, idempotency_key: str) -> bool:
         """Say whether a message with this key has started a run of this session already."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
 TENANTS_FORGOTTEN_FROM: Final = 10_000
 """As many tenants are remembered; beyond that, those that owe no wait are forgotten."""
+
+RECOUNTED_EVERY_MS: Final = 10_000
 
 
 class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +23,7 @@ class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
     client_sockets_max: int = 5_000
     worker_sockets_max: int = 1_000
     parked_runs_max: int = 100_000
+    """Runs that have not ended, most of which wait for somebody, a time or a worker."""
     body_bytes_max: int = 1024 * 1024
 
 
@@ -51,6 +54,37 @@ class RequestLimit:
                 one: at_us for one, at_us in self._full_at_us.items() if at_us > now_us
             }
         return 0
+
+
+class RunLimit:
+    """How many more runs each tenant may begin before somebody has to look how many have ended.
+
+    To count them takes longer than to begin one, so they are counted when there may be no room, and
+    while there is none not more often than every `RECOUNTED_EVERY_MS`.
+    """
+
+    def __init__(self, runs_max: Callable[[str], int]) -> None:
+        self._runs_max = runs_max
+        self._room: dict[str, int] = {}
+        self._counted_at_ms: dict[str, int] = {}
+
+    async def begin(self, tenant: str, now_ms: int, count: Callable[[int], Awaitable[int]]) -> bool:
+        """Take room for a run; False if there is none.
+
+        `count` returns how many runs have not ended, up to so many. `now_ms` is of a clock that
+        never goes back.
+        """
+        room = self._room.get(tenant, 0)
+        if room == 0:
+            counted_at_ms = self._counted_at_ms.get(tenant)
+            if counted_at_ms is not None and now_ms < counted_at_ms + RECOUNTED_EVERY_MS:
+                return False
+            most = self._runs_max(tenant)
+            room = max(0, most - await count(most))
+            if room == 0:
+                self._counted_at_ms[tenant] = now_ms
+        self._room[tenant] = max(0, room - 1)
+        return room > 0
 
 
 class SocketLimit:

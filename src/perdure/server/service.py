@@ -19,7 +19,7 @@ from perdure.server.desk import Desk
 from perdure.server.gards import free_all
 from perdure.server.keys import Keyring
 from perdure.server.leaving import Leaving
-from perdure.server.limits import RequestLimit, SocketLimit, TenantLimits
+from perdure.server.limits import RequestLimit, RunLimit, SocketLimit, TenantLimits
 from perdure.server.pool import Pool
 from perdure.server.pulse import Pulse
 from perdure.server.scheduler import Scheduler
@@ -62,6 +62,7 @@ class Service:
         )
         self.node = Node(store, [self.pool], self.agents, clock, telemetry, settings=settings)
         self.requests = RequestLimit(self.limits)
+        self.room = RunLimit(lambda tenant: self.limits(tenant).parked_runs_max)
         self.sockets = SocketLimit(lambda tenant: limits.worker_sockets_max)
         self._desks: dict[str, Desk] = {}
         self._scheduler = Scheduler(catalog, self._fire, clock, telemetry)
@@ -106,6 +107,7 @@ class Service:
                 self.seal,
                 self.fresh,
                 self.leaving,
+                self.room,
             )
             self._desks[tenant] = desk
         return desk

@@ -165,6 +165,7 @@ async def retry_run(desk: Desk, request: Request) -> Answer:
         raise Rejected(409, "run is still in progress")
     entry = await desk.agent(int(row.session.agent), archived=False)
     if row.status in ("failed", "cancelled") and row.started_seq is not None:
+        await desk.make_room()
         run = (await desk.runs.retry(row.id)).id
     else:
         told = await desk.told(row)
