@@ -13,6 +13,7 @@ import uvicorn
 
 from perdure.core.errors import InvalidInput
 from perdure.server.app import application
+from perdure.server.patience import PatientProtocol
 from perdure.server.service import Service
 from perdure.wire.frames import SERVER_FRAME_BYTES_MAX
 
@@ -44,6 +45,7 @@ async def serve(
         access_log=False,
         log_level=logging.WARNING,  # at INFO it writes the token of every socket
         lifespan="on",
+        http=PatientProtocol,
         ws="websockets-sansio",
         ws_max_size=SERVER_FRAME_BYTES_MAX,
         ws_per_message_deflate=False,
