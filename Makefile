@@ -58,4 +58,5 @@ lock: ## renew requirements.lock (needs uv); ARGS=--upgrade for newer ones
 clean: ## remove .venv, caches and what runs left behind
 	rm -rf .venv .venv.installing bench/.venvs tests/conformance/.venvs dist build htmlcov .coverage* .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache
+	rm -rf tests/conformance/.venvs tests/contract/.venvs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

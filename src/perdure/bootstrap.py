@@ -17,7 +17,8 @@ from perdure.adapters.models import resolve
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.adapters.stores.sqlite import SqliteReader, SqliteStore
 from perdure.adapters.telemetry.logs import LogTelemetry
-from perdure.core.errors import InvalidInput
+from perdure.core.errors import InvalidInput, StoreRefused
+from perdure.ports.catalog import Catalog
 from perdure.ports.clock import Clock
 from perdure.ports.entries import Key
 from perdure.ports.telemetry import Telemetry
@@ -114,12 +115,19 @@ async def open_service(
     from perdure.server.setup import ensure_tenant
 
     clock, fresh = SystemClock(), secret_bytes
+    await asyncio.to_thread(folder.mkdir, 0o700, parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         opened = await open_store(store, clock)
         stack.push_async_callback(opened.close)
         catalog = await SqliteCatalog.open(folder / "catalog.db", clock.now_ms)
         stack.push_async_callback(catalog.close)
-        pepper = open_pepper(folder / "pepper", environment.get("PERDURE_KEY_PEPPER"), fresh)
+        given_pepper = environment.get("PERDURE_KEY_PEPPER")
+        if not given_pepper and not (folder / "pepper").exists() and await _has_keys(catalog):
+            raise StoreRefused(
+                f"{folder / 'pepper'} is missing, and without it none of the keys in the catalog "
+                "is known: restore it from a backup, or give it in PERDURE_KEY_PEPPER"
+            )
+        pepper = open_pepper(folder / "pepper", given_pepper, fresh)
         keys = Keyring(catalog, pepper, fresh)
         tenant = await ensure_tenant(catalog, DEFAULT_TENANT)
         given = next((environment[name] for name in KEY_VARIABLES if environment.get(name)), None)
@@ -131,6 +139,13 @@ async def open_service(
         seal = Seal(pepper, fresh)
         service = Service(opened, catalog, keys, seal, clock, LogTelemetry(), fresh)
         yield service, made
+
+
+async def _has_keys(catalog: Catalog) -> bool:
+    for tenant in await catalog.tenants():
+        if await catalog.list(tenant.slug, Key, limit=1, archived=True):
+            return True
+    return False
 
 
 class Runtime:

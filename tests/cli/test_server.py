@@ -27,6 +27,8 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[str], url: str, key: str) -> None:
         self.process = process
+        self.url = url
+        self.key = key
         self.http = httpx2.Client(
             base_url=f"{url}/api/v1", headers={"Authorization": f"Bearer {key}"}, timeout=30
         )
@@ -129,6 +131,28 @@ def test_a_killed_server_goes_on_with_what_it_had(tmp_path: Path) -> None:
         assert server.until(run, "completed")["output"].startswith("Refunded")
 
 
+def test_a_server_that_is_stopped_lets_a_payment_end(tmp_path: Path) -> None:
+    """Its worker is a process of somebody else's, and stays."""
+    with served(tmp_path) as server:
+        worker = work(tmp_path, server)
+        try:
+            [agent] = until_agents(server)
+            sent = {"content": "Refund order 45: 900 cents"}
+            run = server.post(f"/agents/{agent['id']}/messages", sent)["run_id"]
+            server.until(run, "waiting")
+            server.post(f"/runs/{run}/reply", {"answer": "yes"})
+            until_paid(tmp_path)
+        finally:
+            server.process.terminate()
+            server.process.wait(timeout=SECONDS_MAX)
+            worker.terminate()
+            worker.wait(timeout=SECONDS_MAX)
+    with served(tmp_path, key=server.key) as again:
+        types = {event["event_type"] for event in again.get(f"/runs/{run}/events")}
+        assert "tool_result" in types
+        assert "tool_call_unknown" not in types
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     with dev(tmp_path) as server:
@@ -138,6 +162,42 @@ def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: signal.Signal
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)
     assert not list((tmp_path / ".perdure").glob("*-wal"))
+
+
+@contextmanager
+def served(folder: Path, key: str | None = None) -> Iterator[Server]:
+    """Run `perdure server` in a folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "perdure", "server", "--port", "0"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        if key is None:
+            key = process.stdout.readline().split()[-1]
+        server = Server(process, process.stdout.readline().split()[3], key)
+        with server.http:
+            yield server
+    finally:
+        process.terminate()
+        process.communicate(timeout=SECONDS_MAX)
+
+
+def work(folder: Path, server: Server) -> subprocess.Popen[bytes]:
+    """Start `perdure worker` for the refund's agent."""
+    options = ["--url", server.url, "--key", server.key]
+    command = [sys.executable, "-m", "perdure", "worker", f"{REFUND}:support", *options]
+    return subprocess.Popen(command, cwd=folder)
+
+
+def until_paid(folder: Path) -> None:
+    """Wait until the payment has been made; its tool is still at work then."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while not (folder / "payments.jsonl").exists():
+        assert time.monotonic() < deadline, "nothing is paid"
+        time.sleep(0.02)
 
 
 def until_gone(pid: int) -> None:

@@ -45,7 +45,7 @@ THINGS = [
 def schemathesis() -> Path:
     """Install it in an environment of its own."""
     try:
-        return python_for(HERE / "schemathesis.txt").parent / "schemathesis"
+        return python_for(HERE / "schemathesis.txt", HERE).parent / "schemathesis"
     except NotInstalled as why:
         pytest.skip(f"schemathesis cannot be installed here: {why}")
 

@@ -245,6 +245,18 @@ async def test_streams_end_when_the_server_leaves() -> None:
         assert (await h.http.get("/ready")).status_code == 503
 
 
+async def test_a_stream_ends_with_its_key() -> None:
+    """Whoever's key is revoked follows nothing any more, also while nothing happens."""
+    async with house() as h:
+        things = await furnished(h)
+        made = await h.make("/api_keys", {"scope": "read"})
+        guest = f"Bearer {made['key']}"
+        reader = Reader(h, f"/runs/{things['asking']}/events", authorization=guest)
+        await reader.until("waiting_for_user")
+        await h.ask("DELETE", f"/api_keys/{made['id']}")
+        assert await asyncio.wait_for(reader.rest(), 5) == ""
+
+
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 40])
 async def test_a_wrong_last_event_id_is_named(last: str) -> None:
     """422 with the header's name."""

@@ -21,6 +21,7 @@ FOLDER = ".perdure"
 STORE_FILE = "server.db"
 KEY_FILE = "dev.key"
 URL_VARIABLE, WORKER_KEY_VARIABLE = "PERDURE_URL", "PERDURE_KEY"
+LOCAL_URL = "http://127.0.0.1:4000"
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.5, 15.0
 LEAVE_SECONDS_MAX = 35
 
@@ -47,8 +48,10 @@ async def dev(agents: Sequence[str], port: int, folder: Path) -> None:
     none: start one elsewhere with `perdure worker`. Ctrl-C stops everything; what was under way
     goes on at the next start.
     """
-    for agent in agents:
-        load_agent(agent)
+    names = [load_agent(agent)[0].name for agent in agents]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInput(f"two agents are named {name!r}: one worker can serve only one")
     await _serve("127.0.0.1", port, folder, agents, is_dev=True)
 
 
@@ -68,15 +71,17 @@ async def server(host: str, port: int, folder: Path) -> None:
 
 @click.command(epilog="Example: perdure worker support.py:support")
 @click.argument("agents", nargs=-1, required=True)
-@click.option("--url", envvar=URL_VARIABLE, default="http://127.0.0.1:4000", show_default=True)
-@click.option("--key", envvar=WORKER_KEY_VARIABLE, help="An API key; or set PERDURE_KEY.")
+@click.option("--url", envvar=URL_VARIABLE, help=f"The server; {LOCAL_URL} if not given.")
+@click.option(
+    "--key", envvar=WORKER_KEY_VARIABLE, help="An API key. That of `perdure dev` needs no --url."
+)
 @click.option("--name", "worker_id", help="Its id; without one it is made of host and process.")
 @click.option("--concurrency", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--supervised", is_flag=True, hidden=True, help="End when standard input ends.")
 @command_body
 async def worker(
     agents: Sequence[str],
-    url: str,
+    url: str | None,
     key: str | None,
     worker_id: str | None,
     concurrency: int,
@@ -88,7 +93,9 @@ async def worker(
     """
     from perdure.bootstrap import Worker
 
-    key = key or _kept_key(Path(FOLDER))
+    # The key of `perdure dev` is an admin's: it goes to this machine and nowhere else.
+    key = key or (_kept_key(Path(FOLDER)) if url is None else None)
+    url = url or LOCAL_URL
     if not key:
         raise InvalidInput("a worker needs an API key: give --key, or set PERDURE_KEY")
     found = [load_agent(agent)[0] for agent in agents]
@@ -126,11 +133,18 @@ async def _serve(
         key = made
         if is_dev:
             key = _keep_key(folder, made) or _given_key(os.environ)
+            if agents and key is None:
+                raise InvalidInput(
+                    f"{folder} has keys that were made elsewhere and none for a worker here: name "
+                    "another --folder, or give an admin key in PERDURE_BOOTSTRAP_KEY"
+                )
+        elif made is not None:
+            click.echo(f"admin key, shown this once: {made}")
 
         def ready(url: str) -> None:
             click.echo(f"perdure is at {url}   (documentation: {url}/docs)")
-            if key:
-                click.echo(f"key: {key}" if is_dev else f"admin key, shown this once: {key}")
+            if is_dev and key:
+                click.echo(f"key: {key}")
             if agents and key:
                 children.start(agents, url, key)
 

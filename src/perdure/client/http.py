@@ -18,9 +18,17 @@ def settings(url: str, key: str, timeout_s: float) -> dict[str, Any]:
         )
     return {
         "base_url": url,
-        "headers": {"Authorization": f"Bearer {key}"},
+        "headers": {"Authorization": f"Bearer {_checked(key)}"},
         "timeout": timeout_s,
     }
+
+
+def _checked(key: str) -> str:
+    """Return a key without the white space around it; what it says is repeated nowhere."""
+    key = key.strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise InvalidInput("the API key is empty, or has characters that no key has")
+    return key
 
 
 def limits(base: httpx2.Timeout, hold_s: float) -> httpx2.Timeout:

@@ -6,8 +6,9 @@ handed to the handler of the operation's id. Handlers see one tenant's desk and 
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -146,7 +147,9 @@ async def _answer(service: Service, operation: Operation, http: HttpRequest) -> 
     desk = service.desk(principal.tenant)
     request = await read_request(operation, http, service.limits(principal.tenant).body_bytes_max)
     if streamed:
-        return await stream_events(desk, request, http)
+        stream = await stream_events(desk, request, http)
+        stream.body_iterator = _while_good(service, principal.key_id, stream.body_iterator)
+        return stream
     if request.key is not None and operation.id not in KEYED_BY_THE_STORE:
         return await _once(desk, operation, request)
     return _response(await HANDLERS[operation.id](desk, request))
@@ -162,6 +165,26 @@ async def _once(desk: Desk, operation: Operation, request: Request) -> Response:
     what = " ".join((operation.id, *map(str, request.path.values())))
     done = await desk.repeats.once(what, request.key or "", _encode(request.body), act)
     return Response(done.body, done.status, media_type=JSON)
+
+
+async def _while_good(
+    service: Service, key_id: str, frames: AsyncIterable[Any]
+) -> AsyncIterator[Any]:
+    """Hand on what a stream says until its key is revoked or expires."""
+    over = asyncio.Event()
+
+    def end() -> None:
+        over.set()
+        service.leaving.wake()
+
+    unwatch = service.keys.watch(key_id, end)
+    try:
+        async for frame in frames:
+            if over.is_set():
+                return
+            yield frame
+    finally:
+        unwatch()
 
 
 def _response(answer: Answer | Response) -> Response:

@@ -17,6 +17,10 @@ class Leaving:
     def begin(self) -> None:
         """Leave: set every event that somebody waits for."""
         self.begun = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Have everybody look whether he may go on waiting."""
         for event in self._waiting:
             event.set()
 

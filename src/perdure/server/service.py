@@ -85,7 +85,9 @@ class Service:
         self._keys.start()
 
     async def stop(self) -> None:
-        """Drain: cut every session at its next commit, and let the workers go."""
+        """Drain: cut every session at its next commit, and let the workers go. Safe twice."""
+        if self.leaving.begun:
+            return
         self.leaving.begin()
         await self._scheduler.stop()
         await self._keys.stop()

@@ -57,7 +57,8 @@ async def serve(
     async def leave() -> None:
         if on_leaving is not None:
             await on_leaving()
-        service.leaving.begin()
+        # Before the sockets are closed: a drain waits for calls that workers have begun.
+        await service.stop()
 
     server = _Announcing(config, lambda: on_ready(f"http://{shown}:{address[1]}"), leave)
     await server.serve(sockets=[listener])

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import msgspec
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import StreamingResponse
 
 from perdure.api.decoding import decode_id
 from perdure.api.errors import INVALID, Rejected
@@ -28,7 +29,7 @@ TEXT_CHARS_MAX = 64 * 1024
 _encode = msgspec.json.Encoder().encode
 
 
-async def stream_events(desk: Desk, request: Request, http: HttpRequest) -> Response:
+async def stream_events(desk: Desk, request: Request, http: HttpRequest) -> StreamingResponse:
     """Return the stream of a run's events after `Last-Event-ID` or `after`, to the run's end."""
     row = await desk.row(decode_id(request.path["id"]))
     after = request.query.after
@@ -60,6 +61,10 @@ class _Waiting:
             self._chars += len(piece)
         self.came.set()
 
+    def has_news(self) -> bool:
+        """Say whether there is something to tell."""
+        return self.committed or bool(self._pieces)
+
     def text(self) -> str:
         """Return the text that came since this was asked last."""
         text = "".join(self._pieces)
@@ -84,11 +89,11 @@ async def _frames(desk: Desk, row: RunRow, after: int) -> AsyncIterator[bytes]:
                         return
                 if desk.leaving.begun:
                     return
-                try:
+                with suppress(TimeoutError):
                     await asyncio.wait_for(waiting.came.wait(), KEEP_ALIVE_SECONDS)
-                except TimeoutError:
-                    yield b": alive\n\n"
                 waiting.came.clear()
+                if not (waiting.has_news() or desk.leaving.begun):
+                    yield b": alive\n\n"
     finally:
         leave()
 

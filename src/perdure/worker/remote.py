@@ -30,6 +30,7 @@ from perdure.worker.offers import agent_body, agent_offers, tool_offers
 FEATURES = frozenset(
     {"begin", "cancel", "credit", "message_cache", "native", "progress", "results", "text"}
 )
+WORKER_KEY_PREFIX = "nrnw_"
 DELAY_MS_MIN = 200
 DELAY_MS_MAX = 15_000
 CLOSE_MS = 5_000
@@ -45,7 +46,8 @@ class RemoteWorker:
     It takes `concurrency_max` calls at once and frames of at most `frame_bytes_max` bytes. With
     `gard` it serves that gard alone, which it claims with `claim_token`. `worker_id` stays the same
     as long as the process lives unless it is given. With `register` false it defines no agents: its
-    key may not, or they are there. `threads_max` is how many sync functions run at once.
+    key may not (that of a worker never may), or they are there. `threads_max` is how many sync
+    functions run at once.
 
     While the server is away, calls go on, and their results are kept and sent once it is back. On
     SIGTERM or SIGINT it takes nothing new, finishes what it has within `shutdown_timeout_s`, and
@@ -65,7 +67,7 @@ class RemoteWorker:
         capabilities: Sequence[str] = ("llm", "tools"),
         gard: str | None = None,
         claim_token: str | None = None,
-        register: bool = True,
+        register: bool | None = None,
         shutdown_timeout_s: float = 30.0,
         frame_bytes_max: int = FRAME_BYTES_MAX,
         unacknowledged_max: int = 10_000,
@@ -73,6 +75,7 @@ class RemoteWorker:
     ) -> None:
         self.url = url
         self.worker_id = worker_id or f"{system.gethostname()}-{os.getpid()}"
+        key = key.strip()
         self._key = key
         self._socket_url = _socket_url(url, key)
         self._resolve = resolve
@@ -82,7 +85,7 @@ class RemoteWorker:
         self._capabilities = tuple(capabilities)
         self._gard = gard
         self._claim_token = claim_token
-        self._register = register
+        self._register = not key.startswith(WORKER_KEY_PREFIX) if register is None else register
         self._shutdown_timeout_ms = round(shutdown_timeout_s * 1000)
         self._frame_bytes_max = frame_bytes_max
         self._unacknowledged_max = unacknowledged_max
