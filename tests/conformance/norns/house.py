@@ -20,7 +20,7 @@ from tests.conformance.norns.tap import Tap
 HERE = Path(__file__).parent
 KEY = "nrn_conformance0123456789abcdef"
 DEADLINE_SECONDS = 20
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.05
 
 
 def script(*replies: Any) -> str:
