@@ -153,6 +153,31 @@ def test_a_server_that_is_stopped_lets_a_payment_end(tmp_path: Path) -> None:
         assert "tool_call_unknown" not in types
 
 
+def test_a_payment_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
+    """Its worker goes on paying, comes back to the next server, and tells it the receipt."""
+    with served(tmp_path) as server:
+        worker = work(tmp_path, server)
+        try:
+            [agent] = until_agents(server)
+            sent = {"content": "Refund order 46: 1100 cents"}
+            run = server.post(f"/agents/{agent['id']}/messages", sent)["run_id"]
+            server.until(run, "waiting")
+            server.post(f"/runs/{run}/reply", {"answer": "yes"})
+            until_paid(tmp_path)
+            server.process.kill()
+            server.process.wait(timeout=SECONDS_MAX)
+            with served(tmp_path, key=server.key, port=httpx2.URL(server.url).port or 0) as again:
+                done = again.until(run, "completed")
+                types = [event["event_type"] for event in again.get(f"/runs/{run}/events")]
+        finally:
+            worker.terminate()
+            worker.wait(timeout=SECONDS_MAX)
+    [payment] = (tmp_path / "payments.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(payment)["receipt"] in done["output"]
+    assert "tool_call_unknown" not in types
+    assert "probe" not in json.dumps(types)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     with dev(tmp_path) as server:
@@ -165,10 +190,10 @@ def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: signal.Signal
 
 
 @contextmanager
-def served(folder: Path, key: str | None = None) -> Iterator[Server]:
+def served(folder: Path, key: str | None = None, port: int = 0) -> Iterator[Server]:
     """Run `perdure server` in a folder."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "perdure", "server", "--port", "0"],
+        [sys.executable, "-m", "perdure", "server", "--port", str(port)],
         cwd=folder,
         stdout=subprocess.PIPE,
         text=True,

@@ -93,10 +93,14 @@ class Peer:
                     for reply in self.wire.accept_join(thing):
                         self.send(reply)
                     self.member = self._pool.join(self._tenant, thing.registration, self.wire, self)
-                elif isinstance(thing, Left):
-                    self.lose()
+                elif isinstance(thing, Left) and self.member is not None:
+                    self._pool.leave(self.member)
                 elif self.member is not None:
                     self._pool.hear(self.member, thing)  # type: ignore[arg-type]
+
+    def holds(self, *task_ids: str) -> None:
+        """Say which tasks the worker is at, as it does first of all when it comes back."""
+        self.say(*self.side.holds(task_ids))
 
     def ok(self, task_id: str, result: Any = "done") -> None:
         """Bring a tool's result."""
@@ -113,7 +117,7 @@ class Peer:
     def lose(self) -> None:
         """Lose the connection."""
         if self.member is not None:
-            self._pool.leave(self.member)
+            self._pool.lose(self.member)
 
     def _hear(self, frame: str) -> None:
         for thing in self.side.feed(frame):

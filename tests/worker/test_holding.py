@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perdure.core.commands import Report, ReportToolResult
+from perdure.core.commands import Report, ReportToolBegin, ReportToolResult
 from perdure.core.limits import RESULT_BYTES_MAX
 from perdure.ports.workers import OnReport, OnText, Task
 from perdure.wire import table as t
@@ -26,6 +26,7 @@ class Executor:
     def __init__(self) -> None:
         self.started: list[tuple[Task, OnReport, OnText]] = []
         self.cancelled: list[Task] = []
+        self.proceeded: list[Task] = []
 
     def serves(self, task: Task) -> bool:
         """Take anything."""
@@ -36,7 +37,8 @@ class Executor:
         self.started.append((task, on_report, on_text))
 
     def proceed(self, task: Any) -> None:
-        """Let a call act."""
+        """Note that a call may act."""
+        self.proceeded.append(task)
 
     def cancel(self, task: Task) -> None:
         """Note that a call is over."""
@@ -82,7 +84,7 @@ class World:
         for frame in self.holding.to_say(self.side):
             for thing in self.server.feed(frame):
                 if not isinstance(thing, str):
-                    found.append(thing)
+                    found += [thing] if thing != t.Holds(()) else []
                 elif not deaf:
                     for fact in self.side.feed(thing):
                         assert isinstance(fact, Acknowledged)
@@ -138,6 +140,25 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [fact.task_id for fact in world.said() if isinstance(fact, Result)] == ["T4"]
 
 
+def test_who_comes_back_says_what_it_is_at() -> None:
+    """First of all; and what waits to begin asks again, whatever became of the first time."""
+    world = World()
+    world.take(llm_task(), tool_task(), tool_task("T2", call="1.1.t1", effect="once"))
+    task, on_report, _ = world.executor.started[2]
+    on_report(task, ReportToolBegin(call="1.1.t1", attempt=1, worker="w"))
+    world.end(1)
+    assert t.Begin("T2") in world.said(deaf=True)
+    world.holding.disconnected()
+    world.holding.connected()
+    assert world.said(deaf=True)[:2] == [t.Holds(("M1", "T2")), t.Begin("T2")]
+    world.holding.proceed("T2")
+    world.holding.proceed("T2")
+    assert world.executor.proceeded == [task]
+    world.holding.connected()
+    assert t.Begin("T2") not in world.said()
+    assert world.executor.cancelled == []
+
+
 def test_text_that_nobody_takes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reply has all of it."""
     monkeypatch.setattr(h, "TEXT_CHARS_MAX", 10)
@@ -146,7 +167,7 @@ def test_text_that_nobody_takes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     task, _, on_text = world.executor.started[0]
     for _ in range(100):
         on_text(task, "12345678")
-    assert world.said()[0] == t.Text("M1", "1234567812")
+    assert world.said()[-2] == t.Text("M1", "1234567812")
     on_text(task, "more")
     assert world.said() == [t.Text("M1", "more")]
     world.holding.disconnected()

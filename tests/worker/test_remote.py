@@ -372,7 +372,7 @@ async def test_a_result_is_brought_before_the_end() -> None:
         work.may_end.set()
         running.worker.stop()
         again = await node.joined()
-        assert await again.gone() == [t.Drain(), DONE, Left("worker:lobby")]
+        assert await again.gone() == [t.Drain(), t.Holds(()), DONE, Left("worker:lobby")]
         await running.ended()
 
 
@@ -427,7 +427,7 @@ async def test_a_signal_stops_a_process() -> None:
         peer = await node.joined()
         await peer.tell(tool_task())
         said = await peer.gone()
-        assert [type(fact) for fact in said] == [t.Drain, Result, Left]
+        assert [type(fact) for fact in said] == [t.Holds, t.Drain, Result, Left]
         out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
         assert (out, process.returncode) == (b"left\n", 0)
 

@@ -68,6 +68,14 @@ class Worker(Protocol):
         unless it is cancelled."""
         ...
 
+    def resume(self, task: ToolTask, on_report: OnReport, on_text: OnText) -> bool:
+        """Expect the outcome of a `once` call that began in an earlier life of this process.
+
+        Never starts it. False if whoever began it cannot be at it any more; else it ends in one
+        report, like a task that was started.
+        """
+        ...
+
     def proceed(self, task: ToolTask) -> None:
         """Let a `once` task run: its beginning is durable."""
         ...

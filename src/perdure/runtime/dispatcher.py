@@ -1,8 +1,8 @@
 """The dispatcher gives owed calls to workers, and takes back what is owed no more.
 
 It is called when everything decided for a session is durable, looks at what the state owes, and
-starts what no worker has yet. A `once` call that has begun and that no worker here has was lost
-with its worker: it is reported so, and never sent again.
+starts what no worker has yet. A `once` call that has begun and that no worker here has is never
+sent again: it is left to whoever may still be at it, or reported lost if nobody can be.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from perdure.ports.models import ModelRequest
 from perdure.ports.session_store import SessionStore
 from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import ModelTask, Task, ToolTask, Worker
+from perdure.ports.workers import OnReport as OnTaskReport
 from perdure.runtime.actor import Actor, InFlight
 
 OnReport = Callable[[Actor, Report], Refusal | None]
@@ -68,24 +69,16 @@ class Dispatcher:
         """Start what the durable state owes and nobody has; stop what it owes no more."""
         if actor.inflight:
             self._drop_settled(actor)
-        lost: list[Call] = []
         for call in actor.state.calls.values():
             if call.status not in EXECUTABLE:
                 continue
             flight = actor.inflight.get(call.id)
-            if flight is None and call.status == "begun":
-                lost.append(call)
-            elif flight is None:
+            if flight is None:
                 if not self._start(actor, call):
                     return
             elif call.status == "begun" and not flight.begun:
                 flight.begun = True
                 self._proceed(flight)
-        for call in lost:
-            if not actor.gone:
-                reason = "its worker was lost after the call had begun"
-                report = ReportToolLost(call=call.id, attempt=call.attempt, reason=reason)
-                self._on_report(actor, report)
 
     def abandon(self, actor: Actor) -> None:
         """Stop everything that workers do for a session."""
@@ -124,6 +117,8 @@ class Dispatcher:
             self._load_history(actor, min(need, actor.state.reply or need), call.summary)
             return False
         task = self._task(actor, call, history)
+        if call.status == "begun" and isinstance(task, ToolTask):
+            return self._resume(actor, call, task)
         for worker in self._workers:
             if worker.serves(task):
                 break
@@ -135,13 +130,27 @@ class Dispatcher:
         faults.reach("dispatch.before")
         flight = InFlight(task, worker, call.attempt, call.status == "unknown")
         actor.inflight[call.id] = flight
-        worker.start(task, lambda _, report: self._reported(actor, flight, report), self._on_text)
+        worker.start(task, self._listener(actor, flight), self._on_text)
         return True
+
+    def _resume(self, actor: Actor, call: Call, task: ToolTask) -> bool:
+        """Leave a begun call to whoever may still be at it; False if it is reported lost."""
+        for worker in self._workers:
+            flight = InFlight(task, worker, call.attempt, probing=False)
+            flight.asked = flight.begun = True
+            actor.inflight[call.id] = flight
+            if worker.resume(task, self._listener(actor, flight), self._on_text):
+                return True
+            del actor.inflight[call.id]
+        self._on_report(actor, _lost(call))
+        return False
 
     def _tool_is_gone(self, actor: Actor, call: Call) -> None:
         """Answer a call of a tool that the agent's present definition does not have any more."""
         report: Report
-        if call.status == "unknown":
+        if call.status == "begun":
+            report = _lost(call)
+        elif call.status == "unknown":
             report = ReportProbe(call=call.id, attempt=call.attempt, verdict="undecided")
         else:
             text = f"There is no tool {call.name!r} any more: this call is given up."
@@ -151,6 +160,9 @@ class Dispatcher:
                 call=call.id, attempt=call.attempt, ok=False, content=text, kind="unknown_tool"
             )
         self._on_report(actor, report)
+
+    def _listener(self, actor: Actor, flight: InFlight) -> OnTaskReport:
+        return lambda _, report: self._reported(actor, flight, report)
 
     def _reported(self, actor: Actor, flight: InFlight, report: Report) -> None:
         call = flight.task.call
@@ -252,3 +264,8 @@ class Dispatcher:
             actor.history = history
         if actor.submitted == 0:
             self.dispatch(actor)
+
+
+def _lost(call: Call) -> Report:
+    reason = "its worker was lost after the call had begun"
+    return ReportToolLost(call=call.id, attempt=call.attempt, reason=reason)

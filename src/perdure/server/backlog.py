@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from perdure.core.ids import SessionId
 from perdure.server.held import Held
 from perdure.server.members import Member, Need
@@ -16,6 +18,10 @@ class Backlog:
 
     def __bool__(self) -> bool:
         return bool(self._by_need)
+
+    def __iter__(self) -> Iterator[Held]:
+        for waiting in self._by_need.values():
+            yield from waiting.values()
 
     def add(self, held: Held) -> None:
         """Let a task wait, behind those before it."""

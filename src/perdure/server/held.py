@@ -34,12 +34,15 @@ DEADLINE_SLACK_MS = 5_000
 class Held:
     """A task from its start to its report. It has an owner, or waits for one.
 
+    `expects` is the id of the worker that had it when its connection ended, and may come back.
+
     A `once` call is `unasked`, then `asked` while its beginning is made durable, then `granted`.
     `released` once its worker may act: before that, nothing can have happened.
     """
 
     __slots__ = (
         "begin",
+        "expects",
         "id",
         "need",
         "number",
@@ -70,6 +73,7 @@ class Held:
         self.on_late: Callable[[], None] = _never
         self.timing: Queue | None = None
         self.owner: Member | None = None
+        self.expects: str | None = None
         self.begin: Literal["unasked", "asked", "granted"] = "unasked"
         self.wants = False
         self.sent = self.released = self.whole = False
@@ -100,6 +104,7 @@ class Held:
     def given(self, owner: Member | None) -> None:
         """Belong to a worker, or to nobody; what was said to the one before does not count."""
         self.owner = owner
+        self.expects = None
         self.sent = self.released = self.wants = self.whole = False
 
     def untouched(self) -> bool:
@@ -213,9 +218,9 @@ def _step(call: str) -> int:
 # ------------------------------------------------------------------------------ what is reported
 
 
-def lost(task: Task, worker_id: str) -> Report:
-    """Return the report of a task whose worker is gone."""
-    why = f"worker {worker_id!r} was lost"
+def lost(task: Task, worker_id: str | None) -> Report:
+    """Return the report of a task whose worker is gone; None: nobody knows who it was."""
+    why = "its worker did not come back" if worker_id is None else f"worker {worker_id!r} was lost"
     if isinstance(task, ModelTask):
         return ReportModelError(
             call=task.call,

@@ -115,6 +115,10 @@ class Member:
         self.tasks[id] = held
         self._credit -= self._counts_credit
 
+    def keep(self, id: str, held: Any) -> None:
+        """Have a task that the worker was at before it joined: its credit is without it."""
+        self.tasks[id] = held
+
     def tell(self, payload: Any) -> bool:
         """Tell the worker something; False if it would not understand, or is gone.
 

@@ -4,6 +4,10 @@ To the runtime it is one worker that has everything. A task that no connected wo
 here; the session owes it, so nothing is lost with this process. Each task has at most one owner,
 and only its owner's result counts; while it has none, the result of any worker that might have been
 given it does, which is how what was computed while a node was down still arrives.
+
+A worker whose connection ended may still be at its tasks, and comes back. It is given a while: a
+short one for what can be done again, a long one for a `once` call, of which nobody could say
+otherwise whether it took effect.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from perdure.server import held as h
 from perdure.server.backlog import Backlog
 from perdure.server.held import Held, Numbers, Offers
 from perdure.server.members import Connection, Member, Roster, need_of
+from perdure.server.returning import Returning
 from perdure.wire import table as t
 from perdure.wire.frames import CLOSE_TRY_AGAIN, TooLarge
 from perdure.wire.registration import Registration
@@ -31,8 +36,12 @@ from perdure.wire.results import CacheMiss, Result
 from perdure.wire.server import ServerSide
 
 MODEL_TIMEOUT_MS = 300_000
+RETURN_MS = 3_000
+"""How long a worker whose connection ended is waited for with what can be done again."""
+RETURN_ONCE_MS = 30_000
+"""The same with `once` calls that have begun: longer than a worker ever waits between attempts."""
 
-WorkerSays = Result | t.Drain | t.Text | t.Progress | t.Begin | t.Credit
+WorkerSays = Result | t.Drain | t.Text | t.Progress | t.Begin | t.Credit | t.Holds
 """The facts of a worker's channel that are the pool's to act on."""
 
 
@@ -69,6 +78,8 @@ class Pool:
         numbers: Numbers = _by_name,
         offers: Offers = lambda task: task.request.tools,
         model_timeout_ms: int = MODEL_TIMEOUT_MS,
+        return_ms: int = RETURN_MS,
+        return_once_ms: int = RETURN_ONCE_MS,
         on_progress: Callable[[Task, Any], None] = lambda task, progress: None,
     ) -> None:
         self._clock = clock
@@ -77,11 +88,15 @@ class Pool:
         self._numbers = numbers
         self._offers = offers
         self._model_timeout_ms = model_timeout_ms
+        self._return_ms = return_ms
+        self._return_once_ms = return_once_ms
         self._on_progress = on_progress
         self._deadlines = Deadlines(clock)
         self._roster = Roster()
         self._held: dict[str, Held] = {}
         self._backlog = Backlog()
+        self._expected = Backlog()
+        self._returning = Returning()
         self._started = 0
         self._hears: dict[type, Callable[[Member, Any], None]] = {
             Result: self._result,
@@ -89,6 +104,7 @@ class Pool:
             t.Text: self._text,
             t.Progress: self._progress,
             t.Credit: self._credit,
+            t.Holds: self._holds_now,
             t.Drain: self._drain,
         }
 
@@ -104,14 +120,17 @@ class Pool:
         A task of the same call that is held already is dropped first: whoever starts it again has
         forgotten it.
         """
-        self._started += 1
-        need = need_of(task, self._gard_of(task))
-        held = Held(task, need, self._started, self._clock.now_ms(), on_report, on_text)
-        before = self._held.get(held.id)
-        if before is not None:
-            self._stop(before)
-        self._held[held.id] = held
-        self._place(held)
+        held = self._hold(task, on_report, on_text)
+        if not self._has_returned(held):
+            self._place(held)
+
+    def resume(self, task: ToolTask, on_report: OnReport, on_text: OnText) -> bool:
+        """Expect the outcome of a `once` call that began under a server that is no more."""
+        held = self._hold(task, on_report, on_text)
+        held.begin = "granted"
+        if not self._has_returned(held):
+            self._expect(held, None)
+        return True
 
     def proceed(self, task: ToolTask) -> None:
         """Let a `once` task run: its beginning is durable."""
@@ -149,7 +168,7 @@ class Pool:
     ) -> Member:
         """Take in a worker whose join was accepted and answered; it may get tasks at once.
 
-        A worker of the same id is let go, and what it had is handed on.
+        A worker of the same id is let go: this is the one, or has its place.
         """
         member = Member(tenant, registration, wire, connection, self._clock.now_ms(), key)
         replaced = self._roster.add(member)
@@ -165,7 +184,12 @@ class Pool:
             self._hears[type(fact)](member, fact)
 
     def leave(self, member: Member) -> None:
-        """Let a worker go that left or whose connection ended; harmless a second time."""
+        """Let a worker go that says that it leaves; harmless a second time."""
+        self._roster.remove(member)
+        self._lose(member, for_good=True)
+
+    def lose(self, member: Member) -> None:
+        """Let a worker go whose connection ended; it may come back. Harmless a second time."""
         self._roster.remove(member)
         self._lose(member)
 
@@ -185,8 +209,75 @@ class Pool:
         """Return the calls of a session that wait for a worker, oldest first."""
         return tuple(
             Waiting(held.task.call, str(held.need), held.since_ms, self._roster.fitting(held.need))
-            for held in self._backlog.of(session)
+            for held in (*self._backlog.of(session), *self._expected.of(session))
         )
+
+    # ------------------------------------------------------------------------------ coming back
+
+    def _hold(self, task: Task, on_report: OnReport, on_text: OnText) -> Held:
+        self._started += 1
+        need = need_of(task, self._gard_of(task))
+        held = Held(task, need, self._started, self._clock.now_ms(), on_report, on_text)
+        before = self._held.get(held.id)
+        if before is not None:
+            self._stop(before)
+        self._held[held.id] = held
+        return held
+
+    def _has_returned(self, held: Held) -> bool:
+        """Settle a task with what a worker came back with, if one did."""
+        result = self._returning.result(held.id, held.need)
+        if result is not None:
+            report = held.report(result)
+            if not isinstance(report, CacheMiss):
+                self._soon(self._settle, held, report)
+                return True
+        found = self._returning.worker(held.id, held.need)
+        if found is None:
+            return False
+        member, wants = found
+        self._adopt(held, member)
+        if wants:
+            self._soon(self._begin, member, t.Begin(held.id))
+        return True
+
+    def _adopt(self, held: Held, member: Member) -> None:
+        """Make the worker that is at a task already its owner."""
+        self._backlog.drop(held)
+        self._expected.drop(held)
+        held.given(member)
+        held.sent = True
+        held.released = held.begin == "granted"
+        member.keep(held.id, held)
+        self._limit(held, member)
+
+    def _holds_now(self, member: Member, holds: t.Holds) -> None:
+        """Give a worker back what it is at; what else it had, it has not any more."""
+        for task_id in holds.task_ids:
+            held = self._held.get(task_id)
+            if held is None:
+                self._returning.is_at(task_id, member)
+            elif held.owner is None and member.fits(held.need):
+                self._adopt(held, member)
+            elif held.owner is not member:
+                member.tell(t.Cancel(task_id))
+        for held in tuple(self._expected):
+            if held.expects == member.id and held.need.tenant == member.tenant:
+                self._give_up(held)
+
+    def _expect(self, held: Held, worker: str | None) -> None:
+        """Wait for the worker that had a task to come back with it."""
+        held.given(None)
+        held.expects = worker
+        self._expected.add(held)
+        has_begun = held.is_once and held.begin == "granted"
+        wait_ms = self._return_once_ms if has_begun else self._return_ms
+        held.limit(self._deadlines.queue(wait_ms), lambda: self._give_up(held))
+
+    def _give_up(self, held: Held) -> None:
+        """Report a task lost whose worker did not come back with it."""
+        if self._holds(held):
+            self._settle(held, h.lost(held.task, held.expects))
 
     # -------------------------------------------------------------------------- out to workers
 
@@ -257,6 +348,8 @@ class Pool:
 
     def _result(self, member: Member, result: Result) -> None:
         held = self._held.get(result.task_id) if isinstance(result.task_id, str) else None
+        if held is None and member.native and isinstance(result.task_id, str):
+            self._returning.brought(result.task_id, member, result)
         if held is None or not _counts(held, member):
             self._telemetry.emit("result.dropped", worker=member.id, task=str(result.task_id)[:64])
             return
@@ -271,6 +364,8 @@ class Pool:
 
     def _begin(self, member: Member, begin: t.Begin) -> None:
         held = self._held.get(begin.task_id)
+        if held is None and self._returning.wants(begin.task_id, member):
+            return
         if held is None or held.owner is not member or not held.is_once:
             member.tell(t.Cancel(begin.task_id))
             return
@@ -279,6 +374,7 @@ class Pool:
             held.begin = "asked"
             self._ask(held, member.id)
         elif held.begin == "granted":
+            held.released = False
             self._release(held, member)
 
     def _text(self, member: Member, text: t.Text) -> None:
@@ -309,6 +405,12 @@ class Pool:
             self._serve(owner)
         held.on_report(held.task, report)
 
+    def _settle(self, held: Held, report: Report) -> None:
+        """Report the outcome of a task that no worker has, unless it is held no more."""
+        if self._holds(held):
+            self._forget(held)
+            held.on_report(held.task, report)
+
     def _stop(self, held: Held) -> None:
         owner = self._forget(held)
         if owner is not None:
@@ -320,8 +422,12 @@ class Pool:
         stopped = held.owner is not None and held.owner.tell(t.Cancel(held.id))
         self._end(held, h.too_late(held.task, limit_ms, stopped))
 
-    def _lose(self, member: Member) -> None:
-        """Hand on what a worker had that is gone: reported lost, unless it cannot have acted."""
+    def _lose(self, member: Member, *, for_good: bool = False) -> None:
+        """Hand on what a worker had that is gone, unless it may come back with it.
+
+        What it cannot have acted on is given to another, the rest reported lost.
+        """
+        for_good = for_good or "holds" not in member.features
         if member.gone:
             return
         member.gone = True
@@ -334,9 +440,10 @@ class Pool:
             if held.untouched():
                 held.given(None)
                 self._place(held)
+            elif for_good:
+                self._settle(held, h.lost(held.task, member.id))
             else:
-                del self._held[held.id]
-                held.on_report(held.task, h.lost(held.task, member.id))
+                self._expect(held, member.id)
 
     def _holds(self, held: Held) -> bool:
         return self._held.get(held.id) is held
@@ -345,6 +452,8 @@ class Pool:
         """Hold a task no more; returns who had it."""
         del self._held[held.id]
         self._backlog.drop(held)
+        self._expected.drop(held)
+        held.unlimit()
         return self._take_back(held)
 
     def _take_back(self, held: Held) -> Member | None:

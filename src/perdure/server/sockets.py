@@ -199,7 +199,7 @@ class _Worker(_Peer):
         elif isinstance(fact, PortAsked):
             await self._offer(fact)
         elif isinstance(fact, Left):
-            self._let_go()
+            self._let_go(self.service.pool.leave)
         elif self._member is not None:
             self.service.pool.hear(self._member, fact)
 
@@ -210,8 +210,8 @@ class _Worker(_Peer):
         self.out.close(CLOSE_TRY_AGAIN)
 
     def gone(self) -> None:
-        """Hand on what the worker had."""
-        self._let_go()
+        """Hand on what the worker had, unless it comes back for it."""
+        self._let_go(self.service.pool.lose)
 
     async def _join(self, joins: WorkerJoins) -> None:
         registration = joins.registration
@@ -262,11 +262,11 @@ class _Worker(_Peer):
         said = {"id": port.id, "internal_port": port.internal_port, "url": port.url}
         self.say(self.wire.reply(asked.ticket, said))
 
-    def _let_go(self) -> None:
+    def _let_go(self, farewell: Callable[[Member], None]) -> None:
         member, self._member = self._member, None
         gard, self._gard = self._gard, None
         if member is not None:
-            self.service.pool.leave(member)
+            farewell(member)
         if gard is not None and gard.worker_id is not None:
             node = self.service.node.owner
             self._freeing = asyncio.ensure_future(

@@ -9,6 +9,7 @@
 | cancel | `cancel`: a task is owed no more |
 | begin | `begin`, `proceed`, `cancel`: a `once` tool asks before it acts |
 | credit | `credit`: the worker is sent no more tasks than it granted |
+| holds | `holds`: the tasks that a worker went on with while it was not connected |
 | native | the worker serves the agents it lists and no others; its tasks and results say all that \
 perdure knows of them (`perdure` in a task, `kind` and what follows it in a result) |
 """
@@ -24,7 +25,7 @@ from perdure.core.agent import Effect
 from perdure.wire.frames import FRAME_BYTES_MAX
 
 FEATURES = frozenset(
-    {"begin", "cancel", "credit", "message_cache", "native", "progress", "results", "text"}
+    {"begin", "cancel", "credit", "holds", "message_cache", "native", "progress", "results", "text"}
 )
 NORNS_FEATURES = frozenset({"message_cache"})
 """What peers of Norns ask for; they expect nothing about it in the reply to their join."""

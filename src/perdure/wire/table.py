@@ -58,6 +58,15 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
     task_id: str
 
 
+class Holds(msgspec.Struct, frozen=True, gc=False):
+    """All the tasks that the worker is at already, now that it has joined: it comes back with them.
+
+    Said before any other word of them. What it does not name here, it has not.
+    """
+
+    task_ids: tuple[str, ...]
+
+
 class Credit(msgspec.Struct, frozen=True, gc=False):
     """The worker can take so many tasks more. It grants none by joining."""
 
@@ -140,6 +149,7 @@ HEARS: Mapping[Channel, Mapping[str, Hears]] = {
         "progress": Hears(Progress, feature="progress"),
         "begin": Hears(Begin, feature="begin"),
         "credit": Hears(Credit, ("joined",), feature="credit"),
+        "holds": Hears(Holds, feature="holds"),
         LEAVE: Hears(Nothing, moves_to="left"),
     },
     "agent": {

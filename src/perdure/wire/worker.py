@@ -154,6 +154,10 @@ class WorkerSide:
         """Return the frame that grants so many tasks more; nothing, if nobody counts them."""
         return [self._tell("credit", t.Credit(tasks))] if "credit" in self.features else []
 
+    def holds(self, task_ids: tuple[str, ...]) -> list[str]:
+        """Return the frame that names the tasks that the worker is at; nothing, if nobody asks."""
+        return [self._tell("holds", t.Holds(task_ids))] if "holds" in self.features else []
+
     def register_port(
         self, internal_port: int, name: str = "", protocol: str = "http", url: str | None = None
     ) -> str:

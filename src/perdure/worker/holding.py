@@ -87,6 +87,7 @@ class Holding:
         self._remembered_bytes = 0
         self._unsaid: dict[_Identity, Held] = {}
         self._begins: list[Held] = []
+        self._returning = False
         self._texts: dict[str, str] = {}
         self._granted = 0
         self._frame_bytes_max = SERVER_FRAME_BYTES_MAX
@@ -122,7 +123,7 @@ class Holding:
     def proceed(self, task_id: str) -> None:
         """Let a `once` call act: its beginning is durable."""
         held = self._by_task_id.get(task_id)
-        if held is not None and isinstance(held.task, ToolTask):
+        if held is not None and isinstance(held.task, ToolTask) and not held.proceeded:
             held.proceeded = True
             self._executor.proceed(held.task)
 
@@ -147,9 +148,11 @@ class Holding:
             self._wake()
 
     def connected(self) -> None:
-        """Say everything again that no server has acknowledged."""
+        """Say what is under way, and everything again that no server has acknowledged."""
         self._granted = 0
+        self._returning = True
         self._unsaid = dict(self._unacknowledged)
+        self._begins = [held for held in self._under_way() if held.asked and not held.proceeded]
         self._wake()
 
     def refused_frame(self) -> None:
@@ -157,15 +160,12 @@ class Holding:
         self._frame_bytes_max = FRAME_BYTES_MAX
 
     def disconnected(self) -> None:
-        """Give up what has asked to begin and was not let: it has done nothing yet.
+        """Keep no words for a server that is gone; the calls go on.
 
-        Whether the beginning was recorded nobody here can know; the server will say so.
+        What has asked to begin waits on: whether its beginning was recorded the server knows.
         """
         self._texts.clear()
         self._begins.clear()
-        for held in tuple(self._calls.values()):
-            if held.asked and not held.proceeded and held.result is None:
-                self._stop(held)
 
     # --------------------------------------------------------------------------- to the server
 
@@ -180,9 +180,13 @@ class Holding:
     def to_say(self, side: WorkerSide) -> list[str]:
         """Return the frames that say what there is to say now, in the order to send them.
 
-        Results go before credit: a server gives out nothing anew that they settle.
+        What is under way goes first, and results before credit: a server gives out nothing anew
+        that is being done, or that they settle.
         """
         said: list[str] = []
+        if self._returning:
+            self._returning = False
+            said += side.holds(tuple(held.task_id for held in self._under_way()))
         begins, self._begins = self._begins, []
         said += (side.begin(held.task_id) for held in begins if held.result is None)
         texts, self._texts = self._texts, {}
@@ -199,14 +203,16 @@ class Holding:
     def beat(self, side: WorkerSide) -> list[str]:
         """Return the frames that say which calls are alive: those that were so a beat ago."""
         said: list[str] = []
-        for held in self._calls.values():
-            if held.result is None:
-                if held.beats:
-                    said += side.progress(held.task_id)
-                held.beats += 1
+        for held in self._under_way():
+            if held.beats:
+                said += side.progress(held.task_id)
+            held.beats += 1
         return said
 
     # ------------------------------------------------------------------------------- executing
+
+    def _under_way(self) -> list[Held]:
+        return [held for held in self._calls.values() if held.result is None]
 
     def _start(self, held: Held) -> None:
         assert held.task is not None

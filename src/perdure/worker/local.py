@@ -97,6 +97,10 @@ class LocalWorker:
         execution = self._execute(key, running, on_text)
         running.aio = asyncio.get_running_loop().create_task(execution)
 
+    def resume(self, task: ToolTask, on_report: OnReport, on_text: OnText) -> bool:
+        """Say no: what began in an earlier life of this process ended with it."""
+        return False
+
     def proceed(self, task: ToolTask) -> None:
         """Let a `once` task run: its beginning is durable."""
         running = self._running.get(_key(task))

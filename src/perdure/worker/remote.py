@@ -20,16 +20,13 @@ from perdure.core.errors import InvalidInput, WorkerRefused
 from perdure.ports.clock import Clock, Timer
 from perdure.ports.models import Model
 from perdure.wire.frames import FRAME_BYTES_MAX
-from perdure.wire.registration import Registration
+from perdure.wire.registration import FEATURES, Registration
 from perdure.worker.agent import Agent
 from perdure.worker.holding import Holding
 from perdure.worker.link import Link
 from perdure.worker.local import LocalWorker
 from perdure.worker.offers import agent_body, agent_offers, tool_offers
 
-FEATURES = frozenset(
-    {"begin", "cancel", "credit", "message_cache", "native", "progress", "results", "text"}
-)
 WORKER_KEY_PREFIX = "nrnw_"
 DELAY_MS_MIN = 200
 DELAY_MS_MAX = 15_000

@@ -70,6 +70,10 @@ class FlakyWorker:
         self._inner.start(task, report, on_text)
         self._maybe_lose(task, on_report)
 
+    def resume(self, task: ToolTask, on_report: OnReport, on_text: OnText) -> bool:
+        """Say whether a call that began in an earlier life may still be going on."""
+        return self._inner.resume(task, on_report, on_text)
+
     def proceed(self, task: ToolTask) -> None:
         """Let a `once` task run; the seed may lose it, now that it counts."""
         self._observer.proceeded(self._life, task)
