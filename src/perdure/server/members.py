@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NamedTuple, Protocol
 
 from perdure.ports.workers import ModelTask, Task
 from perdure.wire.message_cache import MessageCache
 from perdure.wire.registration import Registration
 from perdure.wire.server import ServerSide
+from perdure.wire.tasks import LlmTask, ToolTask
 
 TASKS_PER_WORKER_MAX = 256
 """How many tasks a worker has at once if it does not say otherwise."""
@@ -77,6 +79,7 @@ class Member:
         self.native = "native" in registration.features
         self.draining = False
         self.gone = False
+        self._gathering = False
         self.tasks: dict[str, Any] = {}
         self.cache = MessageCache() if "message_cache" in registration.features else None
         self._tools = frozenset(tool.name for tool in registration.tools)
@@ -122,12 +125,23 @@ class Member:
     def tell(self, payload: Any) -> bool:
         """Tell the worker something; False if it would not understand, or is gone.
 
-        Raises `TooLarge` if it would not take a frame of that size.
+        Tasks that come up in one turn of the loop go together, if it can take them so. Raises
+        `TooLarge` if it would not take a frame of that size.
         """
+        if isinstance(payload, LlmTask | ToolTask) and self.wire.gather(payload):
+            if not self._gathering:
+                self._gathering = True
+                asyncio.get_running_loop().call_soon(self._send_gathered)
+            return True
         frames = self.wire.tell(payload)
         for frame in frames:
             self.connection.send(frame)
         return bool(frames)
+
+    def _send_gathered(self) -> None:
+        self._gathering = False
+        for frame in self.wire.gathered():
+            self.connection.send(frame)
 
 
 class Roster:

@@ -4,6 +4,7 @@
 | --- | --- |
 | message_cache | `llm_task` with `messages_delta` instead of `messages` |
 | results | `results`: several results in one frame |
+| tasks | `tasks`: several tasks in one frame |
 | text | `text`: pieces of a model's reply while it comes |
 | progress | `progress`: the task is alive, its time starts anew |
 | cancel | `cancel`: a task is owed no more |
@@ -25,7 +26,18 @@ from perdure.core.agent import Effect
 from perdure.wire.frames import FRAME_BYTES_MAX
 
 FEATURES = frozenset(
-    {"begin", "cancel", "credit", "holds", "message_cache", "native", "progress", "results", "text"}
+    {
+        "begin",
+        "cancel",
+        "credit",
+        "holds",
+        "message_cache",
+        "native",
+        "progress",
+        "results",
+        "tasks",
+        "text",
+    }
 )
 NORNS_FEATURES = frozenset({"message_cache"})
 """What peers of Norns ask for; they expect nothing about it in the reply to their join."""

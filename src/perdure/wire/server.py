@@ -14,7 +14,7 @@ import msgspec
 
 from perdure.wire import frames
 from perdure.wire import table as t
-from perdure.wire.frames import SERVER_FRAME_BYTES_MAX, BadPayload, Frame
+from perdure.wire.frames import FRAME_BYTES_MAX, SERVER_FRAME_BYTES_MAX, BadPayload, Frame
 from perdure.wire.registration import (
     NORNS_FEATURES,
     InvalidRegistration,
@@ -22,9 +22,12 @@ from perdure.wire.registration import (
     read_registration,
 )
 from perdure.wire.results import Result
+from perdure.wire.tasks import LlmTask, ToolTask
 
 CHANNELS_MAX = 1_000
 """Topics that one connection may have joined at once."""
+
+_BETWEEN_BYTES = len('["tool_task",],')
 
 UNMATCHED = "unmatched topic"
 
@@ -115,6 +118,9 @@ class ServerSide:
         self._serves = serves
         self._frame_bytes_max = frame_bytes_max
         self._channels: dict[str, _Channel] = {}
+        self._gathered: list[tuple[str, msgspec.Raw]] = []
+        self._gathered_bytes = 0
+        self._full: list[str] = []
 
     def state(self, topic: str) -> t.State:
         """Return the state of a channel."""
@@ -202,7 +208,40 @@ class ServerSide:
         if features and channel.features.isdisjoint(features):
             return []
         size = channel.frame_bytes_max
-        return [frames.encode(channel.join_ref, None, t.WORKER_TOPIC, event, payload, size)]
+        return [
+            *self.gathered(),
+            frames.encode(channel.join_ref, None, t.WORKER_TOPIC, event, payload, size),
+        ]
+
+    def gather(self, payload: LlmTask | ToolTask) -> bool:
+        """Keep a task for the next `gathered`; False if its worker wants it in its own frame."""
+        channel = self._channels.get(t.WORKER_TOPIC)
+        if channel is None or channel.state != "joined" or "tasks" not in channel.features:
+            return False
+        body = frames.encode_payload(payload)
+        size_max = channel.frame_bytes_max or FRAME_BYTES_MAX
+        if len(body) > size_max // 2:
+            return False
+        self._gathered.append((t.EVENT_OF[type(payload)], msgspec.Raw(body)))
+        self._gathered_bytes += len(body) + _BETWEEN_BYTES
+        if self._gathered_bytes > size_max // 2:
+            self._full += self._together(channel)
+        return True
+
+    def gathered(self) -> list[str]:
+        """Return the frames of the tasks that were gathered; `tell` puts them before its own."""
+        channel = self._channels.get(t.WORKER_TOPIC)
+        full, self._full = self._full, []
+        if self._gathered and channel is not None and channel.state in ("joined", "draining"):
+            full += self._together(channel)
+        self._gathered.clear()
+        return full
+
+    def _together(self, channel: _Channel) -> list[str]:
+        gathered, self._gathered = tuple(self._gathered), []
+        self._gathered_bytes = 0
+        told = t.Tasks(gathered)
+        return [frames.encode(channel.join_ref, None, t.WORKER_TOPIC, "tasks", told)]
 
     def push(self, topic: str, event: str, payload: Any) -> list[str]:
         """Return the frame that tells a client of an agent's channel what happened."""

@@ -96,6 +96,12 @@ class Nothing(msgspec.Struct, frozen=True):
 # ---------------------------------------------------------------------------- said by the server
 
 
+class Tasks(msgspec.Struct, frozen=True, gc=False):
+    """Several tasks at once: the event and the payload of each, as if it had come alone."""
+
+    tasks: tuple[tuple[str, msgspec.Raw], ...]
+
+
 class Cancel(msgspec.Struct, frozen=True, gc=False):
     """A task is owed no more: stop it, report nothing of it."""
 
@@ -163,12 +169,16 @@ HEARS: Mapping[Channel, Mapping[str, Hears]] = {
 PUSHES: Mapping[str, Pushes] = {
     "llm_task": Pushes(LlmTask),
     "tool_task": Pushes(ToolTask),
+    "tasks": Pushes(Tasks, ("tasks",)),
     "gard_destroyed": Pushes(GardDestroyed),
     "key_revoked": Pushes(KeyRevoked),
     "cancel": Pushes(Cancel, ("cancel", "begin")),
     "proceed": Pushes(Proceed, ("begin",)),
 }
 """To workers. To a client, an agent's channel carries whatever happens to that agent."""
+
+TASKS = frozenset({"llm_task", "tool_task"})
+"""Events that may come together in `tasks`."""
 
 EVENT_OF: Mapping[type, str] = {rule.payload: event for event, rule in PUSHES.items()}
 

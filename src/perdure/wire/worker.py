@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from perdure.wire import frames
 from perdure.wire import table as t
@@ -94,16 +95,7 @@ class WorkerSide:
         if frame.event in (t.CLOSE, t.CRASH):
             self.state = "left"
             return [Closed(crashed=frame.event == t.CRASH)]
-        rule = t.PUSHES.get(frame.event)
-        if rule is None:
-            return []
-        try:
-            payload = frames.payload_as(frame, _DECODERS[rule.payload])
-        except BadPayload as bad:
-            return self._unreadable(frame, bad)
-        if isinstance(payload, LlmTask):
-            return self._with_messages(payload)
-        return [payload]
+        return self._told(frame)
 
     # ------------------------------------------------------------------------------ what it says
 
@@ -220,6 +212,24 @@ class WorkerSide:
         self.features = self._registration.features.intersection(known)
         return Joined(self.features)
 
+    def _told(self, frame: Frame) -> list[str | WorkerFact]:
+        """Return what the server tells on the worker's channel."""
+        rule = t.PUSHES.get(frame.event)
+        if rule is None:
+            return []
+        try:
+            payload = frames.payload_as(frame, _DECODERS[rule.payload])
+        except BadPayload as bad:
+            return self._unreadable(frame, bad)
+        if isinstance(payload, t.Tasks):
+            return [
+                thing
+                for event, body in payload.tasks
+                if event in t.TASKS
+                for thing in self._told(structs.replace(frame, event=event, payload=body))
+            ]
+        return self._with_messages(payload) if isinstance(payload, LlmTask) else [payload]
+
     def _with_messages(self, task: LlmTask) -> list[str | WorkerFact]:
         """Return a task with all its messages, or ask for them."""
         if isinstance(task.messages_delta, msgspec.UnsetType):
@@ -231,7 +241,7 @@ class WorkerSide:
         messages = self._cache.applied(task.run_id, task.messages_delta)
         if messages is None:
             return [self._failed(task.task_id, CACHE_MISS)]
-        return [msgspec.structs.replace(task, messages=messages, messages_delta=msgspec.UNSET)]
+        return [structs.replace(task, messages=messages, messages_delta=msgspec.UNSET)]
 
     def _unreadable(self, frame: Frame, bad: BadPayload) -> list[str | WorkerFact]:
         """Answer a task that cannot be read, so that nobody waits for it."""
