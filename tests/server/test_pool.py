@@ -163,7 +163,7 @@ async def test_a_native_worker_is_told_everything() -> None:
         session=SESSION, run="run-1", call="1.1.t0", agent="bot", attempt=2, effect="read",
         timeout_ms=900,
     )  # fmt: skip
-    peer.say(*peer.side.text(MODEL_ID, "the"), *peer.side.text(TOOL_ID, "no model's"))
+    peer.say(*peer.side.text({MODEL_ID: "the", TOOL_ID: "no model's"}))
     assert desk.texts == ["the"]
 
 

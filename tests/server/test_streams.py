@@ -191,11 +191,11 @@ async def test_text_comes_as_it_is_written_and_before_what_follows() -> None:
         (task,) = peer.tasks
         reader = Reader(h, f"/runs/{run}/events")
         await reader.until("llm_request")
-        peer.say(*peer.side.text(task.task_id, "Hel"))
-        peer.say(*peer.side.text(task.task_id, "lo"))
+        peer.say(*peer.side.text({task.task_id: "Hel"}))
+        peer.say(*peer.side.text({task.task_id: "lo"}))
         text = await reader.until("event: text")
         assert frames_of(text)[-1] == {"event": "text", "data": {"text": "Hello"}}
-        peer.say(*peer.side.text(task.task_id, "!"))
+        peer.say(*peer.side.text({task.task_id: "!"}))
         peer.reply(task.task_id, "Hello!")
         told = frames_of(await reader.rest())
         assert [frame["event"] for frame in told] == ["text", "llm_response", "run_completed"]

@@ -149,7 +149,7 @@ SAID = [
     ("results", {"results": [{"task_id": "A"}, {"task_id": "B"}]},
      [Result(task_id="A"), Result(task_id="B")]),
     ("drain", {}, [t.Drain()]),
-    ("text", {"task_id": "T", "text": "he"}, [t.Text("T", "he")]),
+    ("text", {"pieces": {"T": "he"}}, [t.Text({"T": "he"})]),
     ("progress", {"task_id": "T", "progress": 0.5}, [t.Progress("T", 0.5)]),
     ("begin", {"task_id": "T"}, [t.Begin("T")]),
     ("credit", {"tasks": 3}, [t.Credit(3)]),

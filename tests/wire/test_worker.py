@@ -142,11 +142,11 @@ def test_a_call_that_may_happen_once() -> None:
 def test_what_is_only_told() -> None:
     """Nobody answers, and nobody is told who did not ask."""
     talk = Talk()
-    told = [t.Text("T", "he"), t.Progress("T", 1), t.Credit(4)]
+    told = [t.Text({"T": "he"}), t.Progress("T", 1), t.Credit(4)]
     worker = talk.worker
-    assert talk.say(*worker.text("T", "he"), *worker.progress("T", 1), *worker.credit(4)) == told
+    assert talk.say(*worker.text({"T": "he"}), *worker.progress("T", 1), *worker.credit(4)) == told
     plain = Talk(msgspec.structs.replace(OURS, features=frozenset({"begin"}))).worker
-    assert plain.text("T", "he") == plain.progress("T") == plain.credit(4) == []
+    assert plain.text({"T": "he"}) == plain.progress("T") == plain.credit(4) == []
 
 
 def test_a_worker_goes() -> None:

@@ -10,6 +10,7 @@ import pytest
 from perdure.core.commands import Report, ReportToolBegin, ReportToolResult
 from perdure.core.limits import RESULT_BYTES_MAX
 from perdure.ports.workers import OnReport, OnText, Task
+from perdure.testing.clock import FakeClock
 from perdure.wire import table as t
 from perdure.wire.registration import FEATURES, Registration
 from perdure.wire.results import Result
@@ -58,7 +59,8 @@ class World:
             "unacknowledged_max": 1_000,
             "unacknowledged_bytes_max": 2**30,
         }
-        self.holding = Holding(self.executor, lambda: None, **given | options)
+        self.clock = FakeClock()
+        self.holding = Holding(self.executor, lambda: None, self.clock, **given | options)
         self.side = WorkerSide(Registration(worker_id="w", tools=(), features=FEATURES))
         self.server = ServerSide("worker")
         (joins,) = self.server.feed(self.side.join().replace('"native",', ""))
@@ -167,13 +169,41 @@ def test_text_that_nobody_takes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     task, _, on_text = world.executor.started[0]
     for _ in range(100):
         on_text(task, "12345678")
-    assert world.said()[-2] == t.Text("M1", "1234567812")
+    world.clock.advance(h.TEXT_EVERY_MS)
+    assert world.said()[-2] == t.Text({"M1": "1234567812"})
     on_text(task, "more")
-    assert world.said() == [t.Text("M1", "more")]
+    world.clock.advance(h.TEXT_EVERY_MS)
+    assert world.said() == [t.Text({"M1": "more"})]
     world.holding.disconnected()
     on_text(task, "late")
     world.holding.disconnected()
+    world.clock.advance(h.TEXT_EVERY_MS)
     assert world.said() == []
+
+
+def test_text_is_gathered_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One frame for all replies that come, as far as it holds them; the last word before its
+    result; and no word of a reply that is there at once: its result says it all."""
+    monkeypatch.setattr(h, "TEXT_CHARS_MAX", 10)
+    world = World()
+    world.take(*[llm_task(f"M{number}") for number in range(4)])
+    world.said()
+    tell = [on_text for _, _, on_text in world.executor.started]
+    task = world.executor.started[0][0]
+    for number, piece in enumerate(("abc", "defg", "hijkl")):
+        tell[number](task, piece)
+    assert world.said() == []
+    world.clock.advance(h.TEXT_EVERY_MS)
+    assert world.said() == [t.Text({"M0": "abc", "M1": "defg"}), t.Text({"M2": "hijkl"})]
+    for number in range(4):
+        tell[number](task, "end")
+    world.end(0)
+    world.end(3)
+    said = world.said()
+    assert said[0] == t.Text({"M0": "end"})
+    assert [result.task_id for result in said[1:] if isinstance(result, Result)] == ["M0", "M3"]
+    world.clock.advance(h.TEXT_EVERY_MS)
+    assert world.said()[0] == t.Text({"M1": "end", "M2": "end"})
 
 
 def test_a_result_that_no_frame_can_carry_is_told_of() -> None:

@@ -378,9 +378,10 @@ class Pool:
             self._release(held, member)
 
     def _text(self, member: Member, text: t.Text) -> None:
-        held = self._held.get(text.task_id)
-        if held is not None and held.owner is member and isinstance(held.task, ModelTask):
-            held.on_text(held.task, text.text)
+        for task_id, piece in text.pieces.items():
+            held = self._held.get(task_id)
+            if held is not None and held.owner is member and isinstance(held.task, ModelTask):
+                held.on_text(held.task, piece)
 
     def _progress(self, member: Member, progress: t.Progress) -> None:
         held = self._held.get(progress.task_id)

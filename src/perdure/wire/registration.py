@@ -5,7 +5,7 @@
 | message_cache | `llm_task` with `messages_delta` instead of `messages` |
 | results | `results`: several results in one frame |
 | tasks | `tasks`: several tasks in one frame |
-| text | `text`: pieces of a model's reply while it comes |
+| text | `text`: pieces of models' replies while they come |
 | progress | `progress`: the task is alive, its time starts anew |
 | cancel | `cancel`: a task is owed no more |
 | begin | `begin`, `proceed`, `cancel`: a `once` tool asks before it acts |

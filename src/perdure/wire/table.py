@@ -39,10 +39,9 @@ class Drain(msgspec.Struct, frozen=True):
 
 
 class Text(msgspec.Struct, frozen=True, gc=False):
-    """A piece of a model's reply while it comes."""
+    """Pieces of models' replies while they come, by task."""
 
-    task_id: str
-    text: str
+    pieces: dict[str, str]
 
 
 class Progress(msgspec.Struct, frozen=True, gc=False):

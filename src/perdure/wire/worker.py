@@ -130,11 +130,9 @@ class WorkerSide:
         """Return the frame that asks whether a `once` call may begin: see `Proceed`."""
         return self._say("begin", t.Begin(task_id))
 
-    def text(self, task_id: str, piece: str) -> list[str]:
-        """Return the frame that tells a piece of a reply; nothing, if nobody wants it."""
-        if "text" not in self.features:
-            return []
-        return [self._tell("text", t.Text(task_id, piece))]
+    def text(self, pieces: dict[str, str]) -> list[str]:
+        """Return the frame that tells pieces of replies, by task; nothing, if nobody wants them."""
+        return [self._tell("text", t.Text(pieces))] if "text" in self.features else []
 
     def progress(self, task_id: str, progress: Any = None) -> list[str]:
         """Return the frame that says that a task is alive; nothing, if nobody wants it."""

@@ -15,6 +15,7 @@ from msgspec import UnsetType
 
 from perdure.core.agent import ToolSpec
 from perdure.core.commands import Report, ReportToolBegin
+from perdure.ports.clock import Clock, Timer
 from perdure.ports.models import ModelRequest
 from perdure.ports.workers import ModelTask, OnReport, OnText, Task, ToolTask
 from perdure.ports.workers import Worker as Executor
@@ -30,6 +31,8 @@ TEXT_CHARS_MAX = 128 * 1024
 
 However it is escaped, it fits into a frame that any server takes.
 """
+TEXT_EVERY_MS = 30
+"""How long pieces of replies are gathered: nobody reads faster, and a frame for each is dear."""
 _ENVELOPE_BYTES = 1024
 
 _Identity = tuple[Any, ...]
@@ -40,8 +43,8 @@ class Held:
     """A call that a server gave us: under way as long as it has no result."""
 
     __slots__ = (
-        "asked", "attempt", "beats", "identity", "probe", "proceeded", "result", "size_bytes",
-        "task", "task_id",
+        "asked", "attempt", "beats", "heard", "identity", "probe", "proceeded", "result",
+        "size_bytes", "task", "task_id",
     )  # fmt: skip
 
     def __init__(self, identity: _Identity, task_id: str, attempt: int, task: Task | None) -> None:
@@ -50,6 +53,8 @@ class Held:
         self.attempt = attempt
         self.task = task
         self.asked = self.proceeded = False
+        self.heard = False
+        """Whether anything was said of its text."""
         self.beats = 0
         self.probe: Held | None = None
         self.result: Result | None = None
@@ -68,6 +73,7 @@ class Holding:
         self,
         executor: Executor,
         wake: Callable[[], None],
+        clock: Clock,
         *,
         concurrency_max: int,
         unacknowledged_max: int,
@@ -75,6 +81,7 @@ class Holding:
     ) -> None:
         self._executor = executor
         self._wake = wake
+        self._clock = clock
         self._concurrency_max = concurrency_max
         self._credit_step = max(1, concurrency_max // 8)
         self._unacknowledged_max = unacknowledged_max
@@ -89,6 +96,7 @@ class Holding:
         self._begins: list[Held] = []
         self._returning = False
         self._texts: dict[str, str] = {}
+        self._gathering: Timer | None = None
         self._granted = 0
         self._frame_bytes_max = SERVER_FRAME_BYTES_MAX
         self.running = 0
@@ -189,9 +197,7 @@ class Holding:
             said += side.holds(tuple(held.task_id for held in self._under_way()))
         begins, self._begins = self._begins, []
         said += (side.begin(held.task_id) for held in begins if held.result is None)
-        texts, self._texts = self._texts, {}
-        for task_id, text in texts.items():
-            said += side.text(task_id, text)
+        said += self._text_due(side)
         if self._unsaid:
             unsaid, self._unsaid = self._unsaid, {}
             said += self._results(side, list(unsaid.values()))
@@ -258,9 +264,15 @@ class Holding:
             waiting = self._texts.get(held.task_id, "")
             if len(waiting) < TEXT_CHARS_MAX:
                 self._texts[held.task_id] = (waiting + piece)[:TEXT_CHARS_MAX]
-                self._wake()
+            if self._gathering is None:
+                self._gathering = self._clock.call_later(TEXT_EVERY_MS, self._gathered)
 
         return on_text
+
+    def _gathered(self) -> None:
+        self._gathering = None
+        if self._texts:
+            self._wake()
 
     def _asked_again(self, held: Held, task_id: str) -> None:
         """Go on with a call under the id that the server knows it by now."""
@@ -289,6 +301,8 @@ class Holding:
             return
         self.running -= 1
         held.task = None
+        if not held.heard:
+            self._texts.pop(held.task_id, None)
         self._deliver(held, result)
         probe, held.probe = held.probe, None
         if probe is not None:
@@ -359,6 +373,26 @@ class Holding:
             together.append(held.result)
             room -= held.size_bytes + 1
         return [*said, *side.results(tuple(together))]
+
+    def _text_due(self, side: WorkerSide) -> list[str]:
+        """Return the frames of texts: those that were gathered, or that results are to follow."""
+        due = self._texts
+        if self._gathering is not None:
+            ending = {held.task_id for held in self._unsaid.values()}
+            due = {task_id: text for task_id, text in due.items() if task_id in ending}
+        said: list[str] = []
+        pieces: dict[str, str] = {}
+        room = TEXT_CHARS_MAX
+        for task_id, text in tuple(due.items()):
+            del self._texts[task_id]
+            if task_id in self._by_task_id:
+                self._by_task_id[task_id].heard = True
+            if len(text) > room:
+                said += side.text(pieces)
+                pieces, room = {}, TEXT_CHARS_MAX
+            pieces[task_id] = text
+            room -= len(text)
+        return said + side.text(pieces) if pieces else said
 
     def _credit_due(self) -> int:
         """Return how many tasks to grant: what is missing, but not one by one."""

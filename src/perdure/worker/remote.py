@@ -113,6 +113,7 @@ class RemoteWorker:
         self._holding = Holding(
             local,
             self._wake,
+            self._clock,
             concurrency_max=self._concurrency_max,
             unacknowledged_max=self._unacknowledged_max,
             unacknowledged_bytes_max=self._unacknowledged_bytes_max,
