@@ -232,12 +232,13 @@ class Worker:
     """A worker process of the server at `url`: it holds the tools and the providers' keys.
 
     `Worker(url, key).serve([support])` in a script, `await Worker(url, key).run([support])` on an
-    event loop. It defines the agents on the server, unless `register` is false, and executes their
-    calls, `concurrency_max` at once, sync functions in `threads_max` threads. `worker_id` is its
-    name, by default one of this process. With `gard` and its `claim_token` it serves that gard
-    alone. While the server is away, calls go on, and their results are kept and sent once it is
-    back. On SIGTERM or SIGINT it takes nothing new, finishes what it has within
-    `shutdown_timeout_s`, and leaves.
+    event loop. It defines the agents on the server, unless `register` is false or the key a
+    worker's, and executes their calls, `concurrency_max` at once, sync functions in `threads_max`
+    threads. `worker_id` is its name, by default one of this process. With `gard` and its
+    `claim_token` it serves that gard alone, and tells the server of its `ports`: the URLs that they
+    are to be reached at, by number. While the server is away, calls go on, and their results are
+    kept and sent once it is back. On SIGTERM or SIGINT it takes nothing new, finishes what it has
+    within `shutdown_timeout_s`, and leaves.
     """
 
     def __init__(
@@ -250,7 +251,8 @@ class Worker:
         threads_max: int = 32,
         gard: str | None = None,
         claim_token: str | None = None,
-        register: bool = True,
+        ports: Mapping[int, str] | None = None,
+        register: bool | None = None,
         shutdown_timeout_s: float = 30.0,
     ) -> None:
         from perdure.worker.remote import RemoteWorker
@@ -265,6 +267,7 @@ class Worker:
             threads_max=threads_max,
             gard=gard,
             claim_token=claim_token,
+            ports=ports,
             register=register,
             shutdown_timeout_s=shutdown_timeout_s,
         )

@@ -171,9 +171,10 @@ def test_a_heartbeat_is_answered() -> None:
 def test_a_port() -> None:
     """Without a URL there is none in the frame."""
     talk = Talk()
-    text = talk.worker.register_port(3000, "react")
+    ref, text = talk.worker.register_port(3000, "react")
+    assert json.loads(text)[1] == ref
     assert json.loads(text)[4] == {"internal_port": 3000, "name": "react", "protocol": "http"}
-    assert json.loads(talk.worker.register_port(1, url="http://x"))[4]["url"] == "http://x"
+    assert json.loads(talk.worker.register_port(1, url="http://x")[1])[4]["url"] == "http://x"
 
 
 HISTORY: tuple[Message, ...] = tuple(UserMessage(str(number)) for number in range(6))

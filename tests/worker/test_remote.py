@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from typing import Any
@@ -18,7 +19,7 @@ from perdure.testing.clock import FakeClock
 from perdure.wire import table as t
 from perdure.wire.registration import AgentOffer, ToolOffer
 from perdure.wire.results import Result
-from perdure.wire.server import Left, WorkerJoins
+from perdure.wire.server import Left, PortAsked, WorkerJoins
 from perdure.wire.tasks import MessagesDelta, ToolTask
 from perdure.worker import ToolContext, tool, wait
 from perdure.worker.remote import FEATURES, RemoteWorker
@@ -445,6 +446,47 @@ async def test_a_refused_join_is_the_end(reason: str, code: str | None) -> None:
         with pytest.raises(WorkerRefused, match=reason) as refused:
             await running.ended()
         assert refused.value.code == reason
+
+
+async def test_a_gard_is_told_of_its_ports_until_the_server_has_them() -> None:
+    """Not a second time: each would be one more."""
+    ports = {3000: "http://box:3000", 5432: "tcp://box:5432"}
+    of_gard: dict[str, Any] = {"gard": "3", "claim_token": "c", "ports": ports}
+    async with a_node() as node, a_worker(node.url, Work.quick().tool, **of_gard):
+        peer = await node.joined()
+        first = await peer.next(PortAsked)
+        assert first.port == t.Port(3000, "", "http", "http://box:3000")
+        assert (await peer.next(PortAsked)).port.url == "tcp://box:5432"
+        for frame in peer.side.reply(first.ticket, {"id": 1}):
+            await peer.socket.send(frame)
+        await peer.tell(tool_task())
+        await peer.result()
+        await peer.drop()
+        again = await node.joined()
+        asked = await again.next(PortAsked)
+        assert asked.port.internal_port == 5432
+        for frame in again.side.refuse(asked.ticket, "no gard"):
+            await again.socket.send(frame)
+        await again.tell(tool_task("T2"))
+        await again.result()
+        await again.drop()
+        last = await node.joined()
+        await last.next(t.Credit)
+        assert "register_port" not in last.frames
+
+
+@pytest.mark.parametrize(
+    ("ports", "gard", "why"),
+    [
+        ({0: "http://x"}, "3", "a number from 1 to 65535"),
+        ({80: "ftp://x"}, "3", "begins with http://, https:// or tcp://"),
+        ({80: "http://x"}, None, "this worker has none"),
+    ],
+)
+def test_ports_are_those_of_a_gard(ports: dict[int, str], gard: str | None, why: str) -> None:
+    """With URLs that lead there."""
+    with pytest.raises(InvalidInput, match=re.escape(why)):
+        RemoteWorker("http://x", "k", unknown, FakeClock(), gard=gard, ports=ports)
 
 
 async def test_a_gard_that_another_serves_is_waited_for() -> None:

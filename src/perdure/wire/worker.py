@@ -150,10 +150,11 @@ class WorkerSide:
 
     def register_port(
         self, internal_port: int, name: str = "", protocol: str = "http", url: str | None = None
-    ) -> str:
-        """Return the frame that tells of a port; `Replied` brings what became of it."""
+    ) -> tuple[str, str]:
+        """Return the frame that tells of a port, after the ref that its `Replied` will bear."""
         told = {"internal_port": internal_port, "name": name, "protocol": protocol}
-        return self._say("register_port", told if url is None else {**told, "url": url})
+        frame = self._say("register_port", told if url is None else {**told, "url": url})
+        return str(self._ref), frame
 
     def drain(self) -> str:
         """Return the frame that asks for nothing new; results may follow."""

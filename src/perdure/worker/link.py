@@ -37,7 +37,10 @@ _log = logging.getLogger("perdure.worker")
 
 
 class Link:
-    """A socket that is open, with a worker's end of the protocol on it."""
+    """A socket that is open, with a worker's end of the protocol on it.
+
+    `ports` are those that its gard is still to be told of, with their URLs.
+    """
 
     def __init__(
         self,
@@ -45,11 +48,14 @@ class Link:
         registration: Registration,
         holding: Holding,
         clock: Clock,
+        ports: dict[int, str],
     ) -> None:
         self._socket = socket
         self._side = WorkerSide(registration)
         self._holding = holding
         self._clock = clock
+        self._ports = ports
+        self._offered: dict[str, int] = {}
         self.joined_ms: int | None = None
         self._urgent: list[str] = []
         self._news = asyncio.Event()
@@ -184,6 +190,7 @@ class Link:
                 _log.warning("the server closed the worker's channel")
                 self.leave()
             case Replied():
+                self._ports.pop(self._offered.get(fact.ref, 0), None)
                 if not fact.ok:
                     _log.warning("the server refused what the worker said: %s", fact.response)
 
@@ -197,6 +204,11 @@ class Link:
         self._untime()
         self._timer = self._clock.call_later(BEAT_MS, self._beat)
         self._holding.connected()
+        for port, url in self._ports.items():
+            protocol = url.partition("://")[0]
+            ref, frame = self._side.register_port(port, protocol=protocol, url=url)
+            self._offered[ref] = port
+            self._urgent.append(frame)
         _log.info("the worker has joined")
         if self._holding.draining:
             self.drain()

@@ -9,7 +9,7 @@ import os
 import signal
 import socket as system
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -41,7 +41,8 @@ class RemoteWorker:
     """A worker process of a server at `url`, which `key` lets in.
 
     It takes `concurrency_max` calls at once and frames of at most `frame_bytes_max` bytes. With
-    `gard` it serves that gard alone, which it claims with `claim_token`. `worker_id` stays the same
+    `gard` it serves that gard alone, which it claims with `claim_token`; `ports` are the URLs that
+    ports of the gard are to be reached at, by their numbers. `worker_id` stays the same
     as long as the process lives unless it is given. With `register` false it defines no agents: its
     key may not (that of a worker never may), or they are there. `threads_max` is how many sync
     functions run at once.
@@ -64,6 +65,7 @@ class RemoteWorker:
         capabilities: Sequence[str] = ("llm", "tools"),
         gard: str | None = None,
         claim_token: str | None = None,
+        ports: Mapping[int, str] | None = None,
         register: bool | None = None,
         shutdown_timeout_s: float = 30.0,
         frame_bytes_max: int = FRAME_BYTES_MAX,
@@ -82,6 +84,7 @@ class RemoteWorker:
         self._capabilities = tuple(capabilities)
         self._gard = gard
         self._claim_token = claim_token
+        self._ports = _checked_ports(ports or {}, gard)
         self._register = not key.startswith(WORKER_KEY_PREFIX) if register is None else register
         self._shutdown_timeout_ms = round(shutdown_timeout_s * 1000)
         self._frame_bytes_max = frame_bytes_max
@@ -218,7 +221,7 @@ class RemoteWorker:
     async def _talk(
         self, socket: ClientConnection, registration: Registration, holding: Holding
     ) -> None:
-        link = self._link = Link(socket, registration, holding, self._clock)
+        link = self._link = Link(socket, registration, holding, self._clock, self._ports)
         try:
             await link.talk()
         finally:
@@ -278,6 +281,18 @@ class RemoteWorker:
         finally:
             for number in handled:
                 loop.remove_signal_handler(number)
+
+
+def _checked_ports(ports: Mapping[int, str], gard: str | None) -> dict[int, str]:
+    for port, url in ports.items():
+        if not 0 < port < 65536 or urlsplit(url).scheme not in ("http", "https", "tcp"):
+            raise InvalidInput(
+                f"ports has {port}: {url!r}; expected a number from 1 to 65535 and a URL that "
+                "begins with http://, https:// or tcp://"
+            )
+    if ports and gard is None:
+        raise InvalidInput("ports are those of a gard, and this worker has none: give `gard` too")
+    return dict(ports)
 
 
 def _socket_url(url: str, key: str) -> str:
