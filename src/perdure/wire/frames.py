@@ -6,7 +6,6 @@ payload of the wrong shape is a `BadPayload`, which is answered and closes nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -67,10 +66,6 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 _frames = msgspec.json.Decoder(Frame)
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_items = msgspec.json.Decoder(list[msgspec.Raw])
-_FRAME_LEVELS = 3
-"""How deep the items of a payload's lists lie: in the frame, the payload and the list."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -95,7 +90,7 @@ def decode(data: str | bytes, bytes_max: int = FRAME_BYTES_MAX) -> Frame:
     try:
         frame = _frames.decode(body)
         if may_be_too_deep(body, FRAME_DEPTH_MAX):
-            _refuse_depth(body, frame.payload)
+            _refuse_depth(body)
     except msgspec.ValidationError as error:
         expected = "expected [join_ref, ref, topic, event, payload]"
         raise BadFrame(f"{expected}: {error}", CLOSE_PROTOCOL_ERROR) from None
@@ -151,25 +146,9 @@ def encode_payload(payload: Any) -> bytes:
     return _encode(payload)
 
 
-def _refuse_depth(body: bytes, payload: msgspec.Raw) -> None:
-    """Look closer at a frame with many brackets: mostly it bears many things, and none is deep."""
-    depth_max = FRAME_DEPTH_MAX - _FRAME_LEVELS
-    if not any(may_be_too_deep(part, depth_max) for part in _parts(bytes(payload))):
-        return
+def _refuse_depth(body: bytes) -> None:
     if too_deep(msgspec.json.decode(body), FRAME_DEPTH_MAX):
         raise _too_deep()
-
-
-def _parts(payload: bytes) -> Iterator[bytes]:
-    """Return what a payload is made of: its fields, and the items of those that are lists."""
-    if not payload.startswith(b"{"):
-        yield payload
-        return
-    for field in map(bytes, _fields.decode(payload).values()):
-        if field.startswith(b"["):
-            yield from map(bytes, _items.decode(field))
-        else:
-            yield field
 
 
 def _too_deep() -> BadFrame:
