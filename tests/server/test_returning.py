@@ -10,7 +10,7 @@ from perdure.core import commands as c
 from perdure.ports.workers import Task, ToolTask
 from perdure.server import returning
 from perdure.server.held import task_id
-from perdure.server.pool import RETURN_MS, RETURN_ONCE_MS
+from perdure.server.pool import LOADING_MS, RETURN_MS, RETURN_ONCE_MS
 from perdure.wire import table as t
 from perdure.wire.registration import FEATURES
 from perdure.wire.results import Result
@@ -250,6 +250,20 @@ async def test_a_foreign_worker_brings_nothing() -> None:
     await settle()
     assert desk.reports == []
     assert len(desk.needs()) == 2
+
+
+async def test_a_pool_that_has_loaded_everything_knows_what_it_does_not_owe() -> None:
+    """Then what nobody owes is stopped, and its result dropped."""
+    desk = Desk()
+    desk.clock.advance(LOADING_MS)
+    peer = await native(desk)
+    peer.holds(MODEL_ID)
+    peer.ok(TOOL_ID)
+    await settle()
+    assert peer.heard == [t.Cancel(MODEL_ID)]
+    desk.start(tool())
+    await settle()
+    assert (desk.reports, peer.ids) == ([], [TOOL_ID])
 
 
 async def test_what_nobody_asks_for_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

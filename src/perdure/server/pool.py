@@ -40,6 +40,8 @@ RETURN_MS = 3_000
 """How long a worker whose connection ended is waited for with what can be done again."""
 RETURN_ONCE_MS = 30_000
 """The same with `once` calls that have begun: longer than a worker ever waits between attempts."""
+LOADING_MS = 600_000
+"""How long after its start a pool takes what it does not know for a session's yet to be loaded."""
 
 WorkerSays = Result | t.Drain | t.Text | t.Progress | t.Begin | t.Credit | t.Holds
 """The facts of a worker's channel that are the pool's to act on."""
@@ -97,6 +99,7 @@ class Pool:
         self._backlog = Backlog()
         self._expected = Backlog()
         self._returning = Returning()
+        self._loaded_ms = clock.monotonic_ms() + LOADING_MS
         self._started = 0
         self._hears: dict[type, Callable[[Member, Any], None]] = {
             Result: self._result,
@@ -255,15 +258,18 @@ class Pool:
         """Give a worker back what it is at; what else it had, it has not any more."""
         for task_id in holds.task_ids:
             held = self._held.get(task_id)
-            if held is None:
+            if held is None and self._may_be_loaded_yet():
                 self._returning.is_at(task_id, member)
-            elif held.owner is None and member.fits(held.need):
+            elif held is not None and held.owner is None and member.fits(held.need):
                 self._adopt(held, member)
-            elif held.owner is not member:
+            elif held is None or held.owner is not member:
                 member.tell(t.Cancel(task_id))
         for held in tuple(self._expected):
             if held.expects == member.id and held.need.tenant == member.tenant:
                 self._give_up(held)
+
+    def _may_be_loaded_yet(self) -> bool:
+        return self._clock.monotonic_ms() < self._loaded_ms
 
     def _expect(self, held: Held, worker: str | None) -> None:
         """Wait for the worker that had a task to come back with it."""
@@ -347,10 +353,11 @@ class Pool:
     # ---------------------------------------------------------------------------- in from workers
 
     def _result(self, member: Member, result: Result) -> None:
-        held = self._held.get(result.task_id) if isinstance(result.task_id, str) else None
-        if held is None and member.native and isinstance(result.task_id, str):
-            self._returning.brought(result.task_id, member, result)
+        task_id = result.task_id if isinstance(result.task_id, str) else ""
+        held = self._held.get(task_id)
         if held is None or not _counts(held, member):
+            if held is None and member.native and self._may_be_loaded_yet():
+                self._returning.brought(task_id, member, result)
             self._telemetry.emit("result.dropped", worker=member.id, task=str(result.task_id)[:64])
             return
         report = held.report(result)
