@@ -137,6 +137,7 @@ is longer than {DELAY_MS_MAX // 60_000} minutes. Every other failure ends the ru
 `on_failure="stop"` the first failure ends the run, whatever it was."""
 LIMITS_SAID: Final = {
     "MESSAGE_BYTES_MAX": "A message, as JSON. `send` raises `LimitExceeded`.",
+    "FORK_BYTES_MAX": "The history that a fork begins with, as JSON; `fork` raises as well.",
     "REPLY_BYTES_MAX": "A model's reply, as JSON. The run fails with `reply_too_large`.",
     "ARGUMENT_BYTES_MAX": "The arguments of a tool call. The call is denied and the model told.",
     "RESULT_BYTES_MAX": "A tool's result, as JSON. The model is told that the tool ran, and sees"

@@ -12,7 +12,13 @@ from perdure.api.shapes import Event
 from perdure.api.timeline import Timeline
 from perdure.core import events as e
 from perdure.core.codec import decode_event
-from perdure.core.messages import ToolRequest
+from perdure.core.messages import (
+    INHERITED_CONTEXT,
+    AssistantMessage,
+    ToolMessage,
+    ToolRequest,
+    UserMessage,
+)
 from tests.core.story import Story, agent, call, compacting, limited
 
 DEFINITIONS = {made.digest: made.spec for made in (agent(), compacting(100, 2))}
@@ -135,6 +141,20 @@ def with_cancellations() -> Story:
     return story
 
 
+def with_an_inheritance() -> Story:
+    """A fork of another run, and a message with a context."""
+    story = Story()
+    turn = (AssistantMessage("hm", (ToolRequest("c1", "look"),)), ToolMessage("c1", "look", "seen"))
+    origin = e.Origin("support", "s0", "r0", 1, 9, "00")
+    story.message(None, inherited=((UserMessage("go"),), turn), fork_of=origin)
+    story.reply(text="done")
+    data = UserMessage({"tier": "gold"}, kind=INHERITED_CONTEXT)
+    context = ((UserMessage("I am Ada"),), (AssistantMessage("Hello, Ada"),), (data,))
+    story.message("help", inherited=context)
+    story.reply(text="done again")
+    return story
+
+
 def out_of_steps() -> Story:
     """A run that used all of its steps."""
     story = Story(limited(steps_max=1))
@@ -154,6 +174,7 @@ STORIES = (
     with_compactions,
     with_a_memory,
     with_cancellations,
+    with_an_inheritance,
     out_of_steps,
 )
 

@@ -39,6 +39,7 @@ GET    /runs/{id}/wait                        wait_for_run
 GET    /runs/{id}/events                      list_events
 GET    /runs/{id}/summary                     get_summary
 POST   /runs/{id}/retry                       retry_run
+POST   /runs/{id}/fork                        fork_run
 POST   /runs/{id}/reply                       reply_to_run
 POST   /runs/{id}/resolve                     resolve_call
 POST   /runs/{id}/cancel                      cancel_run

@@ -128,6 +128,19 @@ def test_a_failed_run_is_retried_where_it_stopped(terminal: Terminal) -> None:
     assert terminal.ran() == ["count_files"]
 
 
+def test_a_run_is_forked_in_the_middle(terminal: Terminal) -> None:
+    run = terminal.run("count").lines[-1]["run"]
+    fork = terminal.perdure("runs", "fork", run, "--step", "1", "--json")
+    assert fork.code == 0, fork.err
+    again = terminal.perdure(
+        "runs", "fork", fork.lines[-1]["run"], "--step", "0", "--message", "more", "--json"
+    )
+    assert again.lines[-1]["output"] == "done: more"
+    assert terminal.ran() == ["count_files"]
+    beyond = terminal.perdure("runs", "fork", run, "--step", "9")
+    assert "step 9 is beyond the run's last step (2)" in beyond.err
+
+
 def test_events_and_tail_tell_the_same_story(terminal: Terminal) -> None:
     run = terminal.run("count").lines[-1]["run"]
     events = terminal.perdure("runs", "events", run, "--json")

@@ -14,7 +14,13 @@ from perdure.core import events as e
 from perdure.core.codec import Record, genesis, link, seal
 from perdure.core.export import _Line, verify_export
 from perdure.core.ids import SessionId, effect_key
-from perdure.core.messages import ToolRequest
+from perdure.core.messages import (
+    AssistantMessage,
+    Message,
+    ToolMessage,
+    ToolRequest,
+    UserMessage,
+)
 from perdure.testing.trace import RULES, LeftModel, check_log
 from tests.core.story import SESSION, Story, call
 from tests.core.test_golden import LOGS, STATES
@@ -47,6 +53,18 @@ def lawful() -> Log:
     story.answer("yes")
     story.reply(text="done")
     story.message("and again")
+    story.reply(text="done again")
+    return story.log
+
+
+def forked() -> Log:
+    """Return the log of a fork that takes its message in, and of a later message with a context."""
+    story = Story()
+    turn = (AssistantMessage("hm", (ToolRequest("c1", "look"),)), ToolMessage("c1", "look", "seen"))
+    origin = e.Origin("support", "s0", "r0", 1, 9, "00")
+    story.message("otherwise", inherited=((UserMessage("go"),), turn), fork_of=origin)
+    story.reply(text="done")
+    story.message("and again", inherited=((UserMessage({"a": 1}, kind="inherited_context"),),))
     story.reply(text="done again")
     return story.log
 
@@ -134,6 +152,24 @@ def unread_arguments(log: Log) -> int:
     return at(log, e.ToolCallIntended)
 
 
+def forked_late(log: Log) -> int:
+    """Fork a session that has begun."""
+    origin = e.Origin("support", "s0", "r0", 1, 9, "00")
+    seq = at(log, e.MessageReceived, 2)
+    log.insert(seq - 1, e.SessionForked(at=0, message="r4", origin=origin))
+    return seq
+
+
+def inherited(*messages: Message) -> Callable[[Log], int]:
+    """Let a session begin with messages that belong to no group."""
+
+    def breaks(log: Log) -> int:
+        log.insert(0, e.HistoryInherited(at=0, message="r1", messages=messages))
+        return 1
+
+    return breaks
+
+
 BROKEN: dict[str, tuple[str, Callable[[Log], int]]] = {
     "a message is recorded twice": ("burnt id", twice(e.MessageReceived)),
     "a run starts without its message": ("run", without(e.MessageReceived, e.RunStarted, 2)),
@@ -178,6 +214,14 @@ BROKEN: dict[str, tuple[str, Callable[[Log], int]]] = {
     "an answer is that of another event": ("answer", changed(e.RunCompleted, answer=1)),
     "another run is completed": ("run", changed(e.RunCompleted, run="r2")),
     "a run is completed twice": ("session table", twice(e.RunCompleted)),
+    "a session is forked that has begun": ("fork", forked_late),
+    "a call is inherited without its answer": (
+        "fork",
+        inherited(AssistantMessage("", (ToolRequest("c1", "look"),))),
+    ),
+    "an answer is inherited without its call": ("fork", inherited(ToolMessage("c1", "look", ""))),
+    "two messages are inherited as one": ("fork", inherited(UserMessage("a"), UserMessage("b"))),
+    "nothing is inherited": ("fork", inherited()),
 }
 
 
@@ -185,6 +229,11 @@ def test_a_lawful_log_is_taken() -> None:
     trace = check_log(SESSION, sealed(lawful()))
     assert (trace.status, trace.run, dict(trace.calls)) == ("idle", None, {})
     assert trace.ended == {"r1": "completed", "r4": "completed"}
+
+
+def test_a_fork_is_taken() -> None:
+    trace = check_log(SESSION, sealed(forked()))
+    assert trace.ended == {"r1": "completed", "r2": "completed"}
 
 
 @pytest.mark.parametrize("how", BROKEN)

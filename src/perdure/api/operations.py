@@ -225,6 +225,21 @@ RUNS = (
         **_STARTS,
     ),
     _post(
+        "fork_run",
+        "/runs/{id}/fork",
+        s.Forked,
+        "Go on from a run after one of its steps, in a session of its own",
+        body=s.ForkCreate,
+        status=201,
+        conflicts=("run is still in progress", "run never began: send its message again"),
+        refusals=(
+            "step must be a non-negative integer",
+            "step N is beyond the run's last step (M)",
+            "message must be text or a content block",
+        ),
+        idempotent=True,
+    ),
+    _post(
         "reply_to_run",
         "/runs/{id}/reply",
         s.Accepted,

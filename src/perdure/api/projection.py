@@ -266,7 +266,8 @@ def _input(facts: RunFacts, timeline: Timeline | None) -> dict[str, Any]:
     content = facts.content
     if timeline is not None and timeline.input is not None:
         content = timeline.input
-    more = {"context": facts.context, "fork": facts.fork}
+    context = facts.context if timeline is None else timeline.context or facts.context
+    more = {"context": context, "fork": facts.fork}
     given = {name: value for name, value in more.items() if value is not None}
     return {"user_message": content, **given}
 

@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 from perdure.api.shapes.common import timestamp
 from perdure.api.shapes.runs import Event, Source
+from perdure.api.transcript import add_context
 from perdure.core import events as e
 from perdure.core import ids
 from perdure.core.agent import AgentSpec
 from perdure.core.history import with_distinct_ids
-from perdure.core.messages import Usage
+from perdure.core.messages import Usage, UserMessage, plus
 
 EVENTS_PER_FACT = 4
 """The room for the events of one fact in their ids: position * EVENTS_PER_FACT + 0, 1, 2, ..."""
@@ -58,7 +59,8 @@ class Timeline:
     `agents` gives the definitions by their digests; it may grow meanwhile (see `definition_of`).
     What is not in it is left out of `llm_request`. `agent_id` is the agent's number.
 
-    After `feed`, these may be read: `input` (the first message's content), `output` (the answer's
+    After `feed`, these may be read: `input` (the first message's content; of a fork without one,
+    that of the last one it inherited), `context` (what came with it), `output` (the answer's
     content, None before there is one), `use` (model -> what it was used for), `questions` (call ->
     what is asked and not answered), `step`, `agent` (the digest in force), `last` (the last event),
     `failure` (the payload of `run_failed`), `started_at`, `ended_at`.
@@ -70,6 +72,7 @@ class Timeline:
         self.run = run
         self.agent_id = agent_id
         self.input: Any = None
+        self.context: dict[str, Any] | None = None
         self.output: Any = None
         self.use: dict[str, ModelUse] = {}
         self.questions: dict[str, AskedCall] = {}
@@ -81,6 +84,7 @@ class Timeline:
         self.ended_at: int | None = None
         self._agents = agents if agents is not None else {}
         self._open = False
+        self._fork_of: e.Origin | None = None
         self._seqs: list[int] = []
         self._totals: list[int] = [0]
         self._is_user: list[bool] = []
@@ -112,13 +116,16 @@ class Timeline:
         return self._totals[end] - self._totals[start] + (summary is not None or headless)
 
     def _concerns(self, event: e.Event) -> bool:
-        if isinstance(event, e.MessageReceived):
+        if isinstance(event, e.MessageReceived | e.SessionForked | e.HistoryInherited):
             return event.message == self.run
         return isinstance(event, e.RunStarted | e.RunWithdrawn) and event.run == self.run
 
     def _count(self, seq: int, event: e.Event) -> None:
         if isinstance(event, e.MessageReceived):
             self._add(seq, 1, is_user=True)
+        elif isinstance(event, e.HistoryInherited):
+            is_user = isinstance(event.messages[0], UserMessage)
+            self._add(seq, len(event.messages), is_user=is_user)
         elif isinstance(event, e.ModelReplied):
             self._add(seq, 1 + len(event.tool_calls), is_user=False)
 
@@ -153,12 +160,7 @@ class Timeline:
         calls, before = self.use.get(name, ModelUse(0, Usage()))
         self.use[name] = ModelUse(
             calls + 1,
-            Usage(
-                input_tokens=before.input_tokens + usage.input_tokens,
-                output_tokens=before.output_tokens + usage.output_tokens,
-                cache_read_tokens=before.cache_read_tokens + usage.cache_read_tokens,
-                cache_write_tokens=before.cache_write_tokens + usage.cache_write_tokens,
-            ),
+            plus(before, usage),
         )
 
     def _call(self, call: str) -> AskedCall:
@@ -181,9 +183,24 @@ class Timeline:
             "user",
         )
 
+    def _session_forked(self, seq: int, event: e.SessionForked) -> Told:
+        self._fork_of = event.origin
+        yield from ()
+
+    def _history_inherited(self, seq: int, event: e.HistoryInherited) -> Told:
+        head = event.messages[0]
+        if self._fork_of is not None:
+            self.input = head.content if isinstance(head, UserMessage) else self.input
+        elif event.message == self.run:
+            self.context = self.context or {}
+            add_context(self.context, head)
+        yield from ()
+
     def _run_started(self, seq: int, event: e.RunStarted) -> Told:
         self._open, self.agent, self.started_at = True, event.agent, event.at
-        yield "run_started", _given({}, retry_of=event.retry_of), "system"
+        origin, self._fork_of = self._fork_of, None
+        forked = None if origin is None else {"run": origin.run, "step": origin.step}
+        yield "run_started", _given({}, retry_of=event.retry_of, fork_of=forked), "system"
 
     def _run_withdrawn(self, seq: int, event: e.RunWithdrawn) -> Told:
         if event.run == self.run:
@@ -466,6 +483,8 @@ _RESULT = ("tool_result",)
 
 BECOMES: Mapping[type[e.Event], Row] = {
     e.MessageReceived: Row(Timeline._message_received, ("message_received",)),
+    e.SessionForked: Row(Timeline._session_forked, ()),
+    e.HistoryInherited: Row(Timeline._history_inherited, ()),
     e.RunStarted: Row(Timeline._run_started, ("run_started",)),
     e.RunWithdrawn: Row(Timeline._run_withdrawn, ("run_failed",)),
     e.ModelCallIntended: Row(Timeline._model_call_intended, ("llm_request",)),

@@ -9,7 +9,9 @@ import msgspec
 
 from perdure.core import events as e
 from perdure.core import ids
+from perdure.core.commands import SendMessage
 from perdure.core.history import with_distinct_ids
+from perdure.core.messages import INHERITED_CONTEXT, Message, ToolMessage, UserMessage
 
 BYTES_PER_TOKEN = 4
 
@@ -19,6 +21,48 @@ class _Said(NamedTuple):
 
     run: str
     message: dict[str, Any] | None
+
+
+def message_object(message: Message) -> dict[str, Any]:
+    """Return a message as clients of Norns know it."""
+    if isinstance(message, UserMessage):
+        kind = {"kind": message.kind} if message.kind is not None else {}
+        return {"role": "user", "content": message.content, **kind}
+    if isinstance(message, ToolMessage):
+        call = {"tool_call_id": message.tool_call_id, "name": message.name}
+        wrong = {"is_error": True} if message.is_error else {}
+        return {"role": "tool", **call, "content": message.content, **wrong}
+    calls = [
+        {"id": one.id, "name": one.name, "arguments": one.arguments} for one in message.tool_calls
+    ]
+    asked = {"tool_calls": calls} if calls else {}
+    return {"role": "assistant", "content": message.content, **asked}
+
+
+def input_of(command: SendMessage) -> Any:
+    """Return a message's content; of a fork without one, that of the last one it inherits."""
+    if command.fork_of is None or command.content is not None:
+        return command.content
+    heads = [group[0] for group in command.inherited]
+    return next((one.content for one in heads[::-1] if isinstance(one, UserMessage)), None)
+
+
+def context_object(command: SendMessage) -> dict[str, Any] | None:
+    """Return the context that a message brings, as clients gave it; None if it brings none."""
+    if command.fork_of is not None or not command.inherited:
+        return None
+    context: dict[str, Any] = {}
+    for group in command.inherited:
+        add_context(context, group[0])
+    return context
+
+
+def add_context(context: dict[str, Any], message: Message) -> None:
+    """Add a message of a context to what clients gave."""
+    if isinstance(message, UserMessage) and message.kind == INHERITED_CONTEXT:
+        context["data"] = message.content
+    else:
+        context.setdefault("messages", []).append(message_object(message))
 
 
 class Transcript:
@@ -50,6 +94,8 @@ class Transcript:
                 self.first_message = event.content
             run = self._run if event.mode == "steer" and self._run else event.message
             self._say(run, {"role": "user", "content": event.content})
+        elif isinstance(event, e.HistoryInherited):
+            self._inherit(event)
         elif isinstance(event, e.RunStarted):
             self._run = event.run
         elif isinstance(event, e.RunCompleted | e.RunFailed | e.RunCancelled):
@@ -76,6 +122,13 @@ class Transcript:
     def _counted(self, message: dict[str, Any]) -> None:
         self.message_count += 1
         self._bytes += len(msgspec.json.encode(message["content"]))
+
+    def _inherit(self, event: e.HistoryInherited) -> None:
+        """Take in what was said elsewhere: it is of the run that brought it."""
+        for one in event.messages:
+            if not self.message_count:
+                self.first_message = one.content
+            self._say(event.message, message_object(one))
 
     def _reply(self, event: e.ModelReplied) -> None:
         requests = with_distinct_ids(event.tool_calls)

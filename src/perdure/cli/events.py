@@ -35,6 +35,10 @@ def gist(event: e.Event) -> str:
     match event:
         case e.MessageReceived():
             return short(event.content)
+        case e.SessionForked():
+            return f"from step {event.origin.step} of run {event.origin.run}"
+        case e.HistoryInherited():
+            return short(event.messages[0].content)
         case e.RunStarted() | e.RunWithdrawn():
             return event.run
         case e.ModelCallIntended():

@@ -14,7 +14,7 @@ from perdure.cli.common import command_body, json_option, store_option
 from perdure.cli.events import event_fields, event_line
 from perdure.cli.output import Output, plain, short, timestamp
 from perdure.cli.progress import describe_waiting, follow, plain_lines, row_fields
-from perdure.cli.source import PAGE_ROWS, TENANT, agents_of, reading, row_of, whole_log
+from perdure.cli.source import PAGE_ROWS, TENANT, agents_of, meta_of, reading, row_of, whole_log
 from perdure.core import events as e
 from perdure.core.errors import InvalidInput
 from perdure.core.export import export_lines
@@ -29,7 +29,7 @@ STATUSES = click.Choice(
 
 @click.group()
 def runs() -> None:
-    """List, show, follow, answer, cancel, retry and export runs."""
+    """List, show, follow, answer, cancel, retry, fork and export runs."""
 
 
 async def _events(reader: Any, row: RunRow, after: int = 0) -> AsyncIterator[RecordedEvent]:
@@ -160,8 +160,12 @@ async def _tell(
     output: Output,
     telling: Telling,
     recover: bool = True,
+    elsewhere: bool = False,
 ) -> int:
-    """Run the agent's session here, tell it something, and follow the run if there is one."""
+    """Run the agent's session here, tell it something, and follow the run if there is one.
+
+    It is `elsewhere` if the run is of a session of its own.
+    """
     async with reading(store) as reader:
         row = await row_of(reader, run_id)
         agents = await agents_of(reader, [row], agent)
@@ -173,7 +177,8 @@ async def _tell(
         )
     async with Runtime(store, agents=agents.values(), recover=recover) as node:
         handle = await telling(node, row)
-        return 0 if handle is None else await follow(node, handle, output, after=seen)
+        after = 0 if elsewhere else seen
+        return 0 if handle is None else await follow(node, handle, output, after=after)
 
 
 agent_option = click.option("--agent", help="FILE.py:NAME, if the agent's file has moved.")
@@ -275,6 +280,30 @@ async def retry(run_id: str, agent: str | None, store: str, as_json: bool) -> in
         return await node.retry(row.id)
 
     return await _tell(store, run_id, agent, Output(as_json), telling)
+
+
+@runs.command(epilog="Example: perdure runs fork 0199 --step 2 --message 'Ask her instead'")
+@click.argument("run_id")
+@click.option(
+    "--step", type=click.IntRange(0), required=True, help="After which step; 0: the beginning."
+)
+@click.option("--message", help="What to say next; else the model goes on by itself.")
+@agent_option
+@store_option
+@json_option
+@command_body
+async def fork(
+    run_id: str, step: int, message: str | None, agent: str | None, store: str, as_json: bool
+) -> int:
+    """Go on from the middle of a run, as a new run in a session of its own."""
+
+    async with reading(store) as reader:
+        meta = await meta_of(reader, await row_of(reader, run_id))
+
+    async def telling(node: Node, row: RunRow) -> Run:
+        return await node.fork(row.id, step, message, meta=meta)
+
+    return await _tell(store, run_id, agent, Output(as_json), telling, elsewhere=True)
 
 
 @runs.command(epilog="Example: perdure runs export 0199 --to run.jsonl && perdure verify run.jsonl")

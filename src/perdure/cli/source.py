@@ -11,7 +11,7 @@ from perdure.cli.agents import load_agent
 from perdure.core.codec import Record, decode_event
 from perdure.core.commands import SendMessage, decode_command
 from perdure.core.errors import BrokenChain, NotFound
-from perdure.core.events import MessageReceived
+from perdure.core.events import MessageReceived, SessionForked
 from perdure.core.export import verify_log
 from perdure.core.ids import SessionId
 from perdure.core.runs import TERMINAL, RunRow
@@ -124,7 +124,7 @@ async def agents_of(
     for row in rows:
         if row.session.agent in agents:
             continue
-        meta = await _meta(reader, row)
+        meta = await meta_of(reader, row)
         if meta and meta.get("source"):
             agent, _ = load_agent(meta["source"])
             if meta.get("model"):
@@ -133,7 +133,10 @@ async def agents_of(
     return agents
 
 
-async def _meta(reader: Reader, row: RunRow) -> dict[str, Any] | None:
+BRINGING = (MessageReceived, SessionForked)
+
+
+async def meta_of(reader: Reader, row: RunRow) -> dict[str, Any] | None:
     """Return the latest message metadata of a run's session that names a source."""
     found: dict[str, Any] | None = None
     after = 0
@@ -141,7 +144,7 @@ async def _meta(reader: Reader, row: RunRow) -> dict[str, Any] | None:
         for record in records:
             after = record.seq
             event = decode_event(record.body)
-            if isinstance(event, MessageReceived) and event.meta and "source" in event.meta:
+            if isinstance(event, BRINGING) and event.meta and "source" in event.meta:
                 found = event.meta
     if found is None:
         loaded = await reader.load(row.session)

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.core.errors import InvalidInput
-from perdure.core.events import ErrorClass, Mode
-from perdure.core.messages import ModelReply
+from perdure.core.events import ErrorClass, Mode, Origin
+from perdure.core.messages import Message, ModelReply
 
 
 class Command(
@@ -26,7 +26,9 @@ class Accepted(Command, frozen=True):
 class SendMessage(Accepted, frozen=True, tag="send_message"):
     """Start a run (its id is the message's), steer the current one, or interrupt it.
 
-    With `retry_of` there is no new message: the run goes on from the history as it stands.
+    With `retry_of` there is no new message: the run goes on from the history as it stands. The
+    groups of `inherited` enter the history before the message; with `fork_of` they are that of
+    another session, and a content of None is no message.
     `accepted_at` is filled in from the inbox entry; it is no part of what was asked.
     """
 
@@ -36,6 +38,8 @@ class SendMessage(Accepted, frozen=True, tag="send_message"):
     sender: str | None = None
     meta: dict[str, Any] | None = None
     retry_of: str | None = None
+    inherited: tuple[tuple[Message, ...], ...] = ()
+    fork_of: Origin | None = None
 
 
 class CancelRun(Accepted, frozen=True, tag="cancel_run"):

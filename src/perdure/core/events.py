@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from perdure.core.agent import Effect
-from perdure.core.messages import ToolRequest, Usage
+from perdure.core.messages import Message, ToolRequest, Usage
 
 Mode = Literal["queue", "steer", "interrupt"]
 ErrorClass = Literal["transient", "external_dependency", "validation", "policy", "internal"]
@@ -44,6 +44,41 @@ class MessageReceived(Event, frozen=True, tag="message_received"):
     mode: Mode = "queue"
     sender: str | None = None
     meta: dict[str, Any] | None = None
+
+
+class Origin(msgspec.Struct, frozen=True, gc=False):
+    """The part of a log that a fork goes on from: up to `upto`, where the hash is `head` (hex).
+
+    There, step `step` of the run `run` was over. `agent` and `session` say whose log it is.
+    """
+
+    agent: str
+    session: str
+    run: str
+    step: int
+    upto: int
+    head: str
+
+
+class SessionForked(Event, frozen=True, tag="session_forked"):
+    """The session goes on from a run of another one, whose history follows as inherited.
+
+    `message` is the id of the run that was asked for; `meta` came with it if it has no message.
+    """
+
+    message: str
+    origin: Origin
+    meta: dict[str, Any] | None = None
+
+
+class HistoryInherited(Event, frozen=True, tag="history_inherited"):
+    """What was not said here entered the history: a message, or a reply and the answers to it.
+
+    `message` is the id of the message or run that brought it.
+    """
+
+    message: str
+    messages: tuple[Message, ...]
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):
@@ -294,6 +329,8 @@ class RunCancelled(Event, frozen=True, tag="run_cancelled"):
 
 AnyEvent = (
     MessageReceived
+    | SessionForked
+    | HistoryInherited
     | RunStarted
     | RunWithdrawn
     | ModelCallIntended

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from perdure.core import events as e
 from perdure.core.errors import IllegalTransition
 from perdure.core.limits import WINDOW_MESSAGES_MAX
-from perdure.core.state import Call, Mark, Run, State
+from perdure.core.state import Call, Mark, Run, State, spent
 from perdure.core.transitions import CALL, SESSION
 
 Calls = dict[str, Call]
@@ -91,6 +91,11 @@ def _mark(state: State, seq: int, size: int) -> tuple[Mark, ...]:
     return (*marks, Mark(seq, size))
 
 
+def _asked(state: State, version: int) -> int:
+    """Return where what asks for the next run begins; in a run, nothing does."""
+    return (state.asked_seq or version) if state.status == "idle" else 0
+
+
 def _noted(state: State, event: e.Event, version: int, status: Any) -> State:
     return replace(state, version=version, status=status)
 
@@ -102,9 +107,21 @@ def _message_received(state: State, event: e.MessageReceived, version: int, stat
         status=status,
         marks=_mark(state, version, 1),
         meta=event.meta,
+        asked_seq=_asked(state, version),
         reply=None,
         reply_wants_tools=False,
     )
+
+
+def _session_forked(state: State, event: e.SessionForked, version: int, status: Any) -> State:
+    if state.version:
+        raise IllegalTransition(f"event {version} forks a session that has begun already")
+    return replace(state, version=version, status=status, meta=event.meta, asked_seq=version)
+
+
+def _history_inherited(state: State, event: e.HistoryInherited, version: int, status: Any) -> State:
+    marks, asked = _mark(state, version, len(event.messages)), _asked(state, version)
+    return replace(state, version=version, status=status, marks=marks, asked_seq=asked)
 
 
 def _run_started(state: State, event: e.RunStarted, version: int, status: Any) -> State:
@@ -113,6 +130,7 @@ def _run_started(state: State, event: e.RunStarted, version: int, status: Any) -
         number=event.number,
         started_seq=version,
         started_at=event.at,
+        first_seq=state.asked_seq or version,
         accepted_at=event.accepted_at,
         deadline_at=event.deadline_at,
         meta=state.run.meta if event.retry_of is not None and state.run else state.meta,
@@ -124,6 +142,7 @@ def _run_started(state: State, event: e.RunStarted, version: int, status: Any) -
         agent=event.agent,
         run=run,
         runs_started=event.number,
+        asked_seq=0,
         reply=None,
         reply_wants_tools=False,
     )
@@ -162,12 +181,7 @@ def _model_replied(state: State, event: e.ModelReplied, version: int, status: An
         version=version,
         status=status,
         calls=_without(state, event),
-        run=replace(
-            run,
-            retries=0,
-            input_tokens=run.input_tokens + usage.input_tokens,
-            output_tokens=run.output_tokens + usage.output_tokens,
-        ),
+        run=replace(spent(run, event.model, state.agent, usage), retries=0),
         marks=_mark(state, version, 1 + len(event.tool_calls)),
         context_tokens=usage.input_tokens,
         compaction_tried=False,
@@ -220,11 +234,7 @@ def _context_compacted(state: State, event: e.ContextCompacted, version: int, st
         version=version,
         status=status,
         calls=_without(state, event),
-        run=replace(
-            run,
-            input_tokens=run.input_tokens + usage.input_tokens,
-            output_tokens=run.output_tokens + usage.output_tokens,
-        ),
+        run=spent(run, None, state.agent, usage),
         base=event.keep_from,
         summary=version,
         context_tokens=0,
@@ -330,6 +340,8 @@ Handler = Callable[[State, Any, int, Any], State]
 
 _HANDLERS: Mapping[type[e.Event], Handler] = {
     e.MessageReceived: _message_received,
+    e.SessionForked: _session_forked,
+    e.HistoryInherited: _history_inherited,
     e.RunStarted: _run_started,
     e.RunWithdrawn: _noted,
     e.ModelCallIntended: _model_call_intended,

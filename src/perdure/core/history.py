@@ -124,6 +124,10 @@ class History:
     def _message_received(self, seq: int, event: e.MessageReceived) -> None:
         self._add(seq, UserMessage(event.content))
 
+    def _history_inherited(self, seq: int, event: e.HistoryInherited) -> None:
+        self._add(seq, event.messages[0])
+        self._messages.extend(event.messages[1:])
+
     def _model_replied(self, seq: int, event: e.ModelReplied) -> None:
         requests = with_distinct_ids(event.tool_calls)
         self._add(seq, AssistantMessage(event.content, requests, event.extra))
@@ -147,6 +151,7 @@ class History:
 _ERRORS = frozenset({e.ToolCallFailed, e.ToolCallDenied, e.ToolCallCancelled})
 _FOLDS: dict[type[e.Event], Any] = {
     e.MessageReceived: History._message_received,
+    e.HistoryInherited: History._history_inherited,
     e.ModelReplied: History._model_replied,
     e.ContextCompacted: History._context_compacted,
     **dict.fromkeys(

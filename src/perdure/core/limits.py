@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 MESSAGE_BYTES_MAX = 256 * 1024
+FORK_BYTES_MAX = 16 * 1024 * 1024
 REPLY_BYTES_MAX = 4 * 1024 * 1024
 ARGUMENT_BYTES_MAX = 1024 * 1024
 RESULT_BYTES_MAX = 1024 * 1024

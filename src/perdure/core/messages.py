@@ -29,6 +29,16 @@ class Usage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     cache_write_tokens: int = 0
 
 
+def plus(one: Usage, other: Usage) -> Usage:
+    """Return the tokens of both."""
+    return Usage(
+        one.input_tokens + other.input_tokens,
+        one.output_tokens + other.output_tokens,
+        one.cache_read_tokens + other.cache_read_tokens,
+        one.cache_write_tokens + other.cache_write_tokens,
+    )
+
+
 class ModelReply(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A complete answer of a model. `extra` is opaque data that its adapter wants back."""
 
@@ -40,10 +50,20 @@ class ModelReply(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     extra: Any = None
 
 
-class UserMessage(msgspec.Struct, frozen=True, gc=False, tag="user", tag_field="role"):
-    """What a person, a program or this runtime tells the model."""
+INHERITED_CONTEXT = "inherited_context"
+
+
+class UserMessage(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="user", tag_field="role"
+):
+    """What a person, a program or this runtime tells the model.
+
+    `kind` says of a content that is no utterance what it is: `INHERITED_CONTEXT` is data that came
+    with the next message.
+    """
 
     content: Any
+    kind: str | None = None
 
 
 class AssistantMessage(

@@ -111,7 +111,17 @@ def _run(state: State) -> Run:
 
 def _receive(draft: Draft, message: SendMessage) -> None:
     draft.consumed.append(message.id)
-    if message.retry_of is None:
+    if message.retry_of is not None:
+        return
+    says = message.fork_of is None or message.content is not None
+    if message.fork_of is not None:
+        meta = None if says else message.meta
+        draft.add(
+            e.SessionForked(at=draft.now, message=message.id, origin=message.fork_of, meta=meta)
+        )
+    for group in message.inherited:
+        draft.add(e.HistoryInherited(at=draft.now, message=message.id, messages=group))
+    if says:
         draft.add(
             e.MessageReceived(
                 at=draft.now,

@@ -11,7 +11,7 @@ from perdure.core import events as e
 from perdure.core.commands import SendMessage
 from perdure.core.evolve import evolve
 from perdure.core.ids import SessionId
-from perdure.core.state import State
+from perdure.core.state import ModelUse, State
 
 RowStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "merged"]
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
@@ -21,7 +21,9 @@ WAITING = frozenset({"asking", "undecided", "timing"})
 class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """The row of a run. `merged_into` names the run that a steering message joined.
 
-    `answer` is the position of the `model_replied` event whose content is the run's output.
+    `answer` is the position of the `model_replied` event whose content is the run's output;
+    `first_seq` that of the first event that came with what asked for the run. `use` is what models
+    were used for when the row was written; only of a row that is older than this field it is None.
     `waiting_for` lists what a person or the clock must give before the run can go on.
     """
 
@@ -29,12 +31,14 @@ class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     session: SessionId
     status: RowStatus
     created_at: int
+    first_seq: int | None = None
     started_seq: int | None = None
     started_at: int | None = None
     ended_at: int | None = None
     steps: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    use: tuple[ModelUse, ...] | None = None
     answer: int | None = None
     merged_into: str | None = None
     error_class: str | None = None
@@ -135,12 +139,14 @@ def run_row(session: SessionId, state: State) -> RunRow:
         session=session,
         status=status,
         created_at=run.accepted_at or run.started_at,
+        first_seq=run.first_seq,
         started_seq=run.started_seq,
         started_at=run.started_at,
         ended_at=run.ended_at,
         steps=run.step,
         input_tokens=run.input_tokens,
         output_tokens=run.output_tokens,
+        use=run.use,
         answer=run.answer,
         error_class=run.error_class,
         code=run.code,

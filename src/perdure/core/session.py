@@ -84,6 +84,8 @@ def _call(
 
 
 def _send_message(draft: Draft, command: c.SendMessage) -> Any:
+    if command.fork_of is not None and draft.state.version > 0:
+        return Refusal("not_fresh", "a fork begins a session of its own, and this one has begun")
     if draft.state.status == "idle":
         start_run(draft, command)
         return None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.core.agent import Effect
+from perdure.core.messages import Usage, plus
 
 RunStatus = Literal["idle", "acting", "thinking", "delayed", "compacting"]
 CallStatus = Literal["intended", "begun", "unknown", "undecided", "timing", "asking"]
@@ -37,13 +38,29 @@ class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     intended_at: int = 0
 
 
+class ModelUse(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a model was used for: `model` is the name that it gave itself.
+
+    If it gave itself none, it is the model of the definition with the digest `agent`.
+    """
+
+    model: str | None
+    agent: str | None
+    calls: int
+    usage: Usage
+
+
 class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The run in progress, or the last one. `meta` came with its message, also where it retries."""
+    """The run in progress, or the last one. `meta` came with its message, also where it retries.
+
+    `first_seq` is the position of the first event that came with what asked for it.
+    """
 
     id: str
     number: int
     started_seq: int
     started_at: int
+    first_seq: int = 0
     accepted_at: int = 0
     deadline_at: int | None = None
     status: Literal["running", "completed", "failed", "cancelled"] = "running"
@@ -51,12 +68,27 @@ class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     retries: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    use: tuple[ModelUse, ...] = ()
     answer: int | None = None
     error_class: str | None = None
     code: str | None = None
     message: str | None = None
     ended_at: int | None = None
     meta: dict[str, Any] | None = None
+
+
+def spent(run: Run, model: str | None, agent: str, usage: Usage) -> Run:
+    """Return the run after a model was used for `agent`; `model` is what it named itself."""
+    digest = None if model else agent
+    same = [one for one in run.use if (one.model, one.agent) == (model, digest)]
+    before = same[0] if same else ModelUse(model, digest, 0, Usage())
+    now = ModelUse(model, digest, before.calls + 1, plus(before.usage, usage))
+    return msgspec.structs.replace(
+        run,
+        input_tokens=run.input_tokens + usage.input_tokens,
+        output_tokens=run.output_tokens + usage.output_tokens,
+        use=(*(one for one in run.use if one not in same), now),
+    )
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -72,7 +104,7 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `version` is the position of the last event, `agent` the digest of the definition that the log
     named last. `base` is the first position of the history that is still shown to the model;
     `summary` the position of the event that summarises what is before it. `meta` came with the last
-    message.
+    message, and `asked_seq` is where what asks for the next run begins, 0 if nothing does.
     """
 
     version: int = 0
@@ -89,13 +121,14 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     reply_wants_tools: bool = False
     compaction_tried: bool = False
     meta: dict[str, Any] | None = None
+    asked_seq: int = 0
 
 
 EMPTY = State()
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(State)
-SNAPSHOT_VERSION = 3
+SNAPSHOT_VERSION = 4
 """Raise it with every change of `State`: snapshots of another version are ignored and refolded."""
 
 

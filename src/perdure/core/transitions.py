@@ -38,11 +38,14 @@ _ACTING = (
 SESSION: Mapping[str, Mapping[str, str]] = {
     "idle": {
         "message_received": "idle",
+        "session_forked": "idle",
+        "history_inherited": "idle",
         "run_withdrawn": "idle",
         "run_started": "acting",
     },
     "acting": {
         "message_received": "acting",
+        "history_inherited": "acting",
         "run_withdrawn": "acting",
         **dict.fromkeys(_ACTING, "acting"),
         "model_call_intended": "thinking",

@@ -6,7 +6,7 @@ can be asked for. What belongs to somebody else reads as missing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -23,7 +23,8 @@ from perdure.core.errors import (
 )
 from perdure.core.events import Mode
 from perdure.core.ids import SessionId, digest
-from perdure.core.limits import JSON_DEPTH_MAX, MESSAGE_BYTES_MAX, too_deep
+from perdure.core.limits import FORK_BYTES_MAX, JSON_DEPTH_MAX, MESSAGE_BYTES_MAX, too_deep
+from perdure.core.messages import AssistantMessage, Message, UserMessage
 from perdure.core.runs import RowStatus, RunRow, queued_row
 from perdure.core.session import Refusal
 from perdure.ports import faults
@@ -31,6 +32,7 @@ from perdure.ports.clock import Clock
 from perdure.ports.session_store import InboxEntry, Receipt, RunQuery, SessionStore
 from perdure.runtime.agents import Agents
 from perdure.runtime.followers import Followers, OnCommit, OnNews, quarantined
+from perdure.runtime.forking import history_after
 from perdure.runtime.handles import RecordedEvent, Run, answer_in, recorded
 from perdure.runtime.host import Host
 from perdure.runtime.settings import NodeSettings
@@ -74,35 +76,32 @@ class Tenancy:
         sender: str | None = None,
         meta: dict[str, Any] | None = None,
         run_id: str | None = None,
+        context: Sequence[UserMessage | AssistantMessage] = (),
     ) -> Run:
         """Accept a message; when this returns, it is as durable as the store can make it.
 
-        Without `session` the message gets a session of its own. The same `idempotency_key` gives
-        the same run. `run_id` is for who has to know that before: a fresh one, or what `keyed`
-        returns. Raises `NotFound` for an unknown agent, `LimitExceeded` for a message that is
-        too large or an inbox that is full, `KeyReused` for a key that came with another message.
+        Without `session` the message gets a session of its own. The model is shown `context` right
+        before it: messages that were said elsewhere, none of them with tool calls. The same
+        `idempotency_key` gives the same run. `run_id` is for who has to know that before: a fresh
+        one, or what `keyed` returns. Raises `NotFound` for an unknown agent, `LimitExceeded` for a
+        message that is too large or an inbox that is full, `KeyReused` for a key that came with
+        another message.
         """
-        if self._agents.of(self.tenant, agent) is None:
-            known = ", ".join(self._agents.names(self.tenant)) or "none"
-            raise NotFound(f"there is no agent {agent!r} here; the agents are: {known}")
-        if idempotency_key == "":
-            raise InvalidInput("an idempotency key is not empty; leave it out to have none")
+        self._check_agent(agent)
         if mode not in ("queue", "steer", "interrupt"):
             raise InvalidInput(f"mode {mode!r} is none of queue, steer, interrupt")
-        if idempotency_key is not None:
-            run_id = self.keyed(agent, session, idempotency_key)
-        elif run_id is None:
-            run_id = self._clock.fresh_id()
+        run_id = self._new_id(agent, session, idempotency_key, run_id)
         key = run_id if session is None else session
         _check_key(key)
-        command = c.SendMessage(id=run_id, content=content, mode=mode, sender=sender, meta=meta)
-        try:
-            return await self._start(SessionId(self.tenant, agent, key), command)
-        except KeyReused:
-            raise KeyReused(
-                f"the idempotency key {idempotency_key!r} was used with another message already; "
-                "a new message needs a new key"
-            ) from None
+        command = c.SendMessage(
+            id=run_id,
+            content=content,
+            mode=mode,
+            sender=sender,
+            meta=meta,
+            inherited=_groups(context),
+        )
+        return await self._start_keyed(SessionId(self.tenant, agent, key), command)
 
     def keyed(self, agent: str, session: str | None, idempotency_key: str) -> str:
         """Return the id of the run that a message with this key has, accepted or not."""
@@ -124,6 +123,40 @@ class Tenancy:
             raise Refused(f"run {run_id} was cancelled before it began: send its message again", "")
         again = c.SendMessage(id=self._clock.fresh_id(), retry_of=run_id)
         return await self._start(row.session, again)
+
+    async def fork(
+        self,
+        run_id: str,
+        step: int,
+        message: Any = None,
+        *,
+        agent: str | None = None,
+        idempotency_key: str | None = None,
+        meta: dict[str, Any] | None = None,
+        new_id: str | None = None,
+    ) -> Run:
+        """Go on from a run's history after `step`, in a session of its own, as a new run.
+
+        Step 0 is what the run's first model call was shown. What the run did is in the history,
+        and is not done again; the run stays as it is. `message` comes after the history; without
+        one the model goes on from where it stands. `agent` goes on with it, that of the run if
+        none is named. `idempotency_key` and `new_id` (the new run's) are as in `send`. Raises
+        `NotFound`, `InvalidInput` for a step that the run has not come to, `Refused` for a run that
+        is in progress or has not begun, `LimitExceeded` for a message or history that is too large.
+        """
+        row = await self.row(run_id)
+        agent = agent if agent is not None else row.session.agent
+        self._check_agent(agent)
+        new_id = self._new_id(agent, None, idempotency_key, new_id)
+        if (size := len(_encode(message))) > MESSAGE_BYTES_MAX:
+            raise _too_large("message", size, "MESSAGE_BYTES_MAX", MESSAGE_BYTES_MAX)
+        origin, groups = await history_after(
+            self._store, row, step, self._settings.read_batch_records
+        )
+        command = c.SendMessage(
+            id=new_id, content=message, meta=meta, inherited=groups, fork_of=origin
+        )
+        return await self._start_keyed(SessionId(self.tenant, agent, new_id), command)
 
     async def cancel(self, run_id: str, reason: str = "cancelled on request") -> None:
         """End a run. Raises `Refused` when it has ended already."""
@@ -199,12 +232,13 @@ class Tenancy:
         query = RunQuery(self.tenant, None, agent, key, status, before, limit)
         return await self._store.list(query)
 
-    async def message_of(self, row: RunRow) -> Any:
-        """Return the content of a run's message while it waits in the inbox; else None."""
+    async def message_of(self, row: RunRow) -> c.SendMessage | None:
+        """Return what asks for a run while it waits in the inbox; else None."""
         loaded = await self._store.load(row.session)
         for entry in loaded.inbox if loaded is not None else ():
             if entry.id == row.id:
-                return getattr(c.decode_command(entry.command, entry.accepted_at), "content", None)
+                command = c.decode_command(entry.command, entry.accepted_at)
+                return command if isinstance(command, c.SendMessage) else None
         return None
 
     async def blob(self, address: str) -> bytes | None:
@@ -255,6 +289,30 @@ class Tenancy:
         await self._store.release(session, None)
         self._host.activate(session)
 
+    def _check_agent(self, agent: str) -> None:
+        if self._agents.of(self.tenant, agent) is None:
+            known = ", ".join(self._agents.names(self.tenant)) or "none"
+            raise NotFound(f"there is no agent {agent!r} here; the agents are: {known}")
+
+    def _new_id(
+        self, agent: str, session: str | None, idempotency_key: str | None, new_id: str | None
+    ) -> str:
+        """Return the id of a run that is asked for."""
+        if idempotency_key == "":
+            raise InvalidInput("an idempotency key is not empty; leave it out to have none")
+        if idempotency_key is not None:
+            return self.keyed(agent, session, idempotency_key)
+        return new_id if new_id is not None else self._clock.fresh_id()
+
+    async def _start_keyed(self, session: SessionId, command: c.SendMessage) -> Run:
+        try:
+            return await self._start(session, command)
+        except KeyReused:
+            raise KeyReused(
+                "the idempotency key was used with another message already; "
+                "a new message needs a new key"
+            ) from None
+
     async def _start(self, session: SessionId, command: c.SendMessage) -> Run:
         now = self._clock.now_ms()
         ending = self._followers.ending(session, command.id)
@@ -282,13 +340,13 @@ class Tenancy:
         if self._host.draining:
             raise PerdureError("this node is stopping and accepts nothing new")
         body = _encode(command)
-        if len(body) > MESSAGE_BYTES_MAX:
-            raise LimitExceeded(
-                f"the message is {len(body)} bytes long; at most MESSAGE_BYTES_MAX = "
-                f"{MESSAGE_BYTES_MAX} bytes are accepted"
-            )
+        if getattr(command, "fork_of", None) is not None:
+            if len(body) > FORK_BYTES_MAX:
+                raise _too_large("history", len(body), "FORK_BYTES_MAX", FORK_BYTES_MAX)
+        elif len(body) > MESSAGE_BYTES_MAX:
+            raise _too_large("message", len(body), "MESSAGE_BYTES_MAX", MESSAGE_BYTES_MAX)
         as_recorded = c.decode_command(body, now)
-        if too_deep(getattr(as_recorded, "content", None)):
+        if any(map(too_deep, _contents(as_recorded))):
             raise LimitExceeded(
                 f"the message is nested deeper than JSON_DEPTH_MAX = {JSON_DEPTH_MAX} levels"
             )
@@ -305,6 +363,34 @@ def _encode(content: Any) -> bytes:
         return msgspec.json.encode(content)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"the message cannot be written as JSON: {error}") from None
+
+
+def _too_large(what: str, size: int, name: str, limit: int) -> LimitExceeded:
+    return LimitExceeded(
+        f"the {what} is {size} bytes long; at most {name} = {limit} bytes are accepted"
+    )
+
+
+def _groups(
+    context: Sequence[UserMessage | AssistantMessage],
+) -> tuple[tuple[Message, ...], ...]:
+    """Return messages as groups of the history. Raises `InvalidInput` for what cannot be one."""
+    for message in context:
+        calls = isinstance(message, AssistantMessage) and message.tool_calls
+        if calls or not isinstance(message, UserMessage | AssistantMessage):
+            raise InvalidInput(
+                "the context of a message is messages of a user or an assistant, without tool "
+                f"calls; not {message!r:.80}"
+            )
+    return tuple((message,) for message in context)
+
+
+def _contents(command: c.InboxCommand) -> Iterator[Any]:
+    """Yield what a client may nest deeply; what a fork inherits was accepted before."""
+    yield getattr(command, "content", None)
+    if isinstance(command, c.SendMessage) and command.fork_of is None:
+        for group in command.inherited:
+            yield from (message.content for message in group)
 
 
 def _attempt_in(row: RunRow, call: str) -> int | None:

@@ -89,8 +89,9 @@ class Catalogued:
 def _spec_of(agent: Agent, tools: Sequence[ToolRecord]) -> AgentSpec:
     """Return what an agent's entry and the known tools make of it.
 
-    A worker of ours keeps its agents' exact definitions in `OWN_CONFIG`; what others may edit over
-    the API since then (prompt, model, steps) is taken from the entry.
+    A worker of ours keeps its agents' exact definitions in `OWN_CONFIG`, with the name that it
+    serves them by, which is also that of a copy; what others may edit over the API since then
+    (prompt, model, steps) is taken from the entry.
     """
     own = agent.model_config.get(OWN_CONFIG)
     if own is not None:
@@ -102,7 +103,6 @@ def _spec_of(agent: Agent, tools: Sequence[ToolRecord]) -> AgentSpec:
             is_own = agent.system_prompt == shown_prompt(spec)
             return msgspec.structs.replace(
                 spec,
-                name=agent.name,
                 model=agent.model or spec.model,
                 instructions=spec.instructions if is_own else agent.system_prompt,
                 limits=msgspec.structs.replace(spec.limits, steps_max=agent.max_steps),

@@ -13,14 +13,15 @@ import msgspec
 from msgspec.structs import replace
 
 from perdure.api import shapes
-from perdure.api.errors import Rejected
+from perdure.api.errors import INVALID, Rejected
 from perdure.api.projection import RunFacts, SessionFacts, run_object, withdrawn_events
 from perdure.api.timeline import Timeline
-from perdure.api.transcript import Transcript
+from perdure.api.transcript import Transcript, context_object, input_of
 from perdure.core.agent import AgentSpec
 from perdure.core.errors import NotFound, Refused
-from perdure.core.events import MessageReceived, ModelCallIntended, RunStarted
+from perdure.core.events import MessageReceived, ModelCallIntended, RunStarted, SessionForked
 from perdure.core.ids import SessionId
+from perdure.core.messages import AssistantMessage, UserMessage
 from perdure.core.runs import RowStatus, RunRow
 from perdure.ports import entries
 from perdure.ports.catalog import NameTaken, TenantCatalog
@@ -261,16 +262,18 @@ class Desk:
         idempotency_key: str | None = None,
         gard: int | None = None,
         trigger: str = "message",
+        context: Sequence[UserMessage | AssistantMessage] = (),
     ) -> str:
         """Accept a message; return the id of its run.
 
         A message to a conversation that waits for an answer is that answer, and its run the one
-        that waits. Raises `Rejected` (409) in mode `reject` when a run is in progress.
+        that waits. Raises `Rejected`: 409 in mode `reject` when a run is in progress, 422 for an
+        answer with a context.
         """
         if key is not None and mode in ("queue", "reject"):
             session = await self.session(agent.id, key)
             if idempotency_key is None or not await self._knows(session, idempotency_key):
-                answered = await self._answer(session, content, idempotency_key)
+                answered = await self._answer(session, content, idempotency_key, bool(context))
                 if answered is not None:
                     return answered
                 if mode == "reject" and await self.current(session) is not None:
@@ -291,6 +294,7 @@ class Desk:
             mode="queue" if mode == "reject" else mode,
             idempotency_key=idempotency_key,
             meta={name: value for name, value in meta.items() if value is not None},
+            context=context,
         )
         return run.id
 
@@ -317,7 +321,7 @@ class Desk:
         return True
 
     async def _answer(
-        self, session: SessionId, content: Any, idempotency_key: str | None
+        self, session: SessionId, content: Any, idempotency_key: str | None, has_context: bool
     ) -> str | None:
         """Answer what a session's run asks; return the run, None if it asks nothing."""
 
@@ -334,6 +338,9 @@ class Desk:
         row = await self.current(session)
         if row is None or all(wait["what"] != "answer" for wait in row.waiting_for):
             return None
+        if has_context:
+            said = f"{INVALID}: the conversation waits for an answer, and an answer has none"
+            raise Rejected(422, {"context": [said]})
         with suppress(Refused):
             if idempotency_key is None:
                 return (await reply()).body.decode()
@@ -417,15 +424,17 @@ class Desk:
     async def _run_object(self, row: RunRow, number: int, session: int) -> shapes.Run:
         joined = await self.joined(row)
         telling = await self.told(joined)
-        meta = telling.meta
-        content = await self.runs.message_of(row) if row.status == "queued" else None
+        asked = await self.runs.message_of(row) if row.status == "queued" else None
+        meta = telling.meta if asked is None else asked.meta or {}
         facts = RunFacts(
             id=number,
             agent_id=int(row.session.agent),
             conversation_id=session,
             gard_id=meta.get("gard"),
             trigger_type=meta.get("trigger", "message"),
-            content=content,
+            content=None if asked is None else input_of(asked),
+            context=None if asked is None else context_object(asked),
+            fork=meta.get("fork"),
         )
         shown = run_object(row, facts, timeline=telling.timeline, joined=joined)
         waits = [
@@ -503,7 +512,7 @@ class Telling:
 
     async def _meet(self, event: Any) -> None:
         """Take from an event how the run's message came; a retry goes on with that of another."""
-        if isinstance(event, MessageReceived) and event.message == self._row.id:
+        if isinstance(event, MessageReceived | SessionForked) and event.message == self._row.id:
             self.meta = event.meta or {}
         elif isinstance(event, RunStarted) and event.run == self._row.id and event.retry_of:
             retried = await self._desk.runs.row(event.retry_of)
@@ -512,10 +521,10 @@ class Telling:
     async def _beginning(self) -> int:
         """Return the position before what the run's first model call was shown.
 
-        From there on the timeline can count the messages of each call. It is the beginning of the
-        run itself if it asked no model, or that of the log if it has not begun.
+        From there on the timeline can count the messages of each call. It is before what came with
+        the run's message if it asked no model, or the beginning of the log if it has not begun.
         """
-        start = max(0, self._row.started_seq - 2) if self._row.started_seq else 0
+        start = (self._row.first_seq or self._row.started_seq or 1) - 1
         if start:
             async for item in self._desk.runs.read(self._row.session, start):
                 if isinstance(item.event, ModelCallIntended):

@@ -16,7 +16,9 @@ from perdure.core import events as e
 from perdure.core import ids
 from perdure.core.codec import Record, decode_event, genesis, verify_chain
 from perdure.core.errors import BrokenChain, PerdureError, UnreadableEvent
+from perdure.core.history import malformed
 from perdure.core.ids import SessionId
+from perdure.core.messages import ToolMessage
 from perdure.core.transitions import CALL, SESSION
 
 RULES: Mapping[str, str] = {
@@ -26,6 +28,7 @@ RULES: Mapping[str, str] = {
     "call table": "the call's status has a row for the event",
     "burnt id": "the id of a call, a message or a run is used once",
     "run": "a run starts with its message, numbers count up, and what ends is what is in progress",
+    "fork": "a fork begins a session, and all that is inherited is whole",
     "W1": "a tool call was asked for, by name, at its place in the last complete reply",
     "W2": "a once call begins before it can succeed, and nothing else begins",
     "W4": "what is said of an attempt is said of the present one",
@@ -73,6 +76,7 @@ class Trace:
         "calls",
         "deadline_at",
         "ended",
+        "forked",
         "known",
         "last",
         "message",
@@ -101,6 +105,7 @@ class Trace:
         self.ended: dict[str, str] = {}
         self.known: set[str] = set()
         self.message: str | None = None
+        self.forked: str | None = None
         self.model_call = ""
         self.reply: e.ModelReplied | None = None
         self.reply_seq = 0
@@ -187,8 +192,23 @@ class Trace:
         self.reply = None
         self._nothing_open("a message enters the history")
 
+    def _session_forked(self, event: e.SessionForked) -> None:
+        self._need("fork", (self.seq == 1, "a session is forked as it begins, and this has begun"))
+        self.forked = event.message
+
+    def _history_inherited(self, event: e.HistoryInherited) -> None:
+        self._nothing_open("a history is inherited")
+        wrong = malformed(event.messages)
+        alone = sum(not isinstance(one, ToolMessage) for one in event.messages) == 1
+        self._need(
+            "fork",
+            (alone and not wrong, f"it is not one message with its answers: {wrong}"),
+            (self.forked in (None, event.message), "it came with another message than the fork"),
+        )
+
     def _run_started(self, event: e.RunStarted) -> None:
-        asked = self.last.message if isinstance(self.last, e.MessageReceived) else None
+        asked = self.last.message if isinstance(self.last, e.MessageReceived) else self.forked
+        self.forked = None
         self._need(
             "run",
             (event.number == self.number + 1, f"number {event.number} after {self.number}"),
@@ -308,6 +328,8 @@ _OPENS: Mapping[str, str] = {
 _BUILTINS: Mapping[type[e.Event], str] = {e.TimerStarted: "wait", e.QuestionAsked: "ask_human"}
 _RULES_OF: Mapping[type[e.Event], Callable[[Trace, Any], None]] = {
     e.MessageReceived: Trace._message_received,
+    e.SessionForked: Trace._session_forked,
+    e.HistoryInherited: Trace._history_inherited,
     e.RunStarted: Trace._run_started,
     e.RunWithdrawn: Trace._run_withdrawn,
     e.ModelCallIntended: Trace._model_call_intended,

@@ -19,12 +19,14 @@ import msgspec
 
 from perdure.core.limits import clip, too_deep
 from perdure.core.messages import (
+    INHERITED_CONTEXT,
     AssistantMessage,
     Message,
     ModelReply,
     ToolMessage,
     ToolRequest,
     Usage,
+    UserMessage,
 )
 from perdure.ports.models import ModelRequest
 
@@ -40,6 +42,7 @@ COMPACT_INSTRUCTION = (
 )
 NOTHING = "(empty)"
 """Stands for an empty text: providers refuse one."""
+CONTEXT_INTRODUCTION = "Context of the next message:"
 UNDECODABLE = "INVALID_JSON"
 """The argument under which a model is shown its undecodable arguments: pydantic-ai's convention."""
 UNDECODABLE_CHARS_MAX = 2_000
@@ -127,6 +130,8 @@ def _told(message: Message, names: _CallNames) -> pai.ModelRequestPart:
 
     text = _text(message.content)
     text = text if text.strip() else NOTHING
+    if isinstance(message, UserMessage) and message.kind == INHERITED_CONTEXT:
+        text = f"{CONTEXT_INTRODUCTION}\n{text}"
     if isinstance(message, ToolMessage):
         return pai.ToolReturnPart(
             tool_name=_tool_name(message.name),

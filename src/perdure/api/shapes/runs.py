@@ -6,8 +6,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field
 
-from perdure.api.limits import ID_MAX, KEY_CHARS_MAX, LINE_CHARS_MAX, WAIT_SECONDS_MAX
-from perdure.api.shapes.common import Content, Id, PageQuery, Shape, Timestamp
+from perdure.api.limits import (
+    ID_MAX,
+    KEY_CHARS_MAX,
+    LINE_CHARS_MAX,
+    PROMPT_CHARS_MAX,
+    WAIT_SECONDS_MAX,
+)
+from perdure.api.shapes.common import Content, Id, Name, PageQuery, Shape, Timestamp
 from perdure.core.runs import RowStatus
 
 RunStatus = Literal["pending", "running", "waiting", "completed", "failed"]
@@ -163,8 +169,32 @@ class CancelCreate(Shape, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=LINE_CHARS_MAX)] | None = None
 
 
+class ForkCreate(Shape, frozen=True, kw_only=True):
+    """After which step of a run to go on, and with what: a message, another model or prompt.
+
+    Step 0 is the run's beginning. A `model` or `system_prompt` makes a copy of the agent.
+    """
+
+    SAID_IF_WRONG: ClassVar = {
+        "step": "step must be a non-negative integer",
+        "message": "message must be text or a content block",
+    }
+
+    step: Annotated[int, Meta(ge=0, le=ID_MAX)]
+    message: Content | None = None
+    model: Name | None = None
+    system_prompt: Annotated[str, Meta(max_length=PROMPT_CHARS_MAX)] | None = None
+
+
 class Accepted(Shape, frozen=True, kw_only=True):
     """That a run was accepted, durably."""
 
     status: str = "accepted"
     run_id: int
+
+
+class Forked(Accepted, frozen=True, kw_only=True):
+    """That a run was accepted that goes on from another one; `agent_id` is who goes on."""
+
+    agent_id: int
+    data: Run

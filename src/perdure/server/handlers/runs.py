@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, convert
 
 from perdure.api import shapes
 from perdure.api.decoding import decode_id
-from perdure.api.errors import INVALID, Rejected
+from perdure.api.errors import Rejected
 from perdure.api.limits import EVENTS_PAGE_ITEMS_MAX, PAGE_ITEMS, RUNS_PAGE_ITEMS
 from perdure.api.pages import cursor, page, page_items
 from perdure.api.projection import row_statuses, run_status
 from perdure.api.summary import summarise
 from perdure.core.errors import NotFound, Refused
+from perdure.core.messages import INHERITED_CONTEXT, AssistantMessage, UserMessage
 from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports import entries
 from perdure.server.desk import Answer, Desk, Request
+from perdure.server.forks import fork
 from perdure.server.handlers.lists import asked, place
 
 
@@ -25,8 +27,6 @@ async def send_message(desk: Desk, request: Request) -> Answer:
     """Take a message: it is durable when this answers, and nobody waits for its run."""
     body: shapes.MessageCreate = request.body
     entry = await desk.agent(decode_id(request.path["id"]), archived=False)
-    if body.context is not None:
-        raise Rejected(422, {"context": [f"{INVALID}: not supported yet; put it into the content"]})
     if body.gard_id is not None:
         gard = await desk.catalog.get(entries.Gard, body.gard_id)
         if gard is None or gard.status == "destroyed":
@@ -38,8 +38,22 @@ async def send_message(desk: Desk, request: Request) -> Answer:
         mode=body.mode,
         idempotency_key=request.key,
         gard=body.gard_id,
+        context=_context(body.context),
     )
     return Answer(shapes.Accepted(run_id=await desk.numbers.run(run)), 202)
+
+
+def _context(context: shapes.MessageContext | None) -> list[UserMessage | AssistantMessage]:
+    """Return what the model is shown of a message's context: its messages, then its data."""
+    if context is None:
+        return []
+    shown: list[UserMessage | AssistantMessage] = [
+        (UserMessage if one.role == "user" else AssistantMessage)(one.content)
+        for one in context.messages
+    ]
+    if context.data:
+        shown.append(UserMessage(context.data, kind=INHERITED_CONTEXT))
+    return shown
 
 
 async def list_runs(desk: Desk, request: Request) -> Answer:
@@ -158,7 +172,8 @@ async def cancel_run(desk: Desk, request: Request) -> Answer:
 async def retry_run(desk: Desk, request: Request) -> Answer:
     """Go on with a run that failed or was cancelled; a completed one's message is sent again.
 
-    It begins a conversation of its own then: the one that it was in has its answer already.
+    It begins a conversation of its own then: the one that it was in has its answer already. A fork
+    is forked anew, from its beginning: its message alone would be about nothing.
     """
     row = await _row(desk, request)
     if row.status in ("queued", "running", "waiting"):
@@ -167,13 +182,35 @@ async def retry_run(desk: Desk, request: Request) -> Answer:
     if row.status in ("failed", "cancelled") and row.started_seq is not None:
         await desk.make_room()
         run = (await desk.runs.retry(row.id)).id
+    elif "fork" in (told := await desk.told(row)).meta:
+        run = await fork(desk, row, 0)
     else:
-        told = await desk.told(row)
         if told.timeline.input is None:
             raise Rejected(422, "run has no user_message to retry")
         gard = await desk.gard(told.meta.get("gard"))
-        run = await desk.send(entry, told.timeline.input, gard=gard)
+        context = convert(told.timeline.context or {}, shapes.MessageContext)
+        run = await desk.send(entry, told.timeline.input, gard=gard, context=_context(context))
     return Answer(shapes.Accepted(run_id=await desk.numbers.run(run)), 202)
+
+
+async def fork_run(desk: Desk, request: Request) -> Answer:
+    """Go on from a run after one of its steps. What it did is in the history, and stays done."""
+    row = await desk.joined(await _row(desk, request))
+    body: shapes.ForkCreate = request.body
+    run = await desk.runs.row(
+        await fork(
+            desk,
+            row,
+            body.step,
+            body.message,
+            model=body.model,
+            system_prompt=body.system_prompt,
+            idempotency_key=request.key,
+        )
+    )
+    shown = await desk.show(run)
+    answer = shapes.Forked(run_id=shown.id, agent_id=shown.agent_id, data=shown)
+    return Answer(answer, 201)
 
 
 async def _row(desk: Desk, request: Request) -> RunRow:
