@@ -15,13 +15,13 @@ from msgspec.structs import replace
 from perdure.api import shapes
 from perdure.api.errors import INVALID, Rejected
 from perdure.api.projection import RunFacts, SessionFacts, run_object, withdrawn_events
-from perdure.api.timeline import Timeline
+from perdure.api.timeline import ModelUse, Timeline, definition_of
 from perdure.api.transcript import Transcript, context_object, input_of
 from perdure.core.agent import AgentSpec
 from perdure.core.errors import NotFound, Refused
 from perdure.core.events import MessageReceived, ModelCallIntended, RunStarted, SessionForked
 from perdure.core.ids import SessionId
-from perdure.core.messages import AssistantMessage, UserMessage
+from perdure.core.messages import AssistantMessage, Usage, UserMessage, plus
 from perdure.core.runs import RowStatus, RunRow
 from perdure.ports import entries
 from perdure.ports.catalog import NameTaken, TenantCatalog
@@ -371,13 +371,27 @@ class Desk:
         await telling.more()
         return telling
 
-    async def learn(self, event: Any) -> None:
-        """Have the definition at hand that an event names."""
-        digest = getattr(event, "agent", None)
+    async def used(self, row: RunRow) -> Mapping[str, ModelUse]:
+        """Return what models were used for in a run: its row knows, unless the run goes on."""
+        if row.started_seq is None:
+            return {}
+        if row.use is None or row.status == "running":
+            return (await self.told(row)).timeline.use
+        found: dict[str, ModelUse] = {}
+        for one in row.use:
+            spec = None if one.model is not None else await self.spec(one.agent)
+            name = one.model or (spec.model if spec is not None else "")
+            calls, usage = found.get(name, ModelUse(0, Usage()))
+            found[name] = ModelUse(calls + one.calls, plus(usage, one.usage))
+        return found
+
+    async def spec(self, digest: Any) -> AgentSpec | None:
+        """Return the definition with this digest, and have it at hand; None if it is not known."""
         if isinstance(digest, str) and digest not in self.specs:
             body = await self.runs.blob(digest)
             if body is not None:
                 self.specs[digest] = msgspec.json.decode(body, type=AgentSpec)
+        return self.specs.get(digest)
 
     async def show(self, row: RunRow) -> shapes.Run:
         """Return a run as the API shows it."""
@@ -502,7 +516,7 @@ class Telling:
             return
         async for item in self._desk.runs.read(self._row.session, self._at):
             self._at = item.seq
-            await self._desk.learn(item.event)
+            await self._desk.spec(definition_of(item.event))
             await self._meet(item.event)
             for event in self.timeline.feed(item.seq, item.event):
                 self._begun = True

@@ -12,8 +12,11 @@ from perdure.api.cost import cost_of, sum_of
 from perdure.api.decoding import decode_id
 from perdure.api.errors import INVALID, Rejected
 from perdure.api.shapes import timestamp_or_none
-from perdure.core.messages import Usage
+from perdure.core.messages import Usage, plus
 from perdure.server.desk import Answer, Desk, Request
+
+ROWS_READ = 1_000
+"""So many rows of runs are read at a time."""
 
 
 async def agent_usage(desk: Desk, request: Request) -> Answer:
@@ -30,30 +33,30 @@ async def tenant_usage(desk: Desk, request: Request) -> Answer:
 async def _usage(desk: Desk, query: shapes.UsageQuery, agent: int | None) -> Answer:
     since, until = _moment("since", query.since), _moment("until", query.until)
     runs, calls = 0, Counter[str]()
-    used: dict[str, list[Usage]] = {}
+    used: dict[str, Usage] = {}
     before = None if until is None else (until, "")
     name = None if agent is None else str(agent)
-    while rows := await desk.runs.rows(agent=name, before=before):
+    while rows := await desk.runs.rows(agent=name, before=before, limit=ROWS_READ):
+        before = (rows[-1].created_at, rows[-1].id)
         rows = [row for row in rows if since is None or row.created_at >= since]
         for row in rows:
             if row.status == "merged":
                 continue
             runs += 1
-            for model, use in (await desk.told(row)).timeline.use.items():
+            for model, use in (await desk.used(row)).items():
                 calls[model] += use.calls
-                used.setdefault(model, []).append(use.usage)
-        if not rows:
+                used[model] = plus(used.get(model, Usage()), use.usage)
+        if since is not None and before[0] < since:
             break
-        before = (rows[-1].created_at, rows[-1].id)
     models = tuple(
         shapes.ModelUsage(
             model=model,
             calls=calls[model],
-            input_tokens=sum(one.input_tokens for one in each),
-            output_tokens=sum(one.output_tokens for one in each),
-            cost=cost_of((model, one) for one in each),
+            input_tokens=one.input_tokens,
+            output_tokens=one.output_tokens,
+            cost=cost_of([(model, one)]),
         )
-        for model, each in sorted(used.items())
+        for model, one in sorted(used.items())
     )
     usage = shapes.Usage(
         agent_id=agent,
