@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ from perdure.api.projection import (
     session_whole,
     withdrawn_events,
 )
-from perdure.api.shapes import Cost, Run
+from perdure.api.shapes import Cost, Run, RunGlimpse
 from perdure.api.shapes.common import timestamp
 from perdure.api.transcript import Transcript
 from perdure.core import events as e
@@ -33,6 +33,8 @@ from perdure.core.state import EMPTY
 from tests.api import logs
 from tests.core.story import SESSION, Story, call
 from tests.core.test_properties import AGENTS, STEP, perform
+
+LOGS = logs.told()
 
 FACTS = RunFacts(id=7, agent_id=1, conversation_id=3, content="hello")
 START = "1970-01-01T00:16:40.000000Z"
@@ -229,7 +231,8 @@ def test_a_session_is_shown_with_what_was_said() -> None:
     story = logs.with_a_tool()
     transcript = transcript_of(story.log)
     run = shown(story)
-    whole = session_whole(facts_of_session(), transcript, [run], {"r1": 7})
+    glimpse = RunGlimpse(id=7, status="completed")
+    whole = session_whole(facts_of_session(), transcript, run, [glimpse], {"r1": 7})
     calls = [{"id": "c1", "name": "save", "arguments": {"key": "k"}}]
     assert logs.as_json(whole.messages) == [
         {"role": "user", "content": "hello", "run_id": 7},
@@ -241,11 +244,35 @@ def test_a_session_is_shown_with_what_was_said() -> None:
     assert (whole.message_count, whole.first_message, whole.status) == (4, "hello", "stopped")
     assert whole.run == run
     conversation = conversation_object(facts_of_session(), transcript)
-    sizes = [len(msgspec.json.encode(one["content"])) for one in whole.messages]
+    sizes = [len(one["content"]) for one in whole.messages]
     assert conversation.token_estimate == sum(sizes) // 4
     assert conversation.updated_at == timestamp(1_005_000)
     empty = session_object(facts_of_session(), Transcript(), None, "running")
     assert (empty.run, empty.first_message, empty.status) == (None, None, "running")
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_the_state_counts_what_the_log_tells(name: str) -> None:
+    """So that a row knows what its session and run come to, and no log is read for that."""
+    log = LOGS[name]
+    state, used = EMPTY, {}
+    for event in log:
+        state = evolve(state, event)
+        if state.run is not None:
+            used[state.run.id] = state.run
+    transcript = transcript_of(log)
+    assert state.messages == transcript.message_count
+    assert state.content_bytes // 4 == transcript.token_estimate
+    for run, known in used.items():
+        timeline, _ = logs.timeline_of(log, run)
+        calls, tokens = Counter[str](), Counter[str]()
+        for one in known.use:
+            model = one.model or ("" if one.agent is None else "scripted")
+            calls[model] += one.calls
+            tokens[model] += one.usage.input_tokens
+        used_for = {model or "scripted": use for model, use in timeline.use.items()}
+        assert calls == {model: use.calls for model, use in used_for.items()}
+        assert tokens == {model: use.usage.input_tokens for model, use in used_for.items()}
 
 
 def test_messages_know_their_runs() -> None:

@@ -95,7 +95,10 @@ async def test_a_fork_of_a_run_that_waits_drops_the_question() -> None:
     w = world()
     node = await w.node()
     source = await node.send("a", "ask")
-    await w.pass_time(1)
+    async with asyncio.timeout(5):
+        async for item in source.events():
+            if item.type == "question_asked":
+                break
     assert (await source.row()).status == "waiting"
     fork = await node.fork(source.id, 2, "enough")
     assert await ended(w, fork) == "ask | paid rent | enough"

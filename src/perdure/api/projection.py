@@ -26,7 +26,7 @@ from perdure.api.shapes.runs import (
 )
 from perdure.api.shapes.sessions import Conversation, RunGlimpse, Session, SessionWhole
 from perdure.api.timeline import EVENTS_PER_FACT, Timeline, failure
-from perdure.api.transcript import Transcript
+from perdure.api.transcript import Outline, Transcript
 from perdure.core.runs import RowStatus, RunRow
 
 _STATUS: Mapping[RowStatus, RunStatus] = {
@@ -201,7 +201,7 @@ def glimpse(event: Event) -> EventGlimpse:
     )
 
 
-def conversation_object(facts: SessionFacts, transcript: Transcript) -> Conversation:
+def conversation_object(facts: SessionFacts, transcript: Transcript | Outline) -> Conversation:
     """Return a session as its agent's conversation."""
     return Conversation(
         id=facts.id,
@@ -216,7 +216,10 @@ def conversation_object(facts: SessionFacts, transcript: Transcript) -> Conversa
 
 
 def session_object(
-    facts: SessionFacts, transcript: Transcript, run: Run | None, status: str | None = None
+    facts: SessionFacts,
+    transcript: Transcript | Outline,
+    run: Run | None,
+    status: str | None = None,
 ) -> Session:
     """Return a session with its latest run; `status` says how it stands, if somebody runs it."""
     return Session(**_session(facts, transcript, run, status))
@@ -225,24 +228,24 @@ def session_object(
 def session_whole(
     facts: SessionFacts,
     transcript: Transcript,
-    runs: Iterable[Run],
+    run: Run | None,
+    runs: Iterable[RunGlimpse],
     numbers: Mapping[str, int],
     status: str | None = None,
 ) -> SessionWhole:
-    """Return a session with its messages and its runs (oldest first).
+    """Return a session with its messages, its latest run and a glimpse of all (oldest first).
 
     `numbers` are the numbers of the runs by their ids: each message says which run it is of.
     """
-    listed = list(runs)
     return SessionWhole(
-        **_session(facts, transcript, listed[-1] if listed else None, status),
+        **_session(facts, transcript, run, status),
         messages=tuple(transcript.messages(numbers)),
-        runs=tuple(RunGlimpse(id=run.id, status=run.status) for run in listed),
+        runs=tuple(runs),
     )
 
 
 def _session(
-    facts: SessionFacts, transcript: Transcript, run: Run | None, status: str | None
+    facts: SessionFacts, transcript: Transcript | Outline, run: Run | None, status: str | None
 ) -> dict[str, Any]:
     return {
         "id": facts.id,

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import msgspec
-
 from perdure.core import events as e
 from perdure.core import ids
 from perdure.core.commands import SendMessage
 from perdure.core.history import with_distinct_ids
 from perdure.core.messages import INHERITED_CONTEXT, Message, ToolMessage, UserMessage
+from perdure.core.state import size_of
 
 BYTES_PER_TOKEN = 4
+
+
+class Outline(NamedTuple):
+    """What an object of a session tells of what was said, without the messages."""
+
+    first_message: Any = None
+    summary: Any = None
+    message_count: int = 0
+    token_estimate: int = 0
 
 
 class _Said(NamedTuple):
@@ -121,7 +129,7 @@ class Transcript:
 
     def _counted(self, message: dict[str, Any]) -> None:
         self.message_count += 1
-        self._bytes += len(msgspec.json.encode(message["content"]))
+        self._bytes += size_of(message["content"])
 
     def _inherit(self, event: e.HistoryInherited) -> None:
         """Take in what was said elsewhere: it is of the run that brought it."""

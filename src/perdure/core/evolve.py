@@ -13,8 +13,9 @@ from msgspec.structs import replace
 
 from perdure.core import events as e
 from perdure.core.errors import IllegalTransition
+from perdure.core.history import said_by
 from perdure.core.limits import WINDOW_MESSAGES_MAX
-from perdure.core.state import Call, Mark, Run, State, spent
+from perdure.core.state import Call, Mark, Run, State, heard, spent
 from perdure.core.transitions import CALL, SESSION
 
 Calls = dict[str, Call]
@@ -32,7 +33,9 @@ def evolve(state: State, event: e.Event) -> State:
             f"event {state.version + 1} is {rule.kind!r}, which cannot happen while the session is "
             f"{state.status!r}; expected one of {', '.join(SESSION[state.status])}"
         )
-    return rule.handler(state, event, state.version + 1, status)
+    after = rule.handler(state, event, state.version + 1, status)
+    contents = said_by(event)
+    return heard(after, contents) if contents else after
 
 
 def _move(state: State, call_id: str, event: e.Event) -> str:

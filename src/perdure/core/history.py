@@ -149,22 +149,21 @@ class History:
 
 
 _ERRORS = frozenset({e.ToolCallFailed, e.ToolCallDenied, e.ToolCallCancelled})
+_ANSWERS = (
+    e.ToolCallSucceeded,
+    e.ToolCallFailed,
+    e.ToolCallDenied,
+    e.ToolCallCancelled,
+    e.TimerFired,
+    e.QuestionAnswered,
+)
+_SAYING = frozenset({e.MessageReceived, e.ModelReplied, *_ANSWERS})
 _FOLDS: dict[type[e.Event], Any] = {
     e.MessageReceived: History._message_received,
     e.HistoryInherited: History._history_inherited,
     e.ModelReplied: History._model_replied,
     e.ContextCompacted: History._context_compacted,
-    **dict.fromkeys(
-        (
-            e.ToolCallSucceeded,
-            e.ToolCallFailed,
-            e.ToolCallDenied,
-            e.ToolCallCancelled,
-            e.TimerFired,
-            e.QuestionAnswered,
-        ),
-        History._answered,
-    ),
+    **dict.fromkeys(_ANSWERS, History._answered),
 }
 
 
@@ -174,6 +173,13 @@ def project(events: Iterable[tuple[int, e.Event]]) -> History:
     for seq, event in events:
         history.fold(seq, event)
     return history
+
+
+def said_by(event: Any) -> tuple[Any, ...]:
+    """Return the contents of the messages that an event adds to the history, in order."""
+    if isinstance(event, e.HistoryInherited):
+        return tuple(message.content for message in event.messages)
+    return (event.content,) if type(event) in _SAYING else ()
 
 
 def malformed(messages: Iterable[Message]) -> list[str]:

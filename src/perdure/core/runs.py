@@ -23,8 +23,10 @@ class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
 
     `answer` is the position of the `model_replied` event whose content is the run's output;
     `first_seq` that of the first event that came with what asked for the run. `use` is what models
-    were used for when the row was written; only of a row that is older than this field it is None.
-    `waiting_for` lists what a person or the clock must give before the run can go on.
+    were used for, and `messages`, `content_bytes` and `summary` are those of the session's state,
+    as of position `seq`, when the row was written; a run that has not begun has none of these, nor
+    has a row that is older than these fields. `waiting_for` lists what a person or the clock must
+    give before the run can go on.
     """
 
     id: str
@@ -39,6 +41,10 @@ class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     input_tokens: int = 0
     output_tokens: int = 0
     use: tuple[ModelUse, ...] | None = None
+    seq: int | None = None
+    messages: int = 0
+    content_bytes: int = 0
+    summary: int | None = None
     answer: int | None = None
     merged_into: str | None = None
     error_class: str | None = None
@@ -147,6 +153,10 @@ def run_row(session: SessionId, state: State) -> RunRow:
         input_tokens=run.input_tokens,
         output_tokens=run.output_tokens,
         use=run.use,
+        seq=state.version,
+        messages=state.messages,
+        content_bytes=state.content_bytes,
+        summary=state.summary,
         answer=run.answer,
         error_class=run.error_class,
         code=run.code,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -105,6 +106,8 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     named last. `base` is the first position of the history that is still shown to the model;
     `summary` the position of the event that summarises what is before it. `meta` came with the last
     message, and `asked_seq` is where what asks for the next run begins, 0 if nothing does.
+    `messages` counts all that was said, also what is shown no more, and `content_bytes` its bytes:
+    of a text its characters, of anything else its JSON.
     """
 
     version: int = 0
@@ -122,11 +125,30 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     compaction_tried: bool = False
     meta: dict[str, Any] | None = None
     asked_seq: int = 0
+    messages: int = 0
+    content_bytes: int = 0
 
 
 EMPTY = State()
 
 _encoder = msgspec.json.Encoder()
+
+
+def size_of(content: Any) -> int:
+    """Return about how many bytes a content has."""
+    return len(content) if isinstance(content, str) else len(_encoder.encode(content))
+
+
+def heard(state: State, contents: Iterable[Any]) -> State:
+    """Return the state after messages with these contents."""
+    sizes = list(map(size_of, contents))
+    return msgspec.structs.replace(
+        state,
+        messages=state.messages + len(sizes),
+        content_bytes=state.content_bytes + sum(sizes),
+    )
+
+
 _decoder = msgspec.json.Decoder(State)
 SNAPSHOT_VERSION = 4
 """Raise it with every change of `State`: snapshots of another version are ignored and refolded."""

@@ -265,6 +265,11 @@ class Tenancy:
             if len(page) < self._settings.read_batch_records:
                 return
 
+    async def event(self, session: SessionId, seq: int) -> RecordedEvent | None:
+        """Return the durable event of a session at a position; None if there is none."""
+        found = await self._store.read(session, seq - 1, 1)
+        return recorded(found[0].seq, found[0].body) if found else None
+
     async def answer_of(self, row: RunRow) -> Any:
         """Return the content of a completed run's answer; None for another run."""
         if row.answer is None:

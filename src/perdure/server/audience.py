@@ -12,7 +12,8 @@ from perdure.api.pushes import push
 from perdure.api.shapes import timestamp
 from perdure.core.errors import PerdureError
 from perdure.core.ids import SessionId
-from perdure.server.desk import Desk, Telling
+from perdure.server.desk import Desk
+from perdure.server.telling import Telling
 
 RUNS_LOOKED_AT = 8
 """So many of a session's last runs may have news at once."""

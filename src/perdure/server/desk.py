@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
@@ -14,15 +14,23 @@ from msgspec.structs import replace
 
 from perdure.api import shapes
 from perdure.api.errors import INVALID, Rejected
-from perdure.api.projection import RunFacts, SessionFacts, run_object, withdrawn_events
-from perdure.api.timeline import ModelUse, Timeline, definition_of
-from perdure.api.transcript import Transcript, context_object, input_of
+from perdure.api.projection import RunFacts, SessionFacts, run_object
+from perdure.api.timeline import ModelUse
+from perdure.api.transcript import (
+    BYTES_PER_TOKEN,
+    Outline,
+    Transcript,
+    context_object,
+    input_of,
+)
 from perdure.core.agent import AgentSpec
 from perdure.core.errors import NotFound, Refused
-from perdure.core.events import MessageReceived, ModelCallIntended, RunStarted, SessionForked
+from perdure.core.events import ContextCompacted, MessageReceived, SessionForked
+from perdure.core.history import said_by
 from perdure.core.ids import SessionId
 from perdure.core.messages import AssistantMessage, Usage, UserMessage, plus
-from perdure.core.runs import RowStatus, RunRow
+from perdure.core.runs import TERMINAL, RowStatus, RunRow
+from perdure.core.state import State, heard
 from perdure.ports import entries
 from perdure.ports.catalog import NameTaken, TenantCatalog
 from perdure.ports.clock import Clock
@@ -35,11 +43,16 @@ from perdure.server.numbers import Numbers
 from perdure.server.pool import Pool
 from perdure.server.repeats import Repeats, Stored
 from perdure.server.sealing import Seal
+from perdure.server.telling import Telling, before_asked
 from perdure.wire import table as wire
 
 UNENDED: tuple[RowStatus, ...] = ("queued", "running", "waiting")
 _SESSION_KEY = re.compile(r"((?:[^~]|~~)*)(~\d+)?", re.DOTALL)
-TRANSCRIPTS_MAX = 1_000
+TRANSCRIPTS_MAX = 100
+SHOWN_MAX = 2_000
+SHOWN_BYTES_MAX = 16 * 1024
+"""So many runs that have ended are kept as they are shown, if they are no larger than that."""
+
 ROWS_READ = 100
 """So many rows of runs are read at a time."""
 
@@ -78,6 +91,7 @@ class Desk:
         self.room = room
         self.repeats = Repeats(catalog, seal, clock)
         self._transcripts: OrderedDict[SessionId, tuple[int, Transcript]] = OrderedDict()
+        self._shown: OrderedDict[str, tuple[RunRow, shapes.Run]] = OrderedDict()
         self.specs: dict[str, AgentSpec] = {}
         """Definitions that logs name, by digest."""
 
@@ -229,7 +243,7 @@ class Desk:
     async def runs_in(self, gard: int) -> list[RunRow]:
         """Return the runs in a gard that have not ended."""
         rows = await self.rows(statuses=UNENDED)
-        return [row for row in rows if (await self.told(row)).meta.get("gard") == gard]
+        return [row for row in rows if (await self.meta(row)).get("gard") == gard]
 
     async def offer_port(self, gard: int, port: wire.Port) -> entries.Port:
         """Keep a port that a gard's worker has opened. Raises `Rejected` with what is wrong."""
@@ -365,18 +379,35 @@ class Desk:
 
     # -------------------------------------------------------------------------------- showing
 
-    async def told(self, row: RunRow) -> Telling:
+    async def told(self, row: RunRow, *, brief: bool = False) -> Telling:
         """Return what the log tells of a run so far."""
-        telling = Telling(self, row)
+        telling = Telling(self, row, brief=brief)
         await telling.more()
         return telling
+
+    async def meta(self, row: RunRow) -> dict[str, Any]:
+        """Return what came with a run's message; a retry goes on with that of another run."""
+        while row.started_seq is not None:
+            found: dict[str, Any] = {}
+            retry_of = None
+            async for item in self.runs.read(row.session, before_asked(row)):
+                if isinstance(item.event, MessageReceived | SessionForked):
+                    found = item.event.meta or {}
+                if item.seq == row.started_seq:
+                    retry_of = getattr(item.event, "retry_of", None)
+                    break
+            if retry_of is None:
+                return found
+            row = await self.runs.row(retry_of)
+        asked = await self.runs.message_of(row)
+        return {} if asked is None else asked.meta or {}
 
     async def used(self, row: RunRow) -> Mapping[str, ModelUse]:
         """Return what models were used for in a run: its row knows, unless the run goes on."""
         if row.started_seq is None:
             return {}
         if row.use is None or row.status == "running":
-            return (await self.told(row)).timeline.use
+            return (await self.told(row, brief=True)).timeline.use
         found: dict[str, ModelUse] = {}
         for one in row.use:
             spec = None if one.model is not None else await self.spec(one.agent)
@@ -385,9 +416,11 @@ class Desk:
             found[name] = ModelUse(calls + one.calls, plus(usage, one.usage))
         return found
 
-    async def spec(self, digest: Any) -> AgentSpec | None:
+    async def spec(self, digest: str | None) -> AgentSpec | None:
         """Return the definition with this digest, and have it at hand; None if it is not known."""
-        if isinstance(digest, str) and digest not in self.specs:
+        if digest is None:
+            return None
+        if digest not in self.specs:
             body = await self.runs.blob(digest)
             if body is not None:
                 self.specs[digest] = msgspec.json.decode(body, type=AgentSpec)
@@ -405,6 +438,44 @@ class Desk:
             await self._run_object(row, number, session)
             for row, number, session in zip(rows, numbers, sessions, strict=True)
         ]
+
+    async def outline(self, latest: RunRow) -> Outline:
+        """Return what was said in a session in a few words; `latest` is its latest run.
+
+        Rows know how much it was. Of the log, only what came after the last of them is read.
+        """
+        session = latest.session
+        rows = [latest]
+        if latest.seq is None:
+            rows = await self.rows(
+                1, agent=session.agent, key=session.key, wanted=lambda row: row.seq is not None
+            )
+        if not rows or rows[0].seq is None:
+            said = await self.transcript(session)
+            return Outline(
+                said.first_message, said.summary, said.message_count, said.token_estimate
+            )
+        row = rows[0]
+        counted = State(messages=row.messages, content_bytes=row.content_bytes)
+        summary = None
+        if row.summary is not None:
+            folded = await self.runs.event(session, row.summary)
+            summary = None if folded is None else getattr(folded.event, "content", None)
+        if row.status not in TERMINAL:
+            async for item in self.runs.read(session, rows[0].seq):
+                counted = heard(counted, said_by(item.event))
+                if isinstance(item.event, ContextCompacted):
+                    summary = item.event.content
+        tokens = counted.content_bytes // BYTES_PER_TOKEN
+        return Outline(await self._first_message(session), summary, counted.messages, tokens)
+
+    async def _first_message(self, session: SessionId) -> Any:
+        seq = 1
+        while (item := await self.runs.event(session, seq)) is not None:
+            if contents := said_by(item.event):
+                return contents[0]
+            seq += 1
+        return None
 
     async def transcript(self, session: SessionId) -> Transcript:
         """Return what was said in a session; what was read before is not read again."""
@@ -436,10 +507,17 @@ class Desk:
         )
 
     async def _run_object(self, row: RunRow, number: int, session: int) -> shapes.Run:
-        joined = await self.joined(row)
-        telling = await self.told(joined)
+        known = self._shown.get(row.id)
+        if known is not None and known[0] == row:
+            self._shown.move_to_end(row.id)
+            return known[1]
         asked = await self.runs.message_of(row) if row.status == "queued" else None
-        meta = telling.meta if asked is None else asked.meta or {}
+        if row.status == "queued" and asked is None:
+            row = await self.runs.row(row.id)
+        joined = await self.joined(row)
+        ended = joined.status in TERMINAL
+        telling = None if asked is not None else await self.told(joined, brief=ended)
+        meta = telling.meta if telling is not None else (asked and asked.meta) or {}
         facts = RunFacts(
             id=number,
             agent_id=int(row.session.agent),
@@ -450,12 +528,23 @@ class Desk:
             context=None if asked is None else context_object(asked),
             fork=meta.get("fork"),
         )
-        shown = run_object(row, facts, timeline=telling.timeline, joined=joined)
+        timeline = None if telling is None else telling.timeline
+        shown = run_object(row, facts, timeline=timeline, joined=joined)
+        if ended:
+            self._keep(row, shown)
+            return shown
         waits = [
             shapes.Wait(what="worker", call=one.call, needs=one.needs)
             for one in self.pool.waiting_for(joined.session)
         ]
         return replace(shown, waits=(*shown.waits, *waits)) if waits else shown
+
+    def _keep(self, row: RunRow, shown: shapes.Run) -> None:
+        """Keep what a run looks like that has ended: nothing of it changes any more."""
+        if len(msgspec.json.encode(shown)) <= SHOWN_BYTES_MAX:
+            self._shown[row.id] = (row, shown)
+        while len(self._shown) > SHOWN_MAX:
+            self._shown.popitem(last=False)
 
     async def joined(self, row: RunRow) -> RunRow:
         """Return the run that a merged one joined, or the run itself."""
@@ -475,77 +564,6 @@ def _outside(key: str) -> str:
     """Return the conversation's key of a session's key: the generation is nobody's business."""
     found = _SESSION_KEY.fullmatch(key)
     return (key if found is None else found[1]).replace("~~", "~")
-
-
-class Telling:
-    """What the log tells of one run: its timeline, its events, and how its message came."""
-
-    def __init__(self, desk: Desk, row: RunRow) -> None:
-        self.timeline = Timeline(row.id, desk.specs, int(row.session.agent))
-        self.events: list[shapes.Event] = []
-        self.meta: dict[str, Any] = {}
-        self._desk = desk
-        self._row = row
-        self._at: int | None = None
-        self._begun = False
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing will be added any more."""
-        return self.timeline.ended_at is not None
-
-    async def more(self) -> list[shapes.Event]:
-        """Return the events that were added since this was asked last, and keep them."""
-        known = len(self.events)
-        async for event in self.read():
-            self.events.append(event)
-        return self.events[known:]
-
-    async def read(self) -> AsyncIterator[shapes.Event]:
-        """Yield the events that were added since they were read last; keep none of them."""
-        if self._row.started_seq is None and not self._begun:
-            self._row = await self._desk.runs.row(self._row.id)
-        found = withdrawn_events(self._row) if self._row.started_seq is None else []
-        if found and not self.over:
-            self.timeline.ended_at = self._row.ended_at
-            for event in found:
-                yield event
-        if self._at is None:
-            self._at = await self._beginning()
-        if self.over:
-            return
-        async for item in self._desk.runs.read(self._row.session, self._at):
-            self._at = item.seq
-            await self._desk.spec(definition_of(item.event))
-            await self._meet(item.event)
-            for event in self.timeline.feed(item.seq, item.event):
-                self._begun = True
-                yield event
-            if self.timeline.ended_at is not None:
-                return
-
-    async def _meet(self, event: Any) -> None:
-        """Take from an event how the run's message came; a retry goes on with that of another."""
-        if isinstance(event, MessageReceived | SessionForked) and event.message == self._row.id:
-            self.meta = event.meta or {}
-        elif isinstance(event, RunStarted) and event.run == self._row.id and event.retry_of:
-            retried = await self._desk.runs.row(event.retry_of)
-            self.meta = (await self._desk.told(retried)).meta
-
-    async def _beginning(self) -> int:
-        """Return the position before what the run's first model call was shown.
-
-        From there on the timeline can count the messages of each call. It is before what came with
-        the run's message if it asked no model, or the beginning of the log if it has not begun.
-        """
-        start = (self._row.first_seq or self._row.started_seq or 1) - 1
-        if start:
-            async for item in self._desk.runs.read(self._row.session, start):
-                if isinstance(item.event, ModelCallIntended):
-                    return min(start, item.event.first - 1)
-                if isinstance(item.event, RunStarted) and item.event.run != self._row.id:
-                    break
-        return start
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -36,8 +36,7 @@ async def fork(
     if row.started_seq is None:
         raise Rejected(409, "run never began: send its message again")
     agent = await desk.agent(int(row.session.agent), archived=False)
-    meta = (await desk.told(row)).meta
-    gard = await desk.gard(meta.get("gard"))
+    gard = await desk.gard((await desk.meta(row)).get("gard"))
     new_id = desk.clock.fresh_id()
     if idempotency_key is not None:
         new_id = desk.runs.keyed(row.session.agent, f"fork\x1f{row.id}", idempotency_key)

@@ -20,7 +20,8 @@ from perdure.api.errors import INVALID, Rejected
 from perdure.api.operations import EVENT_STREAM
 from perdure.api.shapes import Event
 from perdure.core.runs import RunRow
-from perdure.server.desk import Desk, Request, Telling
+from perdure.server.desk import Desk, Request
+from perdure.server.telling import Telling
 
 KEEP_ALIVE_SECONDS = 15
 TEXT_CHARS_MAX = 64 * 1024

@@ -92,7 +92,7 @@ async def agent_status(desk: Desk, request: Request) -> Answer:
         conversation_id=conversation,
         conversation_key="default",
         run_id=await desk.numbers.run(row.id),
-        step=(await desk.told(row)).timeline.step,
-        message_count=(await desk.transcript(session)).message_count,
+        step=(await desk.told(row, brief=True)).timeline.step,
+        message_count=(await desk.outline(row)).message_count,
     )
     return Answer(shapes.Data(standing))

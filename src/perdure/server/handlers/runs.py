@@ -21,6 +21,7 @@ from perdure.ports import entries
 from perdure.server.desk import Answer, Desk, Request
 from perdure.server.forks import fork
 from perdure.server.handlers.lists import asked, place
+from perdure.server.telling import Telling
 
 
 async def send_message(desk: Desk, request: Request) -> Answer:
@@ -102,13 +103,17 @@ async def get_run(desk: Desk, request: Request) -> Answer:
 async def list_events(desk: Desk, request: Request) -> Answer:
     """A run's timeline, or the part after a sequence."""
     query: shapes.EventQuery = request.query
-    telling = await desk.told(await _row(desk, request))
-    found = [event for event in telling.events if event.sequence > query.after]
-    if isinstance(query.limit, UnsetType):
-        return Answer(page(found, None, asked=False))
-    shown = found[: min(query.limit, EVENTS_PAGE_ITEMS_MAX)]
-    following = str(shown[-1].sequence) if len(shown) < len(found) else None
-    return Answer(page(shown, following, asked=True))
+    telling = Telling(desk, await _row(desk, request))
+    limit = None if query.limit is UNSET else min(query.limit, EVENTS_PAGE_ITEMS_MAX)
+    found: list[shapes.Event] = []
+    following = None
+    async for event in telling.read():
+        if len(found) == limit:
+            following = str(found[-1].sequence)
+            break
+        if event.sequence > query.after:
+            found.append(event)
+    return Answer(page(found, following, asked=limit is not None))
 
 
 async def get_summary(desk: Desk, request: Request) -> Answer:
@@ -182,7 +187,7 @@ async def retry_run(desk: Desk, request: Request) -> Answer:
     if row.status in ("failed", "cancelled") and row.started_seq is not None:
         await desk.make_room()
         run = (await desk.runs.retry(row.id)).id
-    elif "fork" in (told := await desk.told(row)).meta:
+    elif "fork" in (told := await desk.told(row, brief=True)).meta:
         run = await fork(desk, row, 0)
     else:
         if told.timeline.input is None:

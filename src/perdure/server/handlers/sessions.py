@@ -10,7 +10,7 @@ from perdure.api.decoding import decode_id
 from perdure.api.errors import Rejected
 from perdure.api.limits import SESSIONS_PAGE_ITEMS
 from perdure.api.pages import cursor, page, page_items
-from perdure.api.projection import conversation_object, session_object, session_whole
+from perdure.api.projection import conversation_object, run_status, session_object, session_whole
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
 from perdure.server.desk import Answer, Desk, Request
@@ -69,11 +69,21 @@ async def get_session(desk: Desk, request: Request) -> Answer:
     """One session with its messages and runs."""
     session = await _named(desk, request)
     rows = await _all_rows(desk, session)
-    runs = await desk.show_all(rows)
-    numbers = {row.id: run.id for row, run in zip(rows, runs, strict=True)}
-    facts = await desk.session_facts(session, rows[-1], rows[0])
-    transcript = await desk.transcript(session)
-    return Answer(shapes.Data(session_whole(facts, transcript, runs, numbers, _standing(rows[-1]))))
+    latest = rows[-1]
+    numbers = await desk.numbers.runs([row.id for row in rows])
+    runs = [
+        shapes.RunGlimpse(id=number, status=run_status(await desk.joined(row)))
+        for row, number in zip(rows, numbers, strict=True)
+    ]
+    whole = session_whole(
+        await desk.session_facts(session, latest, rows[0]),
+        await desk.transcript(session),
+        await desk.show(latest),
+        runs,
+        {row.id: run.id for row, run in zip(rows, runs, strict=True)},
+        _standing(latest),
+    )
+    return Answer(shapes.Data(whole))
 
 
 async def update_session(desk: Desk, request: Request) -> Answer:
@@ -133,13 +143,13 @@ async def _all_rows(desk: Desk, session: SessionId) -> list[RunRow]:
 
 async def _conversation(desk: Desk, latest: RunRow) -> shapes.Conversation:
     facts = await desk.session_facts(latest.session, latest)
-    return conversation_object(facts, await desk.transcript(latest.session))
+    return conversation_object(facts, await desk.outline(latest))
 
 
 async def _session(desk: Desk, latest: RunRow) -> shapes.Session:
     facts = await desk.session_facts(latest.session, latest)
     run = await desk.show(latest)
-    return session_object(facts, await desk.transcript(latest.session), run, _standing(latest))
+    return session_object(facts, await desk.outline(latest), run, _standing(latest))
 
 
 def _standing(latest: RunRow) -> str:
