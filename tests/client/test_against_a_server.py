@@ -203,6 +203,27 @@ async def test_a_run_without_a_result(tmp_path: Path) -> None:
         assert (await collected(slow))[-1].event_type == "run_failed"
 
 
+async def test_a_run_is_forked(tmp_path: Path) -> None:
+    """A worker of ours serves the copy of its agent that another prompt makes."""
+
+    def model(request: ModelRequest) -> str:
+        said = [str(message.content) for message in request.messages]
+        return f"{request.instructions}: {' | '.join(said)}"
+
+    async with (
+        a_server(tmp_path) as served,
+        agents_on(served, Agent("bot", model=model, instructions="Help.")),
+        AsyncClient(served.url, KEY) as client,
+    ):
+        run = await client.send("bot", "go")
+        assert await run.result(PATIENCE_SECONDS) == "Help.: go"
+        fork = await run.fork(0, "no, wait", system_prompt="Doubt.")
+        assert await fork.result(PATIENCE_SECONDS) == "Doubt.: go | no, wait"
+        with pytest.raises(ApiError, match="step 2 is beyond") as refused:
+            await run.fork(2)
+        assert refused.value.status == 422
+
+
 async def test_what_a_worker_defines_is_what_runs(tmp_path: Path) -> None:
     """Every part of an agent arrives as it was written, whatever the API has words for."""
     asked: list[ModelRequest] = []

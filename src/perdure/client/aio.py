@@ -277,6 +277,24 @@ class AsyncRunHandle:
         accepted = await self._client.call("retry_run", id=self.id, idempotency_key=d.fresh_key())
         return AsyncRunHandle(self._client, accepted.run_id)
 
+    async def fork(
+        self,
+        step: int,
+        message: Any = None,
+        *,
+        model: str | None = None,
+        system_prompt: str | None = None,
+    ) -> AsyncRunHandle:
+        """Go on from the run after `step`, in a session of its own; returns the new run.
+
+        Raises `ApiError`: 409 for a run that goes on, 422 for a step that it has not come to.
+        """
+        body = s.ForkCreate(step=step, message=message, model=model, system_prompt=system_prompt)
+        made = await self._client.call(
+            "fork_run", id=self.id, body=body, idempotency_key=d.fresh_key()
+        )
+        return AsyncRunHandle(self._client, made.run_id)
+
     async def resolve(
         self,
         call: str,

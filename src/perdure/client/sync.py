@@ -269,6 +269,22 @@ class RunHandle:
         accepted = self._client.call("retry_run", id=self.id, idempotency_key=d.fresh_key())
         return RunHandle(self._client, accepted.run_id)
 
+    def fork(
+        self,
+        step: int,
+        message: Any = None,
+        *,
+        model: str | None = None,
+        system_prompt: str | None = None,
+    ) -> RunHandle:
+        """Go on from the run after `step`, in a session of its own; returns the new run.
+
+        Raises `ApiError`: 409 for a run that goes on, 422 for a step that it has not come to.
+        """
+        body = s.ForkCreate(step=step, message=message, model=model, system_prompt=system_prompt)
+        made = self._client.call("fork_run", id=self.id, body=body, idempotency_key=d.fresh_key())
+        return RunHandle(self._client, made.run_id)
+
     def resolve(
         self,
         call: str,

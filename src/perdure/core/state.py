@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -139,13 +138,12 @@ def size_of(content: Any) -> int:
     return len(content) if isinstance(content, str) else len(_encoder.encode(content))
 
 
-def heard(state: State, contents: Iterable[Any]) -> State:
+def heard(state: State, contents: tuple[Any, ...]) -> State:
     """Return the state after messages with these contents."""
-    sizes = list(map(size_of, contents))
     return msgspec.structs.replace(
         state,
-        messages=state.messages + len(sizes),
-        content_bytes=state.content_bytes + sum(sizes),
+        messages=state.messages + len(contents),
+        content_bytes=state.content_bytes + sum(map(size_of, contents)),
     )
 
 

@@ -84,6 +84,7 @@ class Observer:
             folding = self.trace(entry.session).status == "compacting"
             self.probes["steer during compaction"] += folding and command.mode == "steer"
             self.probes["a run retried"] += command.retry_of is not None
+            self.probes["a run forked"] += command.fork_of is not None
 
     def claimed(self, life: str, session: SessionId, answer: Claimed | NotClaimed) -> None:
         """Somebody asked for a session."""

@@ -32,14 +32,17 @@ def judge(world: World) -> None:
 def _judge(world: World) -> None:
     wrong = world.observer.wrong
     events: dict[SessionId, list[e.Event]] = {}
+    heads: dict[SessionId, list[str]] = {}
     for session in world.observer.inboxes:
         records = perform_at_rest(world.loop, world.store.read(session, 0, LOG_EVENTS_MAX))
         events[session] = [decode_event(record.body) for record in records]
+        heads[session] = [record.hash.hex() for record in records]
         _the_log(world, session, records, events[session])
         _the_ledger(world, session, events[session])
     for key, call in world.ledger.keys.items():
         if world.ledger.effects[call] > 1:
             wrong(f"{call[0]} {call[1]} took effect more than once, with key {key}")
+    _the_forks(world, events, heads)
     rows = {row.id: row for row in world.rows()}
     _the_accepted(world, events, rows)
     _the_clients(world, events, rows)
@@ -74,6 +77,18 @@ def _fold(state: State, events: list[e.Event]) -> State:
     for event in events:
         state = evolve(state, event)
     return state
+
+
+def _the_forks(
+    world: World, events: dict[SessionId, list[e.Event]], heads: dict[SessionId, list[str]]
+) -> None:
+    """A fork names the part of a log that is there still, byte by byte."""
+    for session, log in events.items():
+        if log and isinstance(log[0], e.SessionForked):
+            origin = log[0].origin
+            source = SessionId(session.tenant, origin.agent, origin.session)
+            if heads.get(source, [])[origin.upto - 1 : origin.upto] != [origin.head]:
+                world.observer.wrong(f"{session} is a fork of what {source} has not")
 
 
 def _the_ledger(world: World, session: SessionId, events: list[e.Event]) -> None:
@@ -137,6 +152,9 @@ _HOW = {
 }
 
 
+STARTING = ("send", "retry", "fork")
+
+
 def _the_clients(
     world: World, events: dict[SessionId, list[e.Event]], rows: dict[str, RunRow]
 ) -> None:
@@ -152,7 +170,7 @@ def _the_clients(
     for operation in world.ledger.operations:
         if operation.status != "ok":
             continue
-        if operation.kind in ("send", "retry") and operation.detail not in world.observer.messages:
+        if operation.kind in STARTING and operation.detail not in world.observer.messages:
             wrong(f"{operation.kind} was acknowledged as {operation.detail}, and is not accepted")
         if operation.kind == "send" and operation.subject[2] is not None:
             if by_key.setdefault(operation.subject, operation.detail) != operation.detail:

@@ -55,6 +55,9 @@ def plan(draw: Callable[[], float]) -> Plan:
     if draw() < 0.15:
         skew_ms = int((2 * draw() - 1) * HOUR_MS)
         actions.append(Action(0, "skew", (int(draw() * machines), skew_ms)))
+    if draw() < 0.25:
+        fork_us = _soon_after(draw, messages, rough_us)
+        actions.append(Action(fork_us, "fork", (draw(), draw(), draw() < 0.5)))
     actions.sort(key=lambda action: action.at_us)
     return Plan(machines, rough_us, patience, tuple(actions))
 

@@ -42,6 +42,7 @@ PROBES: Mapping[str, str] = {
     "lost and sent again": "a call whose worker was lost got a second attempt",
     "given up": "a call was lost as often as it may be",
     "a run retried": "a failed or cancelled run was gone on with",
+    "a run forked": "a new session went on from the middle of a run",
     "late effect refused": "an effect came after its far end had said that it never will",
     "woken by a skewed clock": "a timer fired minutes before or after its true time",
 }

@@ -268,6 +268,18 @@ class World:
 
             self._ask(life, "retry", (run,), lambda: retry(life.node))
 
+    def _do_fork(self, which: float, where: float, says: bool) -> None:
+        rows = [row for row in self.rows() if row.status in TERMINAL or row.status == "waiting"]
+        life = self._serving()
+        if rows and life is not None:
+            row = rows[int(which * len(rows))]
+            step = int(where * (row.steps + 1))
+
+            async def fork(node: Node) -> str:
+                return (await node.fork(row.id, step, "message 9" if says else None)).id
+
+            self._ask(life, "fork", (row.id,), lambda: fork(life.node))
+
     def _ask(
         self,
         life: Life,
