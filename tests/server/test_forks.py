@@ -189,6 +189,23 @@ async def test_a_worker_serves_the_copies_of_its_agents() -> None:
         assert (forked["output"], forked["agent_id"] == agent) == ("m2: 1", False)
 
 
+@pytest.mark.parametrize(("scope", "field", "status"), [
+    ("run", None, 201), ("run", "model", 403), ("run", "system_prompt", 403),
+    ("admin", "model", 201), ("read", None, 403),
+])  # fmt: skip
+async def test_who_may_fork(scope: str, field: str | None, status: int) -> None:
+    """Whoever may send messages; a copy of an agent is for those who may make agents."""
+    async with house() as h:
+        _, run = await furnish(h)
+        body = {"step": 1, **({} if field is None else {field: "another"})}
+        answer = await h.ask("POST", f"/runs/{run}/fork", body, scope=scope)
+        assert answer.status_code == status
+        if status == 403 and field is not None:
+            assert answer.json() == {
+                "error": f"the key does not allow {field}: it needs the scope admin"
+            }
+
+
 async def test_a_fork_stays_in_its_gard() -> None:
     """And there is none once the gard is destroyed."""
     async with house() as h:

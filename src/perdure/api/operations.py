@@ -31,7 +31,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     `run` what `read` may). `query` and `body` are shapes to decode with; a `body` of `object` is
     any JSON object. `answer` is the shape of the answer, None if it has no body, and `media` its
     types. `conflicts` and `refusals` are sentences of 409 and 422 that are this operation's own.
-    With `idempotent` an `Idempotency-Key` makes a repetition harmless.
+    With `idempotent` an `Idempotency-Key` makes a repetition harmless. Of the fields of the body,
+    `admin_fields` are for keys of the scope `admin` alone.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     conflicts: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     idempotent: bool = False
+    admin_fields: tuple[str, ...] = ()
     other_errors: Mapping[int, str] = {}
 
     @property
@@ -76,6 +78,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         if self.scope is not None:
             plain[401] = ["unauthorized"]
             plain[403] = [f"The key does not allow this: it needs the scope `{self.scope}`."]
+            if self.admin_fields:
+                plain[403].append(f"`admin` is needed for {' and '.join(self.admin_fields)}")
         if self.path_parameters:
             plain[404] = ["not found: there is none with this id, or it is not yours"]
         if self.integers:
@@ -238,6 +242,7 @@ RUNS = (
             "message must be text or a content block",
         ),
         idempotent=True,
+        admin_fields=("model", "system_prompt"),
     ),
     _post(
         "reply_to_run",

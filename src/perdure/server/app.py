@@ -146,6 +146,9 @@ async def _answer(service: Service, operation: Operation, http: HttpRequest) -> 
         raise Rejected(406, "the answer is JSON, and Accept does not allow it")
     desk = service.desk(principal.tenant)
     request = await read_request(operation, http, service.limits(principal.tenant).body_bytes_max)
+    for field in operation.admin_fields:
+        if getattr(request.body, field) is not None and refusal(principal, NEEDS["admin"]):
+            raise Rejected(403, f"the key does not allow {field}: it needs the scope admin")
     if streamed:
         stream = await stream_events(desk, request, http)
         stream.body_iterator = _while_good(service, principal.key_id, stream.body_iterator)

@@ -175,3 +175,28 @@ async def _alone(house: House) -> bool:
 
 async def _waits(house: House, run: int) -> list[dict[str, str]]:
     return (await house.get(f"/runs/{run}")).get("waits", [])
+
+
+async def test_a_fork_does_no_charge_again(house: House) -> None:
+    """It goes on from the first step with what it is told, in a conversation of its own."""
+    await house.worker()
+    client = await house.client()
+    run = await client.send(script([call("charge", amount=5)], "so: {last}"))
+    assert (await client.ended(run))["output"] == "so: charged 5"
+    made = await house.post(f"/runs/{run}/fork", {"step": 1, "message": "and now?"})
+    forked = await client.ended(made["id"])
+    assert (forked["output"], forked["trigger_type"]) == ("you said and now?", "fork")
+    assert forked["conversation_id"] != (await house.get(f"/runs/{run}"))["conversation_id"]
+    assert house.did("charged 5") == 1
+
+
+async def test_a_worker_shows_its_model_the_context_of_a_message(house: House) -> None:
+    """Its messages and its data, each as a message of its own."""
+    await house.worker()
+    client = await house.client()
+    agent = (await house.get(f"/runs/{await client.send('hi')}"))["agent_id"]
+    context = {"messages": [{"role": "user", "content": "I am Ada"}], "data": {"tier": "gold"}}
+    sent = await house.post(f"/agents/{agent}/messages", {"content": "yo", "context": context})
+    assert (await client.ended(sent["run_id"]))["output"] == "you said yo"
+    bare, whole = (int(line.split()[-2]) for line in house.journal if line.startswith("model"))
+    assert whole - bare == 2
