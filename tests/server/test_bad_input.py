@@ -246,6 +246,46 @@ def quoted(key: str) -> str:
     return "".join(f"%{byte:02x}" for byte in key.encode())
 
 
+NATIVE = {"create_key", "resolve_call", "cancel_run"}
+"""What only clients of ours ask for: there a field that nothing here knows is a mistake."""
+
+
+async def test_a_field_that_nothing_here_knows_is_named() -> None:
+    """422 where only our clients ask; else what is known is done, and a header says what is not."""
+    async with house() as h:
+        things = await furnished(h)
+        strict = set()
+        for operation in OPERATIONS:
+            if operation.body in (None, object):
+                continue
+            path, body = things.request(operation)
+            odd = {**(body or {}), "promt": "x", '"\r\né': 1}
+            answer = await h.ask(operation.methods[0], path, odd)
+            if answer.status_code == 422:
+                strict.add(operation.id)
+                assert answer.json()["error"]["promt"][0].startswith("is not known; expected ")
+            else:
+                assert answer.status_code in (operation.status, 409), (operation.id, answer.text)
+            if answer.status_code == operation.status:
+                said = "left out, because nothing here knows it: promt, ????"
+                assert answer.headers["Warning"] == f'299 - "{said}"'
+        assert strict == NATIVE
+        asked = await h.ask("GET", "/runs", agnet_id=3)
+        assert "agnet_id" in asked.headers["Warning"]
+        assert "Warning" not in (await h.ask("GET", "/runs", agent_id=3)).headers
+
+
+async def test_what_is_not_known_is_named_within_bounds() -> None:
+    """A header holds a few names, and of each the beginning."""
+    async with house() as h:
+        odd = {f"{'x' * 500}{number}": 1 for number in range(100)}
+        answer = await h.ask("POST", "/agents", {**BOT, **odd})
+        assert answer.status_code == 201
+        assert len(answer.headers["Warning"]) < 1_500
+        answer = await h.ask("POST", "/api_keys", odd)
+        assert (answer.status_code, len(answer.json()["error"])) == (422, 1)
+
+
 async def test_headers_come_in_any_number() -> None:
     """As many as a server lets through mean nothing to us."""
     async with house() as h:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.adapters.catalog.memory import MemoryCatalog
 from perdure.adapters.catalog.pepper import open_pepper
 from perdure.adapters.catalog.sqlite import SqliteCatalog
-from perdure.core.errors import InvalidInput, StoreRefused, Unavailable
+from perdure.core.errors import InvalidInput, Refused, StoreRefused, Unavailable
 from perdure.ports.catalog import TenantCatalog
-from perdure.ports.entries import Key, Scope
+from perdure.ports.entries import Key, Scope, Tenant
 from perdure.server.keys import (
     CACHE_MS,
     EVERY_CAPABILITY,
@@ -27,6 +28,7 @@ from perdure.server.keys import (
     Principal,
     refusal,
 )
+from perdure.server.setup import ensure_tenant
 from perdure.server.tokens import CHECKSUM_CHARS, _checksum, make_token
 from perdure.testing.clock import FakeClock
 from tests.server.chance import fresh
@@ -46,7 +48,7 @@ class Counting(MemoryCatalog):
 
     async def locate(self, kind: Any, handle: str) -> Any:
         """Count, then let something happen between the read and its answer."""
-        self.lookups += 1
+        self.lookups += kind is Key
         found = await super().locate(kind, handle)
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
@@ -79,15 +81,15 @@ def keyring(catalog: Counting) -> Keyring:
 
 
 @pytest.fixture
-def ours(catalog: Counting) -> TenantCatalog:
+async def ours(catalog: Counting) -> TenantCatalog:
     """Return a tenant."""
-    return TenantCatalog(catalog, "ours")
+    return await ensure_tenant(catalog, "ours")
 
 
 @pytest.fixture
-def theirs(catalog: Counting) -> TenantCatalog:
+async def theirs(catalog: Counting) -> TenantCatalog:
     """Return another tenant."""
-    return TenantCatalog(catalog, "theirs")
+    return await ensure_tenant(catalog, "theirs")
 
 
 # The whole matrix: 200 stands for "goes on".
@@ -229,6 +231,7 @@ class TestBootstrap:
         assert await keyring.authenticate(f"{FOREIGN}x", 0) is None
 
     async def test_once_revoked_it_stays_so(self, keyring: Keyring, ours: TenantCatalog) -> None:
+        await keyring.issue(ours, "admin")
         key = await keyring.adopt(ours, FOREIGN)
         assert await keyring.revoke(ours, key.id, 5)
         assert (await keyring.adopt(ours, FOREIGN)).archived_at == 5
@@ -278,7 +281,7 @@ class TestEnding:
     async def test_what_was_read_before_a_revocation_does_not_outlive_it(
         self, keyring: Keyring, ours: TenantCatalog, catalog: Counting
     ) -> None:
-        issued = await keyring.issue(ours, "admin")
+        issued = await keyring.issue(ours, "run")
         catalog.meanwhile = lambda: keyring.revoke(ours, issued.key.id, 0)
         assert await keyring.authenticate(issued.token, 0) is None
 
@@ -335,6 +338,67 @@ class TestEnding:
         assert await keyring.rotate(ours, old.key.id, 100, 50) is not None
         assert await keyring.authenticate(old.token, 119) is not None
         assert await keyring.authenticate(old.token, 120) is None
+
+
+class TestTheLastAdmin:
+    """Whoever revokes it could never make a key again."""
+
+    OTHERS: tuple[tuple[Scope, int | None, bool], ...] = (
+        ("run", None, False),
+        ("worker", None, False),
+        ("admin", 900, False),
+        ("admin", 50, False),
+        ("admin", None, True),
+    )
+
+    @pytest.mark.parametrize(("scope", "expires_at", "may"), OTHERS)
+    async def test_it_stays_unless_another_is_good_as_long(
+        self, keyring: Keyring, ours: TenantCatalog, scope: Scope, expires_at: int | None, may: bool
+    ) -> None:
+        last = await keyring.issue(ours, "admin")
+        other = await keyring.issue(ours, scope, expires_at=expires_at)
+        if may:
+            assert await keyring.revoke(ours, last.key.id, 100)
+        else:
+            with pytest.raises(Refused, match="make another one first"):
+                await keyring.revoke(ours, last.key.id, 100)
+            assert await keyring.revoke(ours, other.key.id, 100)
+        assert (await keyring.authenticate(last.token, 101) is None) == may
+
+    async def test_an_admin_of_another_tenant_is_none(
+        self, keyring: Keyring, ours: TenantCatalog, theirs: TenantCatalog
+    ) -> None:
+        last = await keyring.issue(ours, "admin")
+        await keyring.issue(theirs, "admin")
+        with pytest.raises(Refused):
+            await keyring.revoke(ours, last.key.id, 0)
+
+    async def test_of_all_that_are_revoked_at_once_one_stays(
+        self, keyring: Keyring, ours: TenantCatalog
+    ) -> None:
+        keys = [(await keyring.issue(ours, "admin")).key for _ in range(5)]
+        ended = [keyring.revoke(ours, key.id, 0) for key in keys]
+        done = await asyncio.gather(*ended, return_exceptions=True)
+        assert [one for one in done if one is not True] == [done[-1]]
+        assert len(await ours.list(Key)) == 1
+
+
+class TestTenants:
+    """The keys of a tenant that is put away are none."""
+
+    async def test_they_are_refused_and_what_they_opened_is_closed(
+        self, keyring: Keyring, ours: TenantCatalog, catalog: Counting
+    ) -> None:
+        issued = await keyring.issue(ours, "admin")
+        told: list[str] = []
+        keyring.watch(issued.key.key_id, lambda: told.append("gone"))
+        assert await keyring.authenticate(issued.token, 0) is not None
+        located = await catalog.locate(Tenant, "ours")
+        assert located is not None
+        await ours.change(Tenant, located[1].id, lambda found: replace(found, archived_at=1))
+        await keyring.tick(2)
+        assert told == ["gone"]
+        assert await keyring.authenticate(issued.token, 2) is None
 
 
 class TestUse:

@@ -53,6 +53,7 @@ async def test_after_that_it_is_gone(
     with pytest.raises(Refused, match="no setup"):
         await link.use(link.token, link.code, "other")
     tenant = await ensure_tenant(catalog, "acme")
+    await keyring.issue(tenant, "admin")
     await keyring.revoke(tenant, issued.key.id, 0)
     assert await SetupLink.offer(catalog, keyring, fresh) is None
 

@@ -1,8 +1,9 @@
 """Requests as typed values: a body or a query in, a shape out, or every field that is wrong.
 
-Each field is read by itself, so that one answer names all that is wrong. What a shape does not
-know is ignored. A blank string is no value: it is refused where one is needed, and reads as null
-where null may be. An integer or a boolean may come as a string, as it does in a query.
+Each field is read by itself, so that one answer names all that is wrong. A field that a shape does
+not know is wrong where the shape forbids it; else it is left out, and named to who asks. A blank
+string is no value: it is refused where one is needed, and reads as null where null may be. An
+integer or a boolean may come as a string, as it does in a query.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ import msgspec
 from perdure.api.errors import BLANK, INVALID, Rejected
 from perdure.api.limits import BODY_BYTES_MAX
 from perdure.core.limits import JSON_DEPTH_MAX, clip, may_be_too_deep, too_deep
+
+NAMED_MAX = 8
+"""So many fields that nobody knows are named, and of each name so many characters:"""
+
+NAMED_CHARS_MAX = 80
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -48,11 +54,17 @@ class _Field(msgspec.Struct, frozen=True):
     choices: tuple[str, ...]
 
 
-def decode_body(body: bytes, shape: type[T], bytes_max: int = BODY_BYTES_MAX) -> T:
+def decode_body(
+    body: bytes,
+    shape: type[T],
+    bytes_max: int = BODY_BYTES_MAX,
+    unknown: list[str] | None = None,
+) -> T:
     """Return the request in `body`; an empty body reads as an empty object.
 
-    Raises `Rejected`: 413 too large, 400 no JSON object or one with a name twice, 422 with the
-    fields that are wrong.
+    Names that are left out because the shape does not know them are added to `unknown`. Raises
+    `Rejected`: 413 too large, 400 no JSON object or one with a name twice, 422 with the fields that
+    are wrong.
     """
     if len(body) > bytes_max:
         raise Rejected(413, f"the body has {len(body)} bytes; at most {bytes_max} are taken")
@@ -68,8 +80,10 @@ def decode_body(body: bytes, shape: type[T], bytes_max: int = BODY_BYTES_MAX) ->
     if not isinstance(value, dict):
         raise Rejected(400, "Bad Request: expected a JSON object")
     if (twice := _said_twice(body)) is not None:
-        raise Rejected(400, f"Bad Request: an object of the body has {clip(twice, 80)!r} twice")
-    return decode_fields(value, shape)
+        raise Rejected(
+            400, f"Bad Request: an object of the body has {clip(twice, NAMED_CHARS_MAX)!r} twice"
+        )
+    return decode_fields(value, shape, unknown)
 
 
 def _said_twice(body: bytes) -> str | None:
@@ -85,12 +99,15 @@ def _said_twice(body: bytes) -> str | None:
     return found[0] if found else None
 
 
-def decode_query(pairs: Iterable[tuple[str, str]], shape: type[T]) -> T:
+def decode_query(
+    pairs: Iterable[tuple[str, str]], shape: type[T], unknown: list[str] | None = None
+) -> T:
     """Return the request in the parameters of a query; the last of a name counts.
 
-    Raises `Rejected` (422) with the parameters that are wrong.
+    Names that the shape does not know are added to `unknown`. Raises `Rejected` (422) with the
+    parameters that are wrong.
     """
-    return decode_fields(dict(pairs), shape)
+    return decode_fields(dict(pairs), shape, unknown)
 
 
 def decode_id(text: str) -> int:
@@ -106,10 +123,17 @@ def decode_id(text: str) -> int:
     return number
 
 
-def decode_fields(values: Mapping[str, Any], shape: type[T]) -> T:
+def decode_fields(values: Mapping[str, Any], shape: type[T], unknown: list[str] | None = None) -> T:
     """Return `values` as `shape`; raise `Rejected` (422) with every field that is wrong."""
     taken: dict[str, Any] = {}
     wrong: dict[str, list[str]] = {}
+    names = [field.name for field in _fields(shape)]
+    extra = [name for name in values if name not in names]
+    if shape.__struct_config__.forbid_unknown_fields:
+        said = [f"is not known; expected {_or(names)}"]
+        wrong = {clip(name, NAMED_CHARS_MAX): said for name in extra[:NAMED_MAX]}
+    elif unknown is not None:
+        unknown += extra[:NAMED_MAX]
     for field in _fields(shape):
         if field.name in values or field.required:
             _take(field, values.get(field.name), taken, wrong)

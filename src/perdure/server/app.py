@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,6 +21,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
+from perdure.api.decoding import NAMED_CHARS_MAX
 from perdure.api.errors import TAKEN, Failure, Rejected
 from perdure.api.limits import BODY_BYTES_MAX
 from perdure.api.operations import EVENT_STREAM, JSON, OPERATIONS, Operation
@@ -33,6 +35,7 @@ from perdure.core.errors import (
     Refused,
     Unavailable,
 )
+from perdure.core.limits import clip
 from perdure.ports.catalog import NameTaken, Stale
 from perdure.server.desk import Answer, Desk, Request
 from perdure.server.handlers import HANDLERS, PUBLIC
@@ -45,6 +48,7 @@ from perdure.server.streams import stream_events
 
 _log = logging.getLogger("perdure.server")
 _encode = msgspec.json.Encoder().encode
+_ODD = re.compile(r"[^\w.-]", re.ASCII)
 
 STATUSES: tuple[tuple[type[PerdureError], int], ...] = (
     (NotFound, 404),
@@ -60,6 +64,9 @@ STATUSES: tuple[tuple[type[PerdureError], int], ...] = (
 
 KEYED_BY_THE_STORE = frozenset({"send_message", "fire_trigger"})
 """Their idempotency keys name runs, which the store knows for as long as it has them."""
+
+LONG = frozenset({"wait_for_run"})
+"""They may take a minute; they change nothing, and end when their key does."""
 
 NEEDS: Mapping[str | None, Any] = {"read": "read", "run": "run", "admin": "manage"}
 
@@ -132,7 +139,7 @@ async def _safely(service: Service, operation: Operation, http: HttpRequest) -> 
 async def _answer(service: Service, operation: Operation, http: HttpRequest) -> Response:
     if operation.scope is None:
         request = await read_request(operation, http, BODY_BYTES_MAX)
-        return _response(await PUBLIC[operation.id](service, request, http))
+        return _noting(request, _response(await PUBLIC[operation.id](service, request, http)))
     token = token_of(http)
     principal = await service.keys.authenticate(token, service.clock.now_ms()) if token else None
     status = refusal(principal, NEEDS[operation.scope])
@@ -154,8 +161,13 @@ async def _answer(service: Service, operation: Operation, http: HttpRequest) -> 
         stream.body_iterator = _while_good(service, principal.key_id, stream.body_iterator)
         return stream
     if request.key is not None and operation.id not in KEYED_BY_THE_STORE:
-        return await _once(desk, operation, request)
-    return _response(await HANDLERS[operation.id](desk, request))
+        answer = await _once(desk, operation, request)
+    elif operation.id in LONG:
+        work = HANDLERS[operation.id](desk, request)
+        answer = _response(await _only_while_good(service, principal.key_id, work))
+    else:
+        answer = _response(await HANDLERS[operation.id](desk, request))
+    return _noting(request, answer)
 
 
 async def _once(desk: Desk, operation: Operation, request: Request) -> Response:
@@ -188,6 +200,32 @@ async def _while_good(
             yield frame
     finally:
         unwatch()
+
+
+async def _only_while_good(service: Service, key_id: str, work: Awaitable[Answer]) -> Answer:
+    """Return what a request that only looks comes to, or `Rejected` (401) once its key is none."""
+    task = asyncio.ensure_future(work)
+
+    def end() -> None:
+        task.cancel()
+
+    unwatch = service.keys.watch(key_id, end)
+    try:
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise Rejected(401, "unauthorized")
+        return task.result()
+    finally:
+        unwatch()
+        task.cancel()
+
+
+def _noting(request: Request, answer: Response) -> Response:
+    """Say in a header which fields were left out, if some were."""
+    if request.unknown:
+        names = ", ".join(_ODD.sub("?", clip(name, NAMED_CHARS_MAX)) for name in request.unknown)
+        answer.headers["Warning"] = f'299 - "left out, because nothing here knows it: {names}"'
+    return answer
 
 
 def _response(answer: Answer | Response) -> Response:

@@ -574,6 +574,8 @@ class Request(msgspec.Struct, frozen=True):
     body: Any
     key: str | None
     """The client's idempotency key."""
+    unknown: tuple[str, ...] = ()
+    """Names of fields and parameters that were left out, because nothing here knows them."""
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -28,15 +28,17 @@ async def read_request(operation: Operation, http: HttpRequest, body_bytes_max: 
     """
     query: Any = None
     body: Any = None
+    unknown: list[str] = []
     if operation.query is not None:
-        query = decode_query(http.query_params.multi_items(), operation.query)
+        query = decode_query(http.query_params.multi_items(), operation.query, unknown)
     if operation.body is not None:
         raw = await _body(http, body_bytes_max)
         if isinstance(operation.body, type) and issubclass(operation.body, msgspec.Struct):
-            body = decode_body(raw, operation.body, body_bytes_max)
+            body = decode_body(raw, operation.body, body_bytes_max, unknown)
         else:
             body = raw
-    return Request(http.path_params, query, body, _key(http) if operation.idempotent else None)
+    key = _key(http) if operation.idempotent else None
+    return Request(http.path_params, query, body, key, tuple(unknown))
 
 
 async def _body(http: HttpRequest, bytes_max: int) -> bytes:

@@ -6,15 +6,17 @@ is not in the catalog, so that whoever has the catalog's file has no key, and ca
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import math
 from collections.abc import Callable, Collection
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from perdure.core.errors import InvalidInput
+from perdure.core.errors import InvalidInput, Refused
 from perdure.ports.catalog import Catalog, NameTaken, TenantCatalog
-from perdure.ports.entries import Capability, Key, Scope
+from perdure.ports.entries import Capability, Key, Scope, Tenant
 from perdure.server.tokens import (
     FOREIGN_CHARS_MIN,
     TOKEN_CHARS_MAX,
@@ -116,6 +118,7 @@ class Keyring:
         self._fresh = fresh
         self._cache: dict[str, _Cached] = {}
         self._revocations = 0
+        self._revoking = asyncio.Lock()
         self._watchers: dict[str, list[Callable[[], None]]] = {}
         self._revoked: set[str] = set()
         self._kept: dict[str, _Use] = {}
@@ -220,7 +223,23 @@ class Keyring:
             self._forget()
 
     async def revoke(self, tenant: TenantCatalog, id: int, now_ms: int) -> bool:
-        """End a key for ever, and tell who watches it; False if the tenant has none to revoke."""
+        """End a key for ever, and tell who watches it; False if the tenant has none to revoke.
+
+        Raises `Refused` for the last admin key that a tenant has: no other one is good as long.
+        """
+        async with self._revoking:
+            return await self._revoke(tenant, id, now_ms)
+
+    async def _revoke(self, tenant: TenantCatalog, id: int, now_ms: int) -> bool:
+        good = [key for key in await tenant.list(Key) if _is_good(key, now_ms)]
+        admins = {key.id: _lasts(key) for key in good if key.scope == "admin"}
+        lasts = admins.pop(id, None)
+        if lasts is not None and all(other < lasts for other in admins.values()):
+            raise Refused(
+                "no other admin key of this tenant is good as long as this one: make another one "
+                "first (POST /api/v1/api_keys with the scope admin), then revoke this one",
+                "last_admin_key",
+            )
         was_good = False
 
         def ended(key: Key) -> Key:
@@ -259,24 +278,31 @@ class Keyring:
         Raises `Unavailable`; then nothing is lost and the next call does the rest.
         """
         for watched in list(self._watchers):
-            found = await self._catalog.locate(Key, watched)
-            if found is None or not _is_good(found[1], now_ms):
+            if await self._good(watched, now_ms) is None:
                 self._end(watched)
         for used in list(self._used):
             await self._note_use(used, self._used[used])
             del self._used[used]
 
+    async def _good(self, wanted: str, now_ms: int) -> tuple[str, Key] | None:
+        """Return a key and its tenant; None if it is over, or the tenant was put away."""
+        found = await self._catalog.locate(Key, wanted)
+        if found is None or not _is_good(found[1], now_ms):
+            return None
+        tenant = await self._catalog.locate(Tenant, found[0])
+        return None if tenant is None or tenant[1].archived_at is not None else found
+
     async def _look_up(self, wanted: str, digest: str, now_ms: int) -> _Cached:
         while True:
             seen = self._revocations
-            found = await self._catalog.locate(Key, wanted)
+            found = await self._good(wanted, now_ms)
             # What was read before a revocation says nothing of the time after it.
             if seen == self._revocations:
                 break
         principal = None
         if found is not None:
             tenant, key = found
-            if hmac.compare_digest(key.digest, digest) and _is_good(key, now_ms):
+            if hmac.compare_digest(key.digest, digest):
                 principal = _principal(tenant, key)
                 self._kept[key.key_id] = _Use(tenant, key.id, key.last_used_at)
         cached = self._cache[digest] = _Cached(now_ms, principal)
@@ -322,6 +348,10 @@ def _principal(tenant: str, key: Key) -> Principal:
         capabilities=key.capabilities,
         expires_at=key.expires_at,
     )
+
+
+def _lasts(key: Key) -> float:
+    return math.inf if key.expires_at is None else key.expires_at
 
 
 def _is_good(key: Key, now_ms: int) -> bool:

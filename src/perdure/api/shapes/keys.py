@@ -34,7 +34,7 @@ class KeyMade(Key, frozen=True, kw_only=True):
     key: str
 
 
-class KeyCreate(Shape, frozen=True, kw_only=True):
+class KeyCreate(Shape, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A new key. Without a scope it is a worker's; a gard and capabilities are for workers only."""
 
     name: Name | None = None

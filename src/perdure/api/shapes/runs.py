@@ -151,7 +151,7 @@ class ReplyCreate(Shape, frozen=True, kw_only=True):
     call: Annotated[str, Meta(max_length=KEY_CHARS_MAX)] | None = None
 
 
-class ResolveCreate(Shape, frozen=True, kw_only=True):
+class ResolveCreate(Shape, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What became of a call whose outcome nobody here can know.
 
     `attempt` is the one that was looked into; `content` is what the model is told if it happened.
@@ -163,7 +163,7 @@ class ResolveCreate(Shape, frozen=True, kw_only=True):
     content: Content | None = None
 
 
-class CancelCreate(Shape, frozen=True, kw_only=True):
+class CancelCreate(Shape, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why a run is to be cancelled."""
 
     reason: Annotated[str, Meta(max_length=LINE_CHARS_MAX)] | None = None

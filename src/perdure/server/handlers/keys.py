@@ -31,8 +31,10 @@ async def create_key(desk: Desk, request: Request) -> Answer:
     """Make a key."""
     body: shapes.KeyCreate = request.body
     life_s = body.expires_in_s
-    if body.gard_id is not None and await desk.catalog.get(entries.Gard, body.gard_id) is None:
-        raise Rejected(422, {"gard_id": ["does not exist"]})
+    if body.gard_id is not None:
+        gard = await desk.catalog.get(entries.Gard, body.gard_id)
+        if gard is None or gard.status == "destroyed":
+            raise Rejected(422, {"gard_id": ["does not exist"]})
     try:
         issued = await desk.keys.issue(
             desk.catalog,
