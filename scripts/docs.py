@@ -123,6 +123,8 @@ ENVIRONMENT_SAID: Final = {
     "PERDURE_KEY": "The API key of `perdure worker`, where `--key` is not given.",
     "PERDURE_BOOTSTRAP_KEY": "A key that becomes an admin's when a server starts; 16 to 256 chars.",
     "PERDURE_KEY_PEPPER": "What a server hashes keys with, instead of a file beside its catalog.",
+    "PERDURE_WEBHOOK_NETWORKS": "Networks besides public ones where webhooks may go: 10.1.0.0/16.",
+    "PERDURE_WEBHOOK_PORTS": "The ports of webhooks that go out, or `*`; 80 and 443 if not given.",
     "PERDURE_ISOLATED_TOOL": "Set by perdure in an isolated tool's process: no runtime starts.",
     "PERDURE_FAULTS": "A fault plan, in processes that ask for it: see the fault points.",
     "PERDURE_FAULTS_FD": "Where such a process tells that it holds still.",

@@ -109,6 +109,7 @@ async def open_service(
     """
     from perdure.adapters.catalog.pepper import open_pepper
     from perdure.adapters.catalog.sqlite import SqliteCatalog
+    from perdure.server.egress import egress_for
     from perdure.server.keys import Keyring
     from perdure.server.sealing import Seal
     from perdure.server.service import Service
@@ -137,7 +138,8 @@ async def open_service(
         elif not await tenant.list(Key, limit=1):
             made = (await keys.issue(tenant, "admin", name="first start")).token
         seal = Seal(pepper, fresh)
-        service = Service(opened, catalog, keys, seal, clock, LogTelemetry(), fresh)
+        egress = egress_for(environment)
+        service = Service(opened, catalog, keys, seal, clock, LogTelemetry(), fresh, egress=egress)
         yield service, made
 
 

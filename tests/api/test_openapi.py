@@ -73,6 +73,16 @@ PUT    /hooks/{id}                            update_hook
 PATCH  /hooks/{id}                            update_hook
 DELETE /hooks/{id}                            delete_hook
 POST   /hooks/{id}                            receive_hook
+GET    /endpoints                             list_endpoints
+POST   /endpoints                             create_endpoint
+GET    /endpoints/{id}                        get_endpoint
+PUT    /endpoints/{id}                        update_endpoint
+PATCH  /endpoints/{id}                        update_endpoint
+DELETE /endpoints/{id}                        delete_endpoint
+POST   /endpoints/{id}/rotate                 rotate_endpoint
+POST   /endpoints/{id}/test                   test_endpoint
+GET    /endpoints/{id}/deliveries             list_deliveries
+POST   /deliveries/{id}/retry                 retry_delivery
 GET    /api_keys                              list_keys
 POST   /api_keys                              create_key
 POST   /api_keys/{id}/rotate                  rotate_key
@@ -120,7 +130,7 @@ def test_an_operation_says_what_may_go_wrong(id: str) -> None:
 
 
 def test_what_only_looks_is_allowed_to_readers() -> None:
-    admins = {"list_keys"}
+    admins = {"list_keys", "list_endpoints", "get_endpoint", "list_deliveries"}
     for operation in OPERATIONS:
         if operation.scope is not None and operation.id not in admins:
             assert (operation.scope == "read") == (operation.methods == ("GET",)), operation.id

@@ -17,6 +17,7 @@ from perdure.core.messages import AssistantMessage
 from perdure.ports.catalog import TenantCatalog
 from perdure.runtime.settings import NodeSettings
 from perdure.server.app import application
+from perdure.server.egress import Egress
 from perdure.server.keys import Keyring
 from perdure.server.limits import TenantLimits
 from perdure.server.sealing import Seal
@@ -37,7 +38,9 @@ BOT = {"name": "bot", "system_prompt": "You help.", "status": "idle"}
 class House:
     """One server. What is asked of it is asked over HTTP; only workers come in by the back."""
 
-    def __init__(self, catalog: MemoryCatalog | None, **limits: Any) -> None:
+    def __init__(
+        self, catalog: MemoryCatalog | None, egress: Egress | None = None, **limits: Any
+    ) -> None:
         self.clock = FakeClock()
         self.telemetry = Telemetry()
         self.catalog = catalog or MemoryCatalog(self.clock.now_ms)
@@ -53,6 +56,7 @@ class House:
             fresh,
             settings=NodeSettings(linger_ms=100),
             limits=TenantLimits(**limits),
+            egress=egress or Egress(resolver=_nowhere),
         )
         self.app = application(self.service)
         self.keys: dict[tuple[str, str], str] = {}
@@ -131,9 +135,11 @@ class House:
 
 
 @asynccontextmanager
-async def house(catalog: MemoryCatalog | None = None, **limits: Any) -> AsyncIterator[House]:
-    """Open a server that has two tenants, `acme` and `zeta`."""
-    opened = House(catalog, **limits)
+async def house(
+    catalog: MemoryCatalog | None = None, egress: Egress | None = None, **limits: Any
+) -> AsyncIterator[House]:
+    """Open a server that has two tenants, `acme` and `zeta`; its webhooks get nowhere."""
+    opened = House(catalog, egress, **limits)
     await opened.furnish()
     await opened.service.start()
     try:
@@ -141,6 +147,10 @@ async def house(catalog: MemoryCatalog | None = None, **limits: Any) -> AsyncIte
     finally:
         await opened.service.stop()
         await opened.http.aclose()
+
+
+async def _nowhere(host: str, port: int) -> list[str]:
+    return []
 
 
 def said(task: LlmTask) -> list[Any]:
@@ -213,6 +223,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "create_hook": {"agent_id": 0, "name": "push"},
     "update_hook": {"enabled": False},
     "receive_hook": {"text": "hello"},
+    "create_endpoint": {"name": "ci", "url": "https://ci.example/hook"},
+    "update_endpoint": {"events": ["run.completed"]},
     "create_key": {"scope": "read"},
     "record_first_run": {"source": "cli"},
 }
@@ -232,5 +244,9 @@ async def furnished(h: House, tenant: str = "acme") -> Things:
     ids["gards"] = (await h.make("/gards", {"name": "g"}, tenant=tenant))["id"]
     hook = await h.make("/hooks", {"agent_id": agent["id"], "name": "h"}, tenant=tenant)
     ids["hooks"], ids["token"] = hook["id"], hook["token"]
+    endpoint = {**BODIES["create_endpoint"], "name": "e"}
+    ids["endpoints"] = (await h.make("/endpoints", endpoint, tenant=tenant))["id"]
+    tested = await h.make(f"/endpoints/{ids['endpoints']}/test", None, tenant=tenant)
+    ids["deliveries"] = tested["id"]
     ids["api_keys"] = (await h.make("/api_keys", {"scope": "read"}, tenant=tenant))["id"]
     return ids

@@ -55,6 +55,13 @@ async def _request(reader: asyncio.StreamReader) -> bytes:
     return head + await reader.readexactly(int(length))
 
 
+def parts(request: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return the headers and the body of a request."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    lines = [line.partition(b": ") for line in head.split(b"\r\n")[1:]]
+    return [(name, value) for name, _, value in lines], body
+
+
 def status(code: int, **headers: str) -> bytes:
     """An answer without a body; `retry_after="1"` is the header retry-after."""
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]

@@ -246,7 +246,7 @@ def quoted(key: str) -> str:
     return "".join(f"%{byte:02x}" for byte in key.encode())
 
 
-NATIVE = {"create_key", "resolve_call", "cancel_run"}
+NATIVE = {"create_key", "create_endpoint", "update_endpoint", "resolve_call", "cancel_run"}
 """What only clients of ours ask for: there a field that nothing here knows is a mistake."""
 
 

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from perdure.server.egress import Connect, Egress, EgressDenied, EgressFailed, Streams
+from perdure.core.errors import InvalidInput
+from perdure.server.egress import (
+    Connect,
+    Egress,
+    EgressDenied,
+    EgressFailed,
+    Streams,
+    egress_for,
+)
 from tests.server.listeners import listening, status
 
 # Every way to say an address of ours that programs have fallen for. PORT is a canary's.
@@ -381,3 +389,13 @@ PUBLIC_URLS = [
 def test_what_is_public_passes(url: str) -> None:
     """The near misses: a guard that denies everybody is switched off before long."""
     assert Egress().check(url).scheme in url
+
+
+@pytest.mark.parametrize("environment", [
+    {"PERDURE_WEBHOOK_NETWORKS": "10.0.0.1/8"}, {"PERDURE_WEBHOOK_NETWORKS": "localhost"},
+    {"PERDURE_WEBHOOK_PORTS": "https"},
+])  # fmt: skip
+def test_an_environment_that_cannot_be_read_is_named(environment: dict[str, str]) -> None:
+    """At the start, with what was expected."""
+    with pytest.raises(InvalidInput, match="expected networks such as"):
+        egress_for(environment)

@@ -10,10 +10,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from perdure.adapters.catalog.memory import MemoryCatalog
 from perdure.core.errors import LimitExceeded
 from perdure.ports.entries import Delivery, Endpoint, Tenant
+from perdure.server import outbox
 from perdure.server.egress import Answer, Egress, EgressDenied, EgressFailed
 from perdure.server.outbox import (
     ATTEMPTS_MAX,
@@ -27,7 +29,7 @@ from perdure.server.outbox import (
 )
 from perdure.server.signatures import new_secret, verify
 from perdure.testing.clock import FakeClock
-from tests.server.listeners import listening, status
+from tests.server.listeners import listening, parts, status
 from tests.server.mortal import Catalogs, Life, Notes, dying, unreadable_for
 
 SECRET = new_secret(bytes(range(24)))
@@ -115,8 +117,10 @@ async def test_an_event_is_told() -> None:
     world = World()
     first = await world.endpoint()
     await world.endpoint("other", events=("run.failed",))
-    await world.endpoint("off", enabled=False)
-    at = 1_772_442_000_123
+    await world.endpoint("off", enabled=False, disabled_because="it is gone")
+    await world.endpoint("of another agent", agent_id=7)
+    world.clock.advance(1_772_442_000_123 - world.clock.now_ms())
+    at = world.clock.now_ms()
     assert await world.node().publish("acme", "e1", "run.completed", {"run": 1}, at) == 1
     await world.after(0)
     told = message_id("acme", first.id, "e1")
@@ -202,7 +206,7 @@ async def test_a_death_at_any_moment_of_a_failure_loses_nothing(moment: int) -> 
     with dying() if moment <= FAILING_MOMENTS else nullcontext():
         await world.after(0, world.node(life))
     for _ in range(10):
-        await world.after(CLAIM_MS)
+        await world.after(60_000)
     assert sorted(told["data"]["run"] for told in world.receiver.taken.values()) == ["e1", "e2"]
     assert {one.status for one in await world.deliveries()} == {"delivered"}
     assert (await world.found()).failures == 0
@@ -243,6 +247,22 @@ async def test_an_attempt_under_way_is_left_to_who_makes_it() -> None:
     assert (await world.found()).failures == 0
 
 
+async def test_a_start_goes_on_at_once_with_what_was_under_way() -> None:
+    """The life before it may have told the receiver, or not."""
+    world = World()
+    await world.endpoint()
+    await world.publish("e1")
+    with dying():
+        await world.after(0, world.node(Life(dies_at=3)))
+    node = world.node()
+    await world.after(0, node)
+    assert world.receiver.taken == {}
+    await node.free()
+    await world.after(0, node)
+    (delivery,) = await world.deliveries()
+    assert (delivery.status, delivery.attempts, delivery.claimed) == ("delivered", 2, False)
+
+
 async def test_a_death_while_publishing_loses_nothing() -> None:
     """Whoever publishes the event again completes what was begun."""
     for moment in range(1, 5):
@@ -251,8 +271,8 @@ async def test_a_death_while_publishing_loses_nothing() -> None:
         await world.endpoint("b")
         life = Life(dies_at=moment)
         with dying():
-            await world.node(life).publish("acme", "e1", "run.failed", {}, 0)
-        assert await world.node().publish("acme", "e1", "run.failed", {}, 0) == 2
+            await world.node(life).publish("acme", "e1", "run.failed", {}, world.clock.now_ms())
+        assert await world.node().publish("acme", "e1", "run.failed", {}, world.clock.now_ms()) == 2
         await world.after(0)
         assert len(world.receiver.posts) == 2
 
@@ -352,7 +372,7 @@ async def test_an_endpoint_that_never_answers_is_disabled_after_days() -> None:
     for _ in range(5):
         await world.after(DAY)
     errors = {(one.status, one.last_error) for one in await world.deliveries()}
-    assert errors <= {("failed", "the endpoint is disabled"), ("failed", "refused")}
+    assert errors <= {("failed", "the endpoint was given up"), ("failed", "refused")}
 
     world.receiver.always = 200
     await world.catalog.update("acme", enabled(await world.found()))
@@ -439,7 +459,77 @@ async def test_a_body_has_a_limit() -> None:
     world = World()
     await world.endpoint()
     with pytest.raises(LimitExceeded, match="run.completed has .* bytes, more than 262144"):
-        await world.node().publish("acme", "e1", "run.completed", {"text": "x" * 262_144}, 0)
+        await world.node().publish(
+            "acme", "e1", "run.completed", {"text": "x" * 262_144}, world.clock.now_ms()
+        )
+
+
+async def test_a_paused_endpoint_gets_what_happened_when_it_goes_on() -> None:
+    """It is owed it meanwhile, and nobody asks it."""
+    world = World()
+    endpoint = await world.endpoint()
+    await world.publish("before")
+    await world.catalog.update("acme", replace(endpoint, enabled=False))
+    await world.publish("meanwhile")
+    for _ in range(5):
+        await world.after(DAY)
+    assert (world.receiver.posts, world.notes.names) == ([], [])
+    await world.catalog.update("acme", enabled(await world.found()))
+    await world.after(0)
+    assert [told["data"]["run"] for told in world.receiver.taken.values()] == [
+        "before",
+        "meanwhile",
+    ]
+
+
+@pytest.mark.parametrize(("agent", "events", "told"), [
+    (None, (), 3), (1, (), 2), (2, (), 1), (None, ("run.failed",), 1), (2, ("run.failed",), 0),
+])  # fmt: skip
+async def test_an_endpoint_chooses(agent: int | None, events: tuple[str, ...], told: int) -> None:
+    """By the agent and by the type; what happened before it was there is not for it."""
+    world = World()
+    early = world.clock.now_ms()
+    world.clock.advance(1)
+    await world.endpoint(agent_id=agent, events=events)
+    for number, kind, by in ((1, "run.failed", 1), (2, "run.started", 1), (3, "run.started", 2)):
+        for at in (early, world.clock.now_ms()):
+            await world.node().publish("acme", f"e{number}/{at}", kind, {}, at, by)
+    assert len(await world.deliveries()) == told
+
+
+async def test_what_is_kept_of_an_endpoint_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest of what ended are kept; an endpoint that is owed too much is given up."""
+    for name, value in (("KEPT_MAX", 10), ("PENDING_MAX", 20), ("TIDIED_EVERY", 5)):
+        monkeypatch.setattr(outbox, name, value)
+    world = World()
+    await world.endpoint()
+    node = world.node()
+    for number in range(60):
+        await node.publish("acme", f"e{number}", "run.started", {}, world.clock.now_ms())
+        await world.after(1, node)
+    assert 10 <= len(await world.deliveries()) <= 15
+    world.receiver.always = 500
+    for number in range(60, 100):
+        await node.publish("acme", f"e{number}", "run.started", {}, world.clock.now_ms())
+    await world.after(0, node)
+    found = await world.found()
+    assert found.disabled_because == "more than 20 deliveries waited for it"
+    assert {one.status for one in await world.deliveries()} == {"delivered", "failed"}
+    assert len(await world.deliveries()) <= 10 + 5 + 20 + 5
+    assert "endpoint.disabled" in world.notes.names
+
+
+async def test_an_endpoint_that_was_deleted_leaves_nothing() -> None:
+    """Also if its last attempt is under way; others keep what is theirs."""
+    world = World()
+    gone = await world.endpoint("gone")
+    await world.endpoint("other")
+    await world.publish(*(f"e{n}" for n in range(150)))
+    await world.catalog.delete("acme", Endpoint, gone.id)
+    await world.node().drop("acme", gone.id)
+    assert {one.endpoint_id for one in await world.deliveries()} == {gone.id + 1}
+    await world.after(0)
+    assert len(world.receiver.taken) == 150
 
 
 async def settle() -> None:
@@ -456,7 +546,7 @@ async def test_a_started_outbox_delivers_by_itself() -> None:
     node.start()
     await settle()
     world.receiver.answers = [500]
-    await node.publish("acme", "e1", "run.completed", {}, 0)
+    await node.publish("acme", "e1", "run.completed", {}, world.clock.now_ms())
     await settle()
     assert (len(world.receiver.posts), len(world.receiver.taken)) == (1, 0)
     world.clock.advance(7_000)
@@ -468,7 +558,7 @@ async def test_a_started_outbox_delivers_by_itself() -> None:
     assert len(world.receiver.taken) == 2
     await node.stop()
     assert world.clock.next_at_ms() is None
-    await node.publish("acme", "e3", "run.completed", {}, 0)
+    await node.publish("acme", "e3", "run.completed", {}, world.clock.now_ms())
     await settle()
     assert len(world.receiver.posts) == 3
 
@@ -482,7 +572,7 @@ async def test_what_is_published_at_the_last_moment_is_not_left_lying() -> None:
     async def find(tenant: str, kind: Any, **query: Any) -> Any:
         found = await real(tenant, kind, **query)
         if kind is Delivery and late:
-            await node.publish("acme", late.pop(), "run.completed", {}, 0)
+            await node.publish("acme", late.pop(), "run.completed", {}, world.clock.now_ms())
         return found
 
     world.catalog.list = find  # type: ignore[method-assign]
@@ -507,18 +597,18 @@ async def test_a_slow_endpoint_keeps_only_itself_waiting() -> None:
     node = Outbox(world.catalog, post, lambda sealed: sealed[::-1], world.clock, world.notes)
     node.start()
     for n in range(20):
-        await node.publish("acme", f"slow{n}", "run.completed", {}, 0)
+        await node.publish("acme", f"slow{n}", "run.completed", {}, world.clock.now_ms())
     await world.endpoint("fast")
     await settle()
-    await node.publish("acme", "e1", "run.completed", {}, 0)
+    await node.publish("acme", "e1", "run.completed", {}, world.clock.now_ms())
     await settle()
     assert len(world.receiver.taken) == 1
-    await node.publish("acme", "e2", "run.completed", {}, 0)
+    await node.publish("acme", "e2", "run.completed", {}, world.clock.now_ms())
     await settle()
     assert len(world.receiver.taken) == 2
     await node.stop()
     pending = [one for one in await world.deliveries() if one.status == "pending"]
-    assert sorted(one.attempts for one in pending) == [0] * 14 + [1] * 8
+    assert sorted(one.attempts for one in pending) == [0] * 18 + [1] * 4
 
 
 async def test_an_endpoint_that_breaks_something_breaks_it_alone() -> None:
@@ -556,11 +646,7 @@ async def test_over_a_real_connection() -> None:
             "the host '127.0.0.1' has an address that is not public",
             "the endpoint answered 302",
         ]
-        head, _, body = listener.requests[1].partition(b"\r\n\r\n")
-        headers = [
-            (name, value)
-            for name, _, value in (line.partition(b": ") for line in head.split(b"\r\n")[1:])
-        ]
+        headers, body = parts(listener.requests[1])
         verify("standard", SECRET, headers, body, world.clock.now_ms())
     (delivery,) = await world.deliveries()
     assert (delivery.status, delivery.attempts) == ("delivered", 3)

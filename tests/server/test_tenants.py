@@ -144,6 +144,7 @@ async def test_every_list_is_the_same_page_by_page() -> None:
             await h.make("/agents", {"name": f"a{number}", "system_prompt": "x"})
             await h.make("/gards", {"name": "g"})
             await h.make("/api_keys", {"scope": "read"})
+            await h.make("/endpoints", {"name": f"e{number}", "url": "https://e.example"})
             body = {"agent_id": things["agents"], "name": f"n{number}"}
             await h.make("/hooks", body)
             await h.make("/triggers", {**body, "cron": "* * * * *", "message": "m"})

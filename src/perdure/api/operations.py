@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.api import shapes as s
-from perdure.api.limits import BODY_BYTES_MAX, BODY_SECONDS_MAX
+from perdure.api.limits import BODY_BYTES_MAX, BODY_SECONDS_MAX, ENDPOINTS_MAX
 
 PREFIX = "/api/v1"
 JSON = "application/json"
@@ -400,6 +400,69 @@ HOOKS = (
     ),
 )
 
+ENDPOINTS = (
+    _get(
+        "list_endpoints",
+        "/endpoints",
+        s.Page[s.Endpoint],
+        "Endpoints by id",
+        scope="admin",  # a URL may hold a secret
+        query=s.PageQuery,
+    ),
+    _post(
+        "create_endpoint",
+        "/endpoints",
+        s.Data[s.EndpointMade],
+        "Make an endpoint; the secret that it knows us by is shown this once",
+        body=s.EndpointCreate,
+        conflicts=(f"there are {ENDPOINTS_MAX} endpoints already",),
+        **_MAKES,
+    ),
+    _get("get_endpoint", "/endpoints/{id}", s.Data[s.Endpoint], "One endpoint", scope="admin"),
+    _update(
+        "update_endpoint",
+        "/endpoints/{id}",
+        s.EndpointUpdate,
+        s.Data[s.Endpoint],
+        "Change an endpoint, pause it, or have it go on",
+    ),
+    _delete("delete_endpoint", "/endpoints/{id}", "Delete an endpoint with all that it is owed"),
+    _post(
+        "rotate_endpoint",
+        "/endpoints/{id}/rotate",
+        s.Data[s.EndpointMade],
+        "Sign with a new secret as well as with the last one",
+        **_MAKES,
+    ),
+    _post(
+        "test_endpoint",
+        "/endpoints/{id}/test",
+        s.Data[s.Delivery],
+        "Send an endpoint an event that nothing but this request is about",
+        scope="admin",
+        status=202,
+        conflicts=("the endpoint is not enabled",),
+        idempotent=True,
+    ),
+    _get(
+        "list_deliveries",
+        "/endpoints/{id}/deliveries",
+        s.Page[s.Delivery],
+        "What an endpoint is owed and was told, newest first",
+        scope="admin",
+        query=s.PageQuery,
+    ),
+    _post(
+        "retry_delivery",
+        "/deliveries/{id}/retry",
+        s.Data[s.Delivery],
+        "Owe a delivery again that has ended",
+        scope="admin",
+        status=202,
+        idempotent=True,
+    ),
+)
+
 KEYS = (
     _get("list_keys", "/api_keys", s.Page[s.Key], "API keys", scope="admin", query=s.PageQuery),
     _post(
@@ -474,6 +537,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *TRIGGERS,
     *GARDS,
     *HOOKS,
+    *ENDPOINTS,
     *KEYS,
     *SERVER,
 )

@@ -182,9 +182,10 @@ class Hook(Entry, frozen=True, kw_only=True):
 class Endpoint(Entry, frozen=True, kw_only=True):
     """An address that is told about events; without `events` about all of them.
 
-    `signing_secrets` are sealed like a hook's; there are two while the receiver changes from one to
-    the other. `failures` counts the attempts in a row that failed, and after one nothing is sent
-    before `retry_at`. What disables it without being asked leaves its reason in `disabled_because`.
+    With `agent_id` only those of this agent's runs. `signing_secrets` are sealed like a hook's;
+    there are two while the receiver changes from one to the other. `failures` counts the attempts
+    in a row that failed, and after one nothing is sent before `retry_at`. One that is not enabled
+    is paused, and owed what happens meanwhile, unless `disabled_because` says why it was given up.
     """
 
     kind: ClassVar[str] = "endpoint"
@@ -193,6 +194,7 @@ class Endpoint(Entry, frozen=True, kw_only=True):
     url: str
     signing_secrets: tuple[str, ...]
     events: tuple[str, ...] = ()
+    agent_id: int | None = None
     enabled: bool = True
     disabled_because: str | None = None
     failures: int = 0
@@ -203,7 +205,8 @@ class Delivery(Entry, frozen=True, kw_only=True):
     """An event that an endpoint is owed. One that needs nothing more is archived.
 
     `message_id` follows from the event and the endpoint, and every attempt says it, so that neither
-    we nor the receiver take one event for two. `body` is what is sent, byte for byte.
+    we nor the receiver take one event for two. `body` is what is sent, byte for byte. It is
+    `claimed` while somebody is at an attempt.
     """
 
     kind: ClassVar[str] = "delivery"
@@ -216,12 +219,25 @@ class Delivery(Entry, frozen=True, kw_only=True):
     status: DeliveryStatus = "pending"
     attempts: int = 0
     next_at: int = 0
+    claimed: bool = False
     last_error: str | None = None
 
     @property
     def of(self) -> int | None:
         """The endpoint."""
         return self.endpoint_id
+
+
+class UntoldRun(Entry, frozen=True, kw_only=True):
+    """A run whose events endpoints are still to be told: there before it begins, gone when it ends.
+
+    `name` is the run's id; what happened up to the sequence `told` is among the deliveries.
+    """
+
+    kind: ClassVar[str] = "untold_run"
+
+    name: str
+    told: int = 0
 
 
 class Gard(Entry, frozen=True, kw_only=True):

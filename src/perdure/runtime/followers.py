@@ -23,6 +23,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 OnCommit = Callable[[SessionId], None]
+OnRows = Callable[[Sequence[RunRow]], None]
 OnNews = Callable[[str | None, str], None]
 """Called with a run and a piece of text while a model writes, and with None at other news."""
 
@@ -40,6 +41,8 @@ class Followers:
         self._endings: WeakValueDictionary[str, Ending] = WeakValueDictionary()
         self._news: dict[SessionId, set[OnNews]] = {}
         self._watchers: dict[tuple[str, str], set[OnCommit]] = {}
+        self.on_rows: OnRows = lambda rows: None
+        """Called with the rows of runs that a durable commit changed: begun, parked, ended."""
 
     def ending(self, session: SessionId, run: str) -> Ending:
         """Return the future of a run's end."""
@@ -85,6 +88,8 @@ class Followers:
                 future = self._endings.get(row.id)
                 if future is not None and not future.done():
                     future.set_result(Ended(row, _content(row, version, events)))
+        if rows:
+            self.on_rows(rows)
         for on_news in tuple(self._news.get(session, ())):
             on_news(None, "")
         if self._watchers:

@@ -12,7 +12,7 @@ from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import ModelTask, Task, Worker
 from perdure.runtime.agents import Agents
 from perdure.runtime.dispatcher import Dispatcher
-from perdure.runtime.followers import Followers
+from perdure.runtime.followers import Followers, OnRows
 from perdure.runtime.heartbeat import Heartbeat
 from perdure.runtime.host import Host
 from perdure.runtime.loader import Loader
@@ -88,6 +88,10 @@ class Node(Tenancy):
             self._settings,
             self.check,
         )
+
+    def listen(self, on_rows: OnRows) -> None:
+        """Call back with the rows of runs, of any tenant, that a durable commit changed."""
+        self._followers.on_rows = on_rows
 
     async def start(self, *, recover: bool = True) -> None:
         """Take a lease, and recover what was left unfinished."""

@@ -108,10 +108,11 @@ class Tenancy:
         scope = "\x1f".join((self._store.identity, agent, session or "", idempotency_key))
         return digest(scope.encode(errors="surrogatepass"))
 
-    async def retry(self, run_id: str) -> Run:
+    async def retry(self, run_id: str, *, as_run: str | None = None) -> Run:
         """Go on with a failed or cancelled run where it stopped, as a new run of its session.
 
-        What it had completed is in the history and is not done again.
+        What it had completed is in the history and is not done again. `as_run` is the new run's id,
+        a fresh one, for who has to know it before.
         """
         row = await self.row(run_id)
         if row.status not in ("failed", "cancelled"):
@@ -121,7 +122,7 @@ class Tenancy:
             )
         if row.started_seq is None:
             raise Refused(f"run {run_id} was cancelled before it began: send its message again", "")
-        again = c.SendMessage(id=self._clock.fresh_id(), retry_of=run_id)
+        again = c.SendMessage(id=as_run or self._clock.fresh_id(), retry_of=run_id)
         return await self._start(row.session, again)
 
     async def fork(

@@ -44,6 +44,7 @@ from perdure.server.pool import Pool
 from perdure.server.repeats import Repeats, Stored
 from perdure.server.sealing import Seal
 from perdure.server.telling import Telling, before_asked
+from perdure.server.webhooks import Webhooks
 from perdure.wire import table as wire
 
 UNENDED: tuple[RowStatus, ...] = ("queued", "running", "waiting")
@@ -76,6 +77,7 @@ class Desk:
         fresh: Callable[[int], bytes],
         leaving: Leaving,
         room: RunLimit,
+        webhooks: Webhooks,
     ) -> None:
         self.tenant = tenant
         self.runs = node.of(tenant)
@@ -89,6 +91,7 @@ class Desk:
         self.fresh = fresh
         self.leaving = leaving
         self.room = room
+        self.webhooks = webhooks
         self.repeats = Repeats(catalog, seal, clock)
         self._transcripts: OrderedDict[SessionId, tuple[int, Transcript]] = OrderedDict()
         self._shown: OrderedDict[str, tuple[RunRow, shapes.Run]] = OrderedDict()
@@ -298,8 +301,8 @@ class Desk:
         run_id = self.clock.fresh_id()
         if idempotency_key is not None:
             run_id = self.runs.keyed(str(agent.id), inside, idempotency_key)
-        # Before the run can begin: its tasks tell workers its number.
-        await self.numbers.run(run_id)
+        # Before the run can begin: its tasks tell workers its number, and endpoints are owed it.
+        await asyncio.gather(self.numbers.run(run_id), self._expect(run_id, idempotency_key))
         run = await self.runs.send(
             str(agent.id),
             content,
@@ -311,6 +314,14 @@ class Desk:
             context=context,
         )
         return run.id
+
+    async def _expect(self, run_id: str, idempotency_key: str | None) -> None:
+        """Have endpoints told of a run that is about to begin, unless a repeat asks for it."""
+        if idempotency_key is not None and self.webhooks.listens(self.tenant):
+            with suppress(NotFound):
+                await self.runs.row(run_id)
+                return
+        await self.webhooks.expect(self.tenant, run_id)
 
     async def make_room(self) -> None:
         """Count a run that is to begin. Raises `Rejected` (429) if too many have not ended."""

@@ -26,7 +26,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from perdure.core.errors import PerdureError
+from perdure.core.errors import InvalidInput, PerdureError
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -37,6 +37,8 @@ URL_CHARS_MAX: Final = 2_000
 HEAD_BYTES_MAX: Final = 16 * 1024
 """How much of an answer is read: its status and headers. Its body is nobody's business."""
 INTERIM_ANSWERS_MAX: Final = 4
+PORT_MAX: Final = 65_535
+PORTS_NAMED_MAX: Final = 10
 
 _DENIED_V4: Final = [
     IPv4Network(network)
@@ -180,7 +182,8 @@ class Egress:
             raise EgressDenied(f"the host {host!r} is no address of the form 203.0.113.7")
         port = _PORTS[parts.scheme] if port is None else port
         if port not in self._ports:
-            expected = ", ".join(str(known) for known in sorted(self._ports))
+            few = sorted(self._ports)[:PORTS_NAMED_MAX]
+            expected = ", ".join(map(str, few))
             raise EgressDenied(f"the URL has the port {port}; expected one of {expected}")
         if (address := _address(host)) is not None:
             self._check_address(host, address)
@@ -247,6 +250,28 @@ class Egress:
         ):
             # Not which one: who asks could read the names of a network from the inside.
             raise EgressDenied(f"the host {host!r} has an address that is not public")
+
+
+def egress_for(environment: Mapping[str, str]) -> Egress:
+    """Return the way out that an operator allows in the environment.
+
+    `PERDURE_WEBHOOK_NETWORKS` are more networks than the public ones (`10.1.0.0/16,::1/128`),
+    `PERDURE_WEBHOOK_PORTS` the ports, or `*` for any. Raises `InvalidInput`.
+    """
+    networks = _words(environment.get("PERDURE_WEBHOOK_NETWORKS", ""))
+    ports = _words(environment.get("PERDURE_WEBHOOK_PORTS", "")) or ["80", "443"]
+    try:
+        every = range(1, PORT_MAX + 1)
+        return Egress(allowed=networks, ports=every if ports == ["*"] else [*map(int, ports)])
+    except ValueError as error:
+        raise InvalidInput(
+            f"PERDURE_WEBHOOK_NETWORKS or PERDURE_WEBHOOK_PORTS cannot be read: {error}; expected "
+            "networks such as 10.1.0.0/16,::1/128 and ports such as 443,8443"
+        ) from None
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
 
 
 def _is_public(address: Address) -> bool:

@@ -43,8 +43,9 @@ async def fork(
         if await _is_known(desk, new_id):
             return new_id
     await desk.make_room()
-    # Before the run can begin: its tasks tell workers its number.
+    # Before the run can begin: its tasks tell workers its number, and endpoints are owed it.
     number = await desk.numbers.run(new_id)
+    await desk.webhooks.expect(desk.tenant, new_id)
     changed = {"model": model, "system_prompt": system_prompt}
     changes = {name: value for name, value in changed.items() if value is not None}
     copy = None

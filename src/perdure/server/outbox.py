@@ -6,14 +6,17 @@ event and the endpoint, so whoever is not sure whether an event was published pu
 A delivery that is due takes three steps: it is claimed by an update that only one node can win,
 which counts the attempt and sets the time of the next one; it is posted, signed, with its id; it is
 settled. A crash before the claim has done nothing. A crash after it leaves an attempt whose end
-nobody knows, and `CLAIM_MS` later the next one is due: a receiver that has seen the id before drops
-the repeat. What was delivered stays on record, without being looked at any more, until `forget`.
+nobody knows, and `CLAIM_MS` later, or at the next start (`free`), the next one is due: a receiver
+that has seen the id before drops the repeat. What was delivered stays on record, without being
+looked at any more, until `forget`.
 
 An attempt succeeds with a 2xx. All else fails it: a redirect too, which is not followed. After a
 failure the endpoint is left alone for a time that grows to an hour, and then gets one delivery, not
-all that have gathered. So failures in a row are spread over days: after `FAILURES_MAX` of them, or
-an answer of 410 Gone, the endpoint is disabled, and what it is owed has failed. A person enables it
-(`enabled`) and has that delivered (`Outbox.retry`).
+all that have gathered. So failures in a row are spread over days: after `FAILURES_MAX` of them, an
+answer of 410 Gone, or when `PENDING_MAX` deliveries wait, the endpoint is given up, and what it is
+owed has failed. A person enables it (`enabled`) and has that delivered (`Outbox.retry`).
+
+An endpoint that somebody paused is owed what happens meanwhile, and gets it when it goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -51,14 +55,21 @@ REST_MS_MAX: Final = 3_600_000
 FAILURES_MAX: Final = 80
 JITTER_PART: Final = 0.2
 RETRY_AFTER_MS_MAX: Final = 86_400_000
-CLAIM_MS: Final = 60_000
+CLAIM_MS: Final = 20_000
 """How long an attempt may take; longer than the egress allows."""
 LOOK_MS: Final = 30_000
 """What another node published is seen this much later at most."""
 PAGE_DELIVERIES: Final = 100
-TOGETHER_MAX: Final = 8
+TOGETHER_MAX: Final = 4
 """So many attempts are under way at a time, at one endpoint; and at all of them:"""
-ALTOGETHER_MAX: Final = 64
+ALTOGETHER_MAX: Final = 1_000
+PENDING_MAX: Final = 10_000
+"""So many deliveries may wait for one endpoint, and so many that have ended are kept:"""
+KEPT_MAX: Final = 1_000
+KEPT_MS: Final = 30 * 24 * 3600 * 1000
+TIDIED_EVERY: Final = 500
+"""With every so many events for an endpoint its deliveries are counted: there may be more."""
+FORGOTTEN_EVERY_MS: Final = 3_600_000
 ERROR_CHARS_MAX: Final = 300
 
 Post = Callable[[str, Mapping[str, str], bytes], Awaitable[Answer]]
@@ -97,6 +108,19 @@ class Outbox:
         self._serving: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._asked_meanwhile: set[tuple[str, int]] = set()
         self._started = False
+        self._published: Counter[tuple[str, int]] = Counter()
+        self._forget_at = 0
+
+    async def free(self) -> None:
+        """Let go of what earlier lives of this server claimed: nobody is at it when it starts."""
+        now = self._clock.now_ms()
+        for tenant in await self._catalog.tenants():
+            with self._alone(tenant.slug):
+                async for page in self._pages(tenant.slug):
+                    for one in page:
+                        if one.claimed:
+                            freed = replace(one, claimed=False, next_at=now)
+                            await self._catalog.update(tenant.slug, freed)
 
     def start(self) -> None:
         """Deliver what is due, now and from then on."""
@@ -118,29 +142,90 @@ class Outbox:
             await asyncio.gather(*self._serving.values())
 
     async def publish(
-        self, tenant: str, event_id: str, event: str, data: Mapping[str, Any], at_ms: int
+        self,
+        tenant: str,
+        event_id: str,
+        event: str,
+        data: Mapping[str, Any],
+        at_ms: int,
+        agent: int | None = None,
     ) -> int:
-        """Owe an event to every enabled endpoint that wants it; return how many do.
+        """Owe an event to every endpoint that wants it and was there by then; return how many do.
 
-        `event` is its type (`run.completed`), `at_ms` when it happened. The same `event_id` is the
-        same event, however often it is published. Raises `LimitExceeded` if it is too large.
+        `event` is its type (`run.completed`), `at_ms` when it happened, `agent` whose it is. The
+        same `event_id` is the same event, however often it is published. Raises `LimitExceeded` if
+        it is too large.
         """
-        body = _body(event, data, at_ms)
-        endpoints = await self._catalog.list(tenant, Endpoint)
-        wanting = [one for one in endpoints if one.enabled and event in (one.events or [event])]
+        wanting = [
+            one
+            for one in await self._catalog.list(tenant, Endpoint)
+            if one.disabled_because is None
+            and event in (one.events or [event])
+            and one.agent_id in (None, agent)
+            and one.inserted_at <= at_ms
+        ]
         for endpoint in wanting:
-            delivery = Delivery(
-                endpoint_id=endpoint.id,
-                message_id=message_id(tenant, endpoint.id, event_id),
-                event=event,
-                body=body,
-                next_at=self._clock.now_ms(),
-            )
-            with contextlib.suppress(NameTaken):  # it was published before
-                await self._catalog.create(tenant, delivery)
-            if self._started:
-                self._begin(tenant, endpoint.id)
+            await self.owe(tenant, endpoint, event_id, event, data, at_ms)
         return len(wanting)
+
+    async def owe(
+        self,
+        tenant: str,
+        endpoint: Endpoint,
+        event_id: str,
+        event: str,
+        data: Mapping[str, Any],
+        at_ms: int,
+    ) -> Delivery | None:
+        """Owe an event to an endpoint, whatever it wants; None if it was owed before."""
+        delivery = Delivery(
+            endpoint_id=endpoint.id,
+            message_id=message_id(tenant, endpoint.id, event_id),
+            event=event,
+            body=_body(event, data, at_ms),
+            next_at=self._clock.now_ms(),
+        )
+        made = None
+        with contextlib.suppress(NameTaken):  # it was published before
+            made = await self._catalog.create(tenant, delivery)
+            await self._tidy(tenant, endpoint)
+        self.begin(tenant, endpoint.id)
+        return made
+
+    def begin(self, tenant: str, endpoint: int) -> None:
+        """Look at an endpoint that was changed, or is owed something."""
+        if self._started:
+            self._begin(tenant, endpoint)
+
+    async def drop(self, tenant: str, endpoint: int) -> None:
+        """Forget everything that an endpoint, which was deleted, was owed or told."""
+        async for page in self._pages(tenant, endpoint, archived=True):
+            for one in page:
+                await self._catalog.delete(tenant, Delivery, one.id)
+
+    async def _tidy(self, tenant: str, endpoint: Endpoint) -> None:
+        """Keep what is on record of an endpoint within bounds; give it up if it is owed more."""
+        place = tenant, endpoint.id
+        self._published[place] += 1
+        if self._published[place] % TIDIED_EVERY != 1:
+            return
+        pending = ended = 0
+        async for page in self._pages(tenant, endpoint.id, newest_first=True, archived=True):
+            for one in page:
+                pending += one.archived_at is None
+                ended += one.archived_at is not None
+                if one.archived_at is not None and ended > KEPT_MAX:
+                    await self._catalog.delete(tenant, Delivery, one.id)
+        if pending > PENDING_MAX:
+            reason = f"more than {PENDING_MAX} deliveries waited for it"
+            await self._give_up(tenant, endpoint.id, reason)
+
+    async def _give_up(self, tenant: str, endpoint: int, reason: str) -> None:
+        def disabled(found: Endpoint) -> Endpoint:
+            return replace(found, enabled=False, disabled_because=reason)
+
+        await TenantCatalog(self._catalog, tenant).change(Endpoint, endpoint, disabled)
+        self._telemetry.emit("endpoint.disabled", tenant=tenant, endpoint=endpoint, reason=reason)
 
     async def retry(self, tenant: str, id: int) -> Delivery | None:
         """Owe a delivery again that has ended, from its first attempt; None if there is none."""
@@ -152,8 +237,8 @@ class Outbox:
             return replace(found, archived_at=None, status="pending", attempts=0, next_at=now)
 
         renewed = await TenantCatalog(self._catalog, tenant).change(Delivery, id, renew)
-        if renewed is not None and self._started:
-            self._begin(tenant, renewed.endpoint_id)
+        if renewed is not None:
+            self.begin(tenant, renewed.endpoint_id)
         return renewed
 
     async def forget(self, before_ms: int) -> int:
@@ -163,14 +248,15 @@ class Outbox:
         """
         forgotten = 0
         for tenant in await self._catalog.tenants():
-            known = {one.id for one in await self._catalog.list(tenant.slug, Endpoint)}
-            async for page in self._pages(tenant.slug, archived=True):
-                old = [one for one in page if one.inserted_at < before_ms]
-                for one in old:
-                    if one.archived_at is not None or one.endpoint_id not in known:
-                        forgotten += await self._catalog.delete(tenant.slug, Delivery, one.id)
-                if len(old) < len(page):
-                    break
+            with self._alone(tenant.slug):
+                known = {one.id for one in await self._catalog.list(tenant.slug, Endpoint)}
+                async for page in self._pages(tenant.slug, archived=True):
+                    old = [one for one in page if one.inserted_at < before_ms]
+                    for one in old:
+                        if one.archived_at is not None or one.endpoint_id not in known:
+                            forgotten += await self._catalog.delete(tenant.slug, Delivery, one.id)
+                    if len(old) < len(page):
+                        break
         return forgotten
 
     async def _pages(
@@ -194,16 +280,26 @@ class Outbox:
             yield page
             after = page[-1].id
 
+    @contextlib.contextmanager
+    def _alone(self, tenant: str) -> Iterator[None]:
+        """Tell about a tenant's entry that cannot be read, and go on with the other tenants."""
+        try:
+            yield
+        except Unavailable:
+            raise
+        except StoreError as error:
+            service = f"outbox of {tenant}"
+            self._telemetry.emit("service.failed", service=service, error=repr(error))
+
     async def _look(self) -> int:
         for tenant in await self._catalog.tenants():
-            try:
+            with self._alone(tenant.slug):
                 for endpoint in await self._catalog.list(tenant.slug, Endpoint):
                     self._begin(tenant.slug, endpoint.id)
-            except Unavailable:
-                raise
-            except StoreError as error:  # an entry that cannot be read stops its tenant only
-                service = f"outbox of {tenant.slug}"
-                self._telemetry.emit("service.failed", service=service, error=repr(error))
+        now = self._clock.now_ms()
+        if now >= self._forget_at:
+            await self.forget(now - KEPT_MS)
+            self._forget_at = now + FORGOTTEN_EVERY_MS
         return self._clock.now_ms() + LOOK_MS
 
     def _begin(self, tenant: str, endpoint: int) -> None:
@@ -236,6 +332,8 @@ class Outbox:
         """Make the attempts that are due; return when the next one is, None if none is owed."""
         while (endpoint := await self._catalog.get(tenant, Endpoint, id)) is not None:
             now = self._clock.now_ms()
+            if not endpoint.enabled and endpoint.disabled_because is None:
+                return None
             if endpoint.enabled and endpoint.retry_at > now:
                 return endpoint.retry_at
             due, next_at = await self._due(tenant, endpoint, now)
@@ -257,22 +355,23 @@ class Outbox:
         due: list[Delivery] = []
         next_at: int | None = None
         failed = endpoint.failures > 0
+        most = PAGE_DELIVERIES if not endpoint.enabled else 1 if failed else TOGETHER_MAX
         async for page in self._pages(tenant, endpoint.id, newest_first=failed):
             for delivery in page:
-                if delivery.next_at <= now:
+                if delivery.next_at <= now or not endpoint.enabled:
                     due.append(delivery)
                 elif next_at is None or delivery.next_at < next_at:
                     next_at = delivery.next_at
-            if len(due) >= (1 if failed else TOGETHER_MAX):
+            if len(due) >= most:
                 break
-        return due[: 1 if failed else TOGETHER_MAX], next_at
+        return due[:most], next_at
 
     async def _attempt(self, tenant: str, endpoint: Endpoint, delivery: Delivery) -> None:
         """Claim a delivery, post it, settle it. Whoever loses a race leaves it to the winner."""
         async with self._altogether:
             try:
                 if not endpoint.enabled:
-                    await self._settle(tenant, delivery, _Failure("the endpoint is disabled"))
+                    await self._settle(tenant, delivery, _Failure("the endpoint was given up"))
                     return
                 if delivery.attempts >= ATTEMPTS_MAX:
                     broke_off = "what came of the last attempt is not known"
@@ -283,6 +382,7 @@ class Outbox:
                     replace(
                         delivery,
                         attempts=delivery.attempts + 1,
+                        claimed=True,
                         next_at=self._clock.now_ms() + CLAIM_MS,
                     ),
                 )
@@ -322,13 +422,14 @@ class Outbox:
     ) -> None:
         """Write down what came of a delivery; it is tried `again` as long as it may be."""
         now = self._clock.now_ms()
+        delivery = replace(delivery, claimed=False, last_error=failure and failure.error)
         if failure is None:
-            ended = replace(delivery, status="delivered", archived_at=now, last_error=None)
+            ended = replace(delivery, status="delivered", archived_at=now)
         elif again and not failure.gone and delivery.attempts < ATTEMPTS_MAX:
             wait_ms = max(self._spread(DELAYS_MS[delivery.attempts - 1]), failure.wait_ms)
-            ended = replace(delivery, next_at=now + wait_ms, last_error=failure.error)
+            ended = replace(delivery, next_at=now + wait_ms)
         else:
-            ended = replace(delivery, status="failed", archived_at=now, last_error=failure.error)
+            ended = replace(delivery, status="failed", archived_at=now)
         await self._catalog.update(tenant, ended)
         if failure is not None:
             self._telemetry.emit(
@@ -361,12 +462,12 @@ class Outbox:
             return replace(current, failures=failures, retry_at=retry_at)
 
         judged = await TenantCatalog(self._catalog, tenant).change(Endpoint, seen.id, count)
-        if judged is not None and seen.enabled and not judged.enabled and failure is not None:
+        if judged is not None and seen.enabled and judged.disabled_because is not None:
             self._telemetry.emit(
                 "endpoint.disabled",
                 tenant=tenant,
                 endpoint=seen.id,
-                reason=judged.disabled_because or "it was asked for",
+                reason=judged.disabled_because,
             )
 
     def _spread(self, delay_ms: int) -> int:

@@ -16,14 +16,18 @@ from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
 from perdure.server.catalogued import Catalogued
 from perdure.server.desk import Desk
+from perdure.server.egress import Egress
 from perdure.server.gards import free_all
+from perdure.server.herald import Herald
 from perdure.server.keys import Keyring
 from perdure.server.leaving import Leaving
 from perdure.server.limits import RequestLimit, RunLimit, SocketLimit, TenantLimits
+from perdure.server.outbox import Outbox
 from perdure.server.pool import Pool
 from perdure.server.pulse import Pulse
 from perdure.server.scheduler import Scheduler
 from perdure.server.sealing import Seal
+from perdure.server.webhooks import Webhooks
 
 KEYS_WATCHED_EVERY_MS = 1_000
 
@@ -43,6 +47,7 @@ class Service:
         *,
         settings: NodeSettings | None = None,
         limits: TenantLimits | None = None,
+        egress: Egress | None = None,
     ) -> None:
         limits = limits or TenantLimits()
         self.store = store
@@ -64,6 +69,11 @@ class Service:
         self.requests = RequestLimit(self.limits)
         self.room = RunLimit(lambda tenant: self.limits(tenant).parked_runs_max)
         self.sockets = SocketLimit(lambda tenant: limits.worker_sockets_max)
+        egress = egress or Egress()
+        self._outbox = Outbox(catalog, egress.post, seal.unseal, clock, telemetry)
+        self.webhooks = Webhooks(catalog, egress, self._outbox)
+        self._herald = Herald(catalog, self.webhooks, self.desk, clock, telemetry)
+        self.node.listen(self._herald.hear)
         self._desks: dict[str, Desk] = {}
         self._scheduler = Scheduler(catalog, self._fire, clock, telemetry)
         self._keys = Pulse("keys", self._watch_keys, clock, telemetry)
@@ -72,8 +82,10 @@ class Service:
         """Read the catalog, and go on with what was left unfinished."""
         try:
             await free_all(self.catalog)
+            await self._outbox.free()
             await self.agents.load()
             for tenant in await self.catalog.tenants():
+                await self.webhooks.load(tenant.slug)
                 desk = self.desk(tenant.slug)
                 going_on = await desk.rows(statuses=("queued", "running"))
                 await desk.numbers.runs([row.id for row in going_on])
@@ -83,6 +95,8 @@ class Service:
             raise
         self._scheduler.start()
         self._keys.start()
+        self._herald.start()
+        self._outbox.start()
 
     async def stop(self) -> None:
         """Drain: cut every session at its next commit, and let the workers go. Safe twice."""
@@ -91,6 +105,8 @@ class Service:
         self.leaving.begin()
         await self._scheduler.stop()
         await self._keys.stop()
+        await self._herald.stop()
+        await self._outbox.stop()
         await self.node.stop()
 
     def desk(self, tenant: str) -> Desk:
@@ -110,6 +126,7 @@ class Service:
                 self.fresh,
                 self.leaving,
                 self.room,
+                self.webhooks,
             )
             self._desks[tenant] = desk
         return desk

@@ -18,6 +18,13 @@ from perdure.api.shapes.common import (
     timestamp,
     timestamp_or_none,
 )
+from perdure.api.shapes.endpoints import (
+    Delivery,
+    Endpoint,
+    EndpointCreate,
+    EndpointMade,
+    EndpointUpdate,
+)
 from perdure.api.shapes.gards import (
     Gard,
     GardCreate,
@@ -107,7 +114,12 @@ __all__ = [
     "Cost",
     "Counters",
     "Data",
+    "Delivery",
     "Drill",
+    "Endpoint",
+    "EndpointCreate",
+    "EndpointMade",
+    "EndpointUpdate",
     "Event",
     "EventGlimpse",
     "EventQuery",

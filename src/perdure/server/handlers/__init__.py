@@ -16,6 +16,7 @@ from perdure.api.operations import OPERATIONS
 from perdure.server.desk import Answer, Desk, Request
 from perdure.server.handlers import (
     agents,
+    endpoints,
     gards,
     hooks,
     keys,
@@ -40,6 +41,7 @@ MODULES: tuple[ModuleType, ...] = (
     triggers,
     gards,
     hooks,
+    endpoints,
     keys,
     public,
 )

@@ -186,7 +186,9 @@ async def retry_run(desk: Desk, request: Request) -> Answer:
     entry = await desk.agent(int(row.session.agent), archived=False)
     if row.status in ("failed", "cancelled") and row.started_seq is not None:
         await desk.make_room()
-        run = (await desk.runs.retry(row.id)).id
+        run = desk.clock.fresh_id()
+        await desk.webhooks.expect(desk.tenant, run)
+        await desk.runs.retry(row.id, as_run=run)
     elif "fork" in (told := await desk.told(row, brief=True)).meta:
         run = await fork(desk, row, 0)
     else:

@@ -34,6 +34,7 @@ from perdure.ports.entries import (
     Tenant,
     ToolRecord,
     Trigger,
+    UntoldRun,
     unique_tool,
 )
 from perdure.testing.clock import FakeClock
@@ -87,6 +88,7 @@ SAMPLES: list[Entry] = [
         url="https://a",
         signing_secrets=("sealed", "old"),
         events=("run.completed",),
+        agent_id=1,
         enabled=False,
         disabled_because="gone",
         failures=3,
@@ -100,8 +102,10 @@ SAMPLES: list[Entry] = [
         status="failed",
         attempts=2,
         next_at=9,
+        claimed=True,
         last_error="503",
     ),
+    UntoldRun(name="r", told=3),
     Gard(
         name="box",
         status="ready",
