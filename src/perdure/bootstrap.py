@@ -18,7 +18,6 @@ from perdure.adapters.stores.memory import MemoryStore
 from perdure.adapters.stores.sqlite import SqliteReader, SqliteStore
 from perdure.adapters.telemetry.logs import LogTelemetry
 from perdure.core.errors import InvalidInput, StoreRefused
-from perdure.ports.catalog import Catalog
 from perdure.ports.clock import Clock
 from perdure.ports.entries import Key
 from perdure.ports.telemetry import Telemetry
@@ -99,9 +98,11 @@ async def open_reader(url: str) -> SqliteReader:
 
 @asynccontextmanager
 async def open_service(
-    folder: Path, store: str, environment: Mapping[str, str]
+    folder: Path, store: str, environment: Mapping[str, str], *, offers_setup: bool = False
 ) -> AsyncIterator[tuple[Service, str | None]]:
     """Open a server's stores, and give the service with a new admin key if there was none.
+
+    If it `offers_setup`, no key is made: the service has a link then, by which a person makes it.
 
     The catalog and the pepper are in `folder`. A key that `environment` names
     (`PERDURE_BOOTSTRAP_KEY` or `NORNS_DEFAULT_TENANT_KEY`) becomes an admin key of the default
@@ -113,7 +114,7 @@ async def open_service(
     from perdure.server.keys import Keyring
     from perdure.server.sealing import Seal
     from perdure.server.service import Service
-    from perdure.server.setup import ensure_tenant
+    from perdure.server.setup import SetupLink, ensure_tenant, has_keys
 
     clock, fresh = SystemClock(), secret_bytes
     await asyncio.to_thread(folder.mkdir, 0o700, parents=True, exist_ok=True)
@@ -123,7 +124,7 @@ async def open_service(
         catalog = await SqliteCatalog.open(folder / "catalog.db", clock.now_ms)
         stack.push_async_callback(catalog.close)
         given_pepper = environment.get("PERDURE_KEY_PEPPER")
-        if not given_pepper and not (folder / "pepper").exists() and await _has_keys(catalog):
+        if not given_pepper and not (folder / "pepper").exists() and await has_keys(catalog):
             raise StoreRefused(
                 f"{folder / 'pepper'} is missing, and without it none of the keys in the catalog "
                 "is known: restore it from a backup, or give it in PERDURE_KEY_PEPPER"
@@ -135,19 +136,14 @@ async def open_service(
         made = None
         if given is not None:
             await keys.adopt(tenant, given)
-        elif not await tenant.list(Key, limit=1):
+        elif not offers_setup and not await tenant.list(Key, limit=1):
             made = (await keys.issue(tenant, "admin", name="first start")).token
         seal = Seal(pepper, fresh)
         egress = egress_for(environment)
         service = Service(opened, catalog, keys, seal, clock, LogTelemetry(), fresh, egress=egress)
+        if offers_setup:
+            service.setup = await SetupLink.offer(tenant, catalog, keys, clock, fresh)
         yield service, made
-
-
-async def _has_keys(catalog: Catalog) -> bool:
-    for tenant in await catalog.tenants():
-        if await catalog.list(tenant.slug, Key, limit=1, archived=True):
-            return True
-    return False
 
 
 class Runtime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -200,14 +201,38 @@ def served(folder: Path, key: str | None = None, port: int = 0) -> Iterator[Serv
     )
     try:
         assert process.stdout is not None
+        url = process.stdout.readline().split()[3]
         if key is None:
-            key = process.stdout.readline().split()[-1]
-        server = Server(process, process.stdout.readline().split()[3], key)
+            link = process.stdout.readline().split()[-1]
+            key = set_up(link, process.stdout.readline())
+        server = Server(process, url, key)
         with server.http:
             yield server
     finally:
         process.terminate()
         process.communicate(timeout=SECONDS_MAX)
+
+
+def set_up(link: str, said: str) -> str:
+    """Make the first admin key with the code on the console."""
+    [code] = re.findall(r"the code (\S+),", said)
+    json_wanted = {"Accept": "application/json"}
+    answer = httpx2.post(link, data={"code": code}, headers=json_wanted)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["data"]["key"])
+
+
+def test_a_server_offers_its_setup_as_long_as_there_is_no_key(tmp_path: Path) -> None:
+    with served(tmp_path, key="none yet") as server:
+        assert server.http.get("/agents").status_code == 401
+    with served(tmp_path) as server:
+        key = server.key
+        assert server.get("/agents") == []
+    with served(tmp_path, key=key) as server:
+        assert len(server.get("/api_keys")) == 1
+        server.process.terminate()
+        assert server.process.stdout is not None
+        assert "/setup/" not in server.process.stdout.read()
 
 
 def work(folder: Path, server: Server) -> subprocess.Popen[bytes]:

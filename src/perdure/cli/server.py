@@ -63,8 +63,8 @@ async def dev(agents: Sequence[str], port: int, folder: Path) -> None:
 async def server(host: str, port: int, folder: Path) -> None:
     """Run a server: REST, sockets for workers and clients. It executes nothing itself.
 
-    At the first start it prints an admin key, once; with PERDURE_BOOTSTRAP_KEY in the environment
-    that one is used instead.
+    As long as there is no key it prints a link, good once and for an hour, and a code: they make
+    the first admin key. With PERDURE_BOOTSTRAP_KEY in the environment that one is used instead.
     """
     await _serve(host, port, folder, (), is_dev=False)
 
@@ -129,7 +129,10 @@ async def _serve(
     from perdure.server.serving import serve
 
     store = f"{SQLITE_PREFIX}{folder / STORE_FILE}"
-    async with open_service(folder, store, os.environ) as (service, made), _Children() as children:
+    async with (
+        open_service(folder, store, os.environ, offers_setup=not is_dev) as (service, made),
+        _Children() as children,
+    ):
         key = made
         if is_dev:
             key = _keep_key(folder, made) or _given_key(os.environ)
@@ -138,17 +141,24 @@ async def _serve(
                     f"{folder} has keys that were made elsewhere and none for a worker here: name "
                     "another --folder, or give an admin key in PERDURE_BOOTSTRAP_KEY"
                 )
-        elif made is not None:
-            click.echo(f"admin key, shown this once: {made}")
 
         def ready(url: str) -> None:
             click.echo(f"perdure is at {url}   (documentation: {url}/docs)")
+            if service.setup is not None:
+                link = f"{_reachable(url)}/setup/{service.setup.token}"
+                click.echo(f"make the first admin key at {link}")
+                click.echo(f"with the code {service.setup.code}, within an hour")
             if is_dev and key:
                 click.echo(f"key: {key}")
             if agents and key:
                 children.start(agents, url, key)
 
         await serve(service, host, port, ready, children.stop)
+
+
+def _reachable(url: str) -> str:
+    """Return the URL of a server that listens everywhere as it is reached from this machine."""
+    return url.replace("//0.0.0.0:", "//localhost:").replace("//[::]:", "//localhost:")
 
 
 class _Children:

@@ -43,6 +43,8 @@ from perdure.server.incoming import accepts, read_request, token_of
 from perdure.server.keys import refusal
 from perdure.server.repeats import Stored
 from perdure.server.service import Service
+from perdure.server.setup_page import PATH as SETUP
+from perdure.server.setup_page import setup_page
 from perdure.server.sockets import agent_socket, worker_socket
 from perdure.server.streams import stream_events
 
@@ -84,6 +86,7 @@ def application(service: Service) -> Starlette:
 
     routes: list[Any] = [_route(service, path, methods) for path, methods in PATHS.items()]
     routes += [
+        Route(SETUP, setup_page(service), methods=["GET", "POST"]),
         WebSocketRoute("/worker/websocket", worker_socket(service)),
         WebSocketRoute("/socket/websocket", agent_socket(service)),
     ]

@@ -32,7 +32,7 @@ async def read_request(operation: Operation, http: HttpRequest, body_bytes_max: 
     if operation.query is not None:
         query = decode_query(http.query_params.multi_items(), operation.query, unknown)
     if operation.body is not None:
-        raw = await _body(http, body_bytes_max)
+        raw = await read_body(http, body_bytes_max)
         if isinstance(operation.body, type) and issubclass(operation.body, msgspec.Struct):
             body = decode_body(raw, operation.body, body_bytes_max, unknown)
         else:
@@ -41,20 +41,24 @@ async def read_request(operation: Operation, http: HttpRequest, body_bytes_max: 
     return Request(http.path_params, query, body, key, tuple(unknown))
 
 
-async def _body(http: HttpRequest, bytes_max: int) -> bytes:
-    """Return the body; what is too long or no JSON is refused when that is seen."""
+async def read_body(
+    http: HttpRequest, bytes_max: int, media: tuple[str, ...] = (JSON, "+json")
+) -> bytes:
+    """Return the body; what is too long, or of another type, is refused when that is seen.
+
+    `media` are the ends of types. Raises `Rejected`: 408, 413, 415.
+    """
     said = http.headers.get("content-length", "")
     if said.isdecimal() and int(said[:20]) > bytes_max:
         raise Rejected(413, f"the body has {said[:20]} bytes; at most {bytes_max} are taken")
-    kind = http.headers.get("content-type", JSON).partition(";")[0].strip().lower()
-    is_json = kind == JSON or kind.endswith("+json")
+    kind = http.headers.get("content-type", media[0]).partition(";")[0].strip().lower()
     pieces, size = [], 0
     try:
         async with asyncio.timeout(BODY_SECONDS_MAX):
             async for piece in http.stream():
                 size += len(piece)
-                if size and not is_json:
-                    raise Rejected(415, f"the body is {kind[:80]!r}; expected {JSON}")
+                if size and not kind.endswith(media):
+                    raise Rejected(415, f"the body is {kind[:80]!r}; expected {media[0]}")
                 if size > bytes_max:
                     raise Rejected(413, f"the body has more than {bytes_max} bytes")
                 pieces.append(piece)

@@ -27,6 +27,7 @@ from perdure.server.pool import Pool
 from perdure.server.pulse import Pulse
 from perdure.server.scheduler import Scheduler
 from perdure.server.sealing import Seal
+from perdure.server.setup import SetupLink
 from perdure.server.webhooks import Webhooks
 
 KEYS_WATCHED_EVERY_MS = 1_000
@@ -58,6 +59,8 @@ class Service:
         self.fresh = fresh
         """Returns so many random bytes."""
         self.leaving = Leaving()
+        self.setup: SetupLink | None = None
+        """The offer to make the first admin key, if nobody has one."""
         self.failure: PerdureError | None = None
         """Why it could not start, if it could not."""
         self.limits: Callable[[str], TenantLimits] = lambda tenant: limits

@@ -1,7 +1,8 @@
-"""The first start: a link that is good once, and makes the first tenant and its admin key.
+"""The first start: a link that is good once, and makes the first admin key.
 
-Whoever sees the page must also read the console: the link alone may be seen by others, and the code
-alone is short. After `WRONG_CODES_MAX` wrong codes the link is gone until the next start.
+Whoever opens the page must also read the console: the link alone may be seen by others, and the
+code alone is short. The link is gone once it was used or any admin key exists, after `LIFE_MS`, and
+after `WRONG_CODES_MAX` wrong codes; while nobody has a key, the next start offers another one.
 """
 
 from __future__ import annotations
@@ -11,15 +12,22 @@ import re
 from contextlib import suppress
 from typing import Final
 
+from perdure.api.errors import Rejected
 from perdure.core.errors import InvalidInput, Refused
 from perdure.ports.catalog import Catalog, NameTaken, TenantCatalog
+from perdure.ports.clock import Clock
 from perdure.ports.entries import Key, Tenant
 from perdure.server.keys import Issued, Keyring
 from perdure.server.tokens import Fresh
 
 TOKEN_BYTES: Final = 32
-CODE_BYTES: Final = 4
+CODE_CHARS: Final = 8
 WRONG_CODES_MAX: Final = 5
+TRIED_EVERY_MS: Final = 1_000
+LIFE_MS: Final = 3_600_000
+
+_LETTERS: Final = "ABCDEFGHJKMNPQRSTVWXYZ0123456789"
+"""32 that are not taken for each other when they are read aloud or typed: no I, L, O, U."""
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -42,46 +50,76 @@ async def ensure_tenant(catalog: Catalog, slug: str, name: str | None = None) ->
 class SetupLink:
     """An offer that one person may take: `token` belongs into the link, `code` on the console."""
 
-    def __init__(self, catalog: Catalog, keyring: Keyring, fresh: Fresh) -> None:
+    def __init__(
+        self, tenant: TenantCatalog, catalog: Catalog, keyring: Keyring, clock: Clock, fresh: Fresh
+    ) -> None:
         self.token = fresh(TOKEN_BYTES).hex()
-        self.code = fresh(CODE_BYTES).hex()
+        letters = "".join(_LETTERS[byte % len(_LETTERS)] for byte in fresh(CODE_CHARS))
+        self.code = f"{letters[:4]}-{letters[4:]}"
+        self._tenant = tenant
         self._catalog = catalog
         self._keyring = keyring
-        self._is_open = True
+        self._clock = clock
+        self._ends_at_ms = clock.monotonic_ms() + LIFE_MS
+        self._tried_at_ms: int | None = None
         self._wrong_codes = 0
+        self._used = False
 
     @classmethod
-    async def offer(cls, catalog: Catalog, keyring: Keyring, fresh: Fresh) -> SetupLink | None:
-        """Return a link if no tenant has ever had a key; None if one has."""
-        for tenant in await catalog.tenants():
-            if await catalog.list(tenant.slug, Key, limit=1, archived=True):
-                return None
-        return cls(catalog, keyring, fresh)
+    async def offer(
+        cls, tenant: TenantCatalog, catalog: Catalog, keyring: Keyring, clock: Clock, fresh: Fresh
+    ) -> SetupLink | None:
+        """Return a link to a tenant's first key if nobody has ever had a key; None if one has."""
+        if await has_keys(catalog):
+            return None
+        return cls(tenant, catalog, keyring, clock, fresh)
 
     def leads_here(self, token: str) -> bool:
-        """Say whether a link with this token is to be shown: else it is like any missing page."""
-        return self._is_open and _same(token, self.token)
+        """Say whether this is the token of the link, good or not: else it is no page at all."""
+        return hmac.compare_digest(token.encode(errors="replace"), self.token.encode())
 
-    async def use(self, token: str, code: str, slug: str, name: str | None = None) -> Issued:
-        """Create the tenant and its admin key, once, whoever else tries at the same time.
+    async def check(self) -> None:
+        """Raise `Refused` with the code `gone` if the link is no longer good."""
+        if (
+            self._used
+            or self._wrong_codes >= WRONG_CODES_MAX
+            or self._clock.monotonic_ms() >= self._ends_at_ms
+            or await has_keys(self._catalog)
+        ):
+            raise Refused("this link was used, or is too old", "gone")
 
-        Raises `Refused` with the code `gone` or `wrong_code`, and `InvalidInput` for a slug that is
-        none, after which it may be tried again.
+    async def use(self, code: str) -> Issued:
+        """Make the admin key, once, whoever else tries at the same time.
+
+        Raises `Refused` with the code `gone` or `wrong_code`, and `Rejected` (429) for codes that
+        come faster than once in a second.
         """
-        if not self.leads_here(token):
-            raise Refused("there is no setup to be done here", "gone")
-        if not _same(code.strip().lower(), self.code):
+        await self.check()
+        now_ms = self._clock.monotonic_ms()
+        if self._tried_at_ms is not None and now_ms < self._tried_at_ms + TRIED_EVERY_MS:
+            raise Rejected(429, "too many codes: try again in a second", retry_after_s=1)
+        self._tried_at_ms = now_ms
+        if not hmac.compare_digest(_plain(code), _plain(self.code)):
             self._wrong_codes += 1
-            self._is_open = self._wrong_codes < WRONG_CODES_MAX
-            raise Refused("that is not the code that the console shows", "wrong_code")
-        self._is_open = False
+            left = WRONG_CODES_MAX - self._wrong_codes
+            said = f"that is not the code on the console; {left} more may be tried"
+            raise Refused(said, "wrong_code")
+        self._used = True  # of all that come at once the first alone gets here: the others are 429
         try:
-            tenant = await ensure_tenant(self._catalog, slug, name)
-            return await self._keyring.issue(tenant, "admin", name="setup")
+            return await self._keyring.issue(self._tenant, "admin", name="setup")
         except BaseException:
-            self._is_open = True
+            self._used = False
             raise
 
 
-def _same(given: str, ours: str) -> bool:
-    return hmac.compare_digest(given.encode(errors="replace"), ours.encode())
+async def has_keys(catalog: Catalog) -> bool:
+    """Say whether any tenant has, or ever had, a key."""
+    for tenant in await catalog.tenants():
+        if await catalog.list(tenant.slug, Key, limit=1, archived=True):
+            return True
+    return False
+
+
+def _plain(code: str) -> bytes:
+    """Return a code as it is compared, however it was typed."""
+    return re.sub(r"[\s-]", "", code).upper().encode(errors="replace")
