@@ -42,7 +42,8 @@ border: 1px solid var(--line); border-radius: .75rem }
 h1 { margin: 0 0 .5rem; font-size: 1.4rem } p { margin: .5rem 0 1rem }
 .faint { color: var(--faint) }
 label { display: block; font-weight: 600; margin-bottom: .25rem }
-input, code { font-family: ui-monospace, monospace; font-size: 1.1rem }
+input, code { font-family: ui-monospace, monospace; font-size: .95em }
+input, .key { font-size: 1.1rem } input::placeholder { color: var(--faint); opacity: 1 }
 input { width: 100%; padding: .6rem .75rem; color: inherit; background: var(--paper);
 border: 1px solid var(--line); border-radius: .4rem; text-transform: uppercase }
 button { margin-top: 1rem; padding: .6rem 1.2rem; font: inherit; font-weight: 600; color: #fff;
@@ -121,7 +122,7 @@ def _page(title: str, inside: str) -> str:
 
 
 def _form(wrong: str) -> str:
-    said = f'<p class="bad" role="alert">{escape(wrong)}</p>' if wrong else ""
+    said = f'<p class="bad" role="alert">{_sentence(wrong)}</p>' if wrong else ""
     return _page(
         "Set up this server",
         "<p>The console on which the server was started shows a code. It makes the first admin "
@@ -146,6 +147,10 @@ def _made(key: str) -> str:
 def _gone(said: str) -> str:
     return _page(
         "Nothing to set up",
-        f'<p>{escape(said[:1].upper())}{escape(said[1:])}.</p><p class="faint">While there is no '
-        "admin key, every start of the server shows a new link.</p>",
+        f'<p>{_sentence(said)}</p><p class="faint">While there is no admin key, every start of the '
+        "server shows a new link.</p>",
     )
+
+
+def _sentence(said: str) -> str:
+    return escape(f"{said[:1].upper()}{said[1:]}.")
