@@ -156,7 +156,7 @@ class TestWriting:
     async def test_what_is_refused_takes_nothing_else_with_it(
         self, db: apsw.Connection, tmp_path: Path
     ) -> None:
-        thread = WriteThread(db, tmp_path / "db")
+        thread = WriteThread(db, tmp_path / "db", lambda: db)
 
         def insert(*values: object) -> asyncio.Future[None]:
             def work(db: apsw.Connection) -> None:
@@ -173,23 +173,41 @@ class TestWriting:
             insert(4),
             return_exceptions=True,
         )
-        await asyncio.to_thread(thread.close)
+        await asyncio.to_thread(thread.stop)
         fates = [type(None), Conflict, Conflict, TypeError, type(None)]
         assert [type(one) for one in done] == fates
         kept = sqlite3.connect(tmp_path / "db").execute("SELECT x FROM t ORDER BY x").fetchall()
         assert kept == [(1,), (4,)]
 
-    async def test_after_a_failed_commit_nothing_more_is_taken(
+    async def test_after_a_failed_commit_the_file_is_opened_again(
         self, db: apsw.Connection, tmp_path: Path
     ) -> None:
+        """Once in a second at most; until then, and as long as that fails, nothing is taken."""
+        seconds, opens = [0.0], [True, False]
         db.set_commit_hook(lambda: True)
-        thread = WriteThread(db, tmp_path / "db")
-        for _ in range(2):
-            with pytest.raises(Unavailable, match="takes nothing more until it is opened again"):
-                await thread.run(lambda db: db.execute("INSERT INTO t VALUES (1)"))
-            db.set_commit_hook(None)
-        await asyncio.to_thread(thread.close)
-        assert sqlite3.connect(tmp_path / "db").execute("SELECT x FROM t").fetchall() == []
+
+        def connect() -> apsw.Connection:
+            if opens.pop():
+                return apsw.Connection(str(tmp_path / "db"))
+            raise Unavailable("the disk is full")
+
+        async def insert(value: int) -> str:
+            try:
+                await thread.run(lambda db: db.execute("INSERT INTO t VALUES (?)", (value,)))
+            except Unavailable as error:
+                return str(error)
+            return "done"
+
+        thread = WriteThread(db, tmp_path / "db", connect, lambda: seconds[0])
+        told = []
+        for value, at in enumerate((0.0, 0.9, 1.0, 1.9, 2.0, 2.0)):
+            seconds[0] = at
+            told.append(await insert(value))
+        await asyncio.to_thread(thread.stop)
+        assert "takes nothing more until it is opened again" in told[0]
+        assert told == [told[0]] * 2 + ["the disk is full"] * 2 + ["done"] * 2
+        kept = sqlite3.connect(tmp_path / "db").execute("SELECT x FROM t").fetchall()
+        assert kept == [(4,), (5,)]
 
 
 def killed(path: Path, life: int, lines: int) -> dict[str, tuple[int, int]]:

@@ -16,6 +16,7 @@ import apsw
 import msgspec
 import pytest
 
+from perdure.adapters.sqlite.group_commit import BATCH_MAX
 from perdure.adapters.stores.sqlite import SqliteStore, writer
 from perdure.core.errors import StoreError, Unavailable
 from perdure.core.limits import INBOX_ENTRIES_MAX
@@ -34,7 +35,6 @@ from perdure.testing.conformance.claimant import (
 
 OTHER = SESSION._replace(key="other")
 BODY = b'{"type":"model_replied","text":"' + b"word " * 190 + b'"}'
-BATCH_MAX = writer.BATCH_OPERATIONS_MAX
 
 
 @pytest.fixture

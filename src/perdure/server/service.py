@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from perdure.api.errors import Rejected
@@ -30,7 +31,7 @@ from perdure.server.sealing import Seal
 from perdure.server.setup import SetupLink
 from perdure.server.webhooks import Webhooks
 
-KEYS_WATCHED_EVERY_MS = 1_000
+WATCHED_EVERY_MS = 1_000
 
 
 class Service:
@@ -62,7 +63,9 @@ class Service:
         self.setup: SetupLink | None = None
         """The offer to make the first admin key, if nobody has one."""
         self.failure: PerdureError | None = None
-        """Why it could not start, if it could not."""
+        """Why it could not start, or cannot go on."""
+        self.failed = asyncio.Event()
+        """Set when it cannot go on: a new process has to open the store again."""
         self.limits: Callable[[str], TenantLimits] = lambda tenant: limits
         self.agents = Catalogued(catalog)
         self.pool = Pool(
@@ -79,7 +82,7 @@ class Service:
         self.node.listen(self._herald.hear)
         self._desks: dict[str, Desk] = {}
         self._scheduler = Scheduler(catalog, self._fire, clock, telemetry)
-        self._keys = Pulse("keys", self._watch_keys, clock, telemetry)
+        self._watcher = Pulse("keys", self._watch, clock, telemetry)
 
     async def start(self) -> None:
         """Read the catalog, and go on with what was left unfinished."""
@@ -97,7 +100,7 @@ class Service:
             self.failure = error
             raise
         self._scheduler.start()
-        self._keys.start()
+        self._watcher.start()
         self._herald.start()
         self._outbox.start()
 
@@ -107,7 +110,7 @@ class Service:
             return
         self.leaving.begin()
         await self._scheduler.stop()
-        await self._keys.stop()
+        await self._watcher.stop()
         await self._herald.stop()
         await self._outbox.stop()
         await self.node.stop()
@@ -161,10 +164,13 @@ class Service:
             trigger="schedule",
         )
 
-    async def _watch_keys(self) -> int:
+    async def _watch(self) -> int:
         now = self.clock.now_ms()
+        if self.node.failure is not None:
+            self.failure = self.node.failure
+            self.failed.set()
         await self.keys.tick(now)
-        return now + KEYS_WATCHED_EVERY_MS
+        return now + WATCHED_EVERY_MS
 
     def _offers(self, task: ModelTask) -> Sequence[ToolSpec]:
         """Return the tools that a task's run is offered by now."""

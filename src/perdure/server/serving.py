@@ -34,7 +34,8 @@ async def serve(
 
     `on_leaving` is awaited first when it stops, while workers can still bring their results.
 
-    Port 0 takes a free one. Raises `InvalidInput` for an address that cannot be had.
+    Port 0 takes a free one. Raises `InvalidInput` for an address that cannot be had, and what the
+    service failed of: after an error of the disk the session store has to be opened again.
     """
     listener = _listen(host, port)
     address = listener.getsockname()
@@ -61,7 +62,16 @@ async def serve(
         await service.stop()
 
     server = _Announcing(config, lambda: on_ready(f"http://{shown}:{address[1]}"), leave)
-    await server.serve(sockets=[listener])
+
+    async def give_up() -> None:
+        await service.failed.wait()
+        server.should_exit = True
+
+    failing = asyncio.ensure_future(give_up())
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        failing.cancel()
     if service.failure is not None:
         raise service.failure
 

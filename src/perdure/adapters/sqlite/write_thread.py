@@ -1,29 +1,27 @@
-"""Writing: one thread with the only connection that writes, and group commit.
+"""Writing work of any kind: group commit, in which each piece of work stands for itself.
 
-Whatever waits when the thread looks is written in one transaction, and its callers are told after
-the COMMIT has returned: an idle file commits at once, a busy one pays a single fsync for many. Each
-piece of work has a savepoint of its own, so that what is refused takes nothing else with it. After
-a failed write what the disk holds is unknown, so nothing more is taken until the file is opened
-again.
+Each has a savepoint of its own, so that what is refused takes nothing else with it. After a write
+that failed nothing more is written with the connection. With the next work, at most once in a
+second, the file is opened again, as the next process would do it: then what was left is made
+durable first, and the disk may have room again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import apsw
 
-from perdure.adapters.sqlite.checks import first_cause
-from perdure.core.errors import Conflict, Unavailable
+from perdure.adapters.sqlite.group_commit import GroupCommit
+from perdure.core.errors import Conflict, PerdureError, Unavailable
 
-BATCH_MAX = 1_000
 CHECKPOINT_PAGES = 1_000
+REOPENED_EVERY_S: Final = 1.0
 UNSTORABLE = (apsw.ConstraintError, apsw.TooBigError, OverflowError)
 
 T = TypeVar("T")
@@ -58,19 +56,23 @@ class _Task:
             self.future.set_exception(self.error)
 
 
-class WriteThread:
-    """Runs work in the order in which it comes, many pieces in one transaction."""
+class WriteThread(GroupCommit[_Task]):
+    """Runs work in the order in which it comes, many pieces in one transaction.
 
-    def __init__(self, db: apsw.Connection, path: Path) -> None:
-        self._db = db
-        self._path = path
-        self._failure: str | None = None
-        self._loop = asyncio.get_running_loop()
-        self._queue: SimpleQueue[_Task | None] = SimpleQueue()
-        self._wal_pages = 0
-        db.set_wal_hook(self._note_wal)
-        self._thread = threading.Thread(target=self._run, name="perdure-write", daemon=True)
-        self._thread.start()
+    `connect` opens the file again; `seconds` is a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        db: apsw.Connection,
+        path: Path,
+        connect: Callable[[], apsw.Connection],
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connect = connect
+        self._seconds = seconds
+        self._failed_at = 0.0
+        super().__init__(db, str(path), asyncio.get_running_loop(), CHECKPOINT_PAGES)
 
     async def run(self, work: Callable[[apsw.Connection], T]) -> T:
         """Return what `work` does, once it is durable.
@@ -79,39 +81,13 @@ class WriteThread:
         what cannot be stored, and `Unavailable` if the file cannot be written.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Task(work, future))
+        self.submit(_Task(work, future))
         return await future
 
-    def close(self) -> None:
-        """Write what was submitted and close the file. Blocks."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        going_on = True
-        while going_on:
-            batch, going_on = self._collect()
-            self._write(batch)
-            # A loop that is closed has nobody left to tell.
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(_tell, batch)
-            self._checkpoint()
-        self._db.close()
-
-    def _collect(self) -> tuple[list[_Task], bool]:
-        batch: list[_Task] = []
-        task = self._queue.get()
-        with suppress(Empty):
-            while task is not None:
-                batch.append(task)
-                if len(batch) == BATCH_MAX:
-                    return batch, True
-                task = self._queue.get_nowait()
-            return batch, False
-        return batch, True
-
-    def _write(self, batch: list[_Task]) -> None:
-        if batch and self._failure is None:
+    def _write(self, batch: Sequence[_Task]) -> None:
+        if self.failure is not None:
+            self._reopen()
+        if self.failure is None:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 for task in batch:
@@ -119,36 +95,29 @@ class WriteThread:
                 self._db.execute("COMMIT")
             except BaseException as error:  # noqa: BLE001 - whoever waits must learn of it
                 self._fail(error)
-        if self._failure is not None:
+        if self.failure is not None:
             for task in batch:
-                task.error = Unavailable(self._failure)
+                task.error = Unavailable(self.failure)
 
-    def _checkpoint(self) -> None:
-        if self._failure is None and self._wal_pages >= CHECKPOINT_PAGES:
-            try:
-                # Somebody else's checkpoint is as good as ours.
-                with suppress(apsw.BusyError):
-                    self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            except apsw.Error as error:
-                self._fail(error)
-
-    def _note_wal(self, db: apsw.Connection, schema: str, pages: int) -> int:
-        self._wal_pages = pages
-        return apsw.SQLITE_OK
+    def _tell(self, batch: Sequence[_Task], written: None) -> None:
+        for task in batch:
+            task.tell()
 
     def _fail(self, error: BaseException) -> None:
-        # Closing would make a checkpoint; and after a failed sync nothing is written any more.
-        self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        super()._fail(error)
+        self._failed_at = self._seconds()
+
+    def _reopen(self) -> None:
+        if self._seconds() < self._failed_at + REOPENED_EVERY_S:
+            return
+        self._failed_at = self._seconds()
         with suppress(apsw.Error):
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-        cause = first_cause(error)
-        self._failure = (
-            f"{self._path} could not be written, and takes nothing more until it is opened again: "
-            f"{type(cause).__name__}: {cause}"
-        )
-
-
-def _tell(batch: list[_Task]) -> None:
-    for task in batch:
-        task.tell()
+            self._db.close()
+        try:
+            self._db = self._connect()
+        except PerdureError as error:
+            self.failure = str(error)
+            return
+        self._wal_pages = 0
+        self._db.set_wal_hook(self._note_wal)
+        self.failure = None

@@ -11,6 +11,7 @@ from typing import TypeVar
 import apsw
 
 from perdure.adapters.catalog.sqlite import queries
+from perdure.adapters.sqlite.checks import connect_to_write
 from perdure.adapters.sqlite.opening import Opened, open_to_write
 from perdure.adapters.sqlite.read_thread import ReadThread
 from perdure.adapters.sqlite.schema import Schema
@@ -38,7 +39,7 @@ class SqliteCatalog:
         self._path = path
         self._now_ms = now_ms
         self._lock = opened.lock
-        self._writer = WriteThread(opened.db, path)
+        self._writer = WriteThread(opened.db, path, lambda: connect_to_write(path, "FULL"))
         self._reader = reader
         self._numbers: dict[tuple[str, Numbered, str], int] = {}
         self._closed = False
@@ -61,7 +62,7 @@ class SqliteCatalog:
 
     def _close(self) -> None:
         self._reader.close()
-        self._writer.close()
+        self._writer.stop()
         self._lock.release()
 
     async def create(self, tenant: str, entry: E) -> E:

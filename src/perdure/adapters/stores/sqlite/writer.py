@@ -1,9 +1,4 @@
-"""The writer: one thread, the only connection that writes, and group commit.
-
-Whatever waits when the thread looks is written in one transaction and told after its COMMIT has
-returned, in one callback on the event loop: no timer, so that an idle store commits at once and a
-busy one pays a single fsync for hundreds of steps. The same thread makes the checkpoints, after
-everybody has been told.
+"""The writer: group commit of steps and of what is asked besides.
 
 A batch is first written as if nothing could be refused. If something is, it is rolled back and
 written again one operation at a time, so that each learns its own fate. A failed write is another
@@ -14,22 +9,18 @@ again. What was acknowledged before is not affected.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import apsw
 
-from perdure.adapters.sqlite.checks import first_cause
+from perdure.adapters.sqlite.group_commit import GroupCommit
 from perdure.adapters.stores.sqlite.commits import RowIds, why_refused, write_all
 from perdure.core.errors import Conflict, PerdureError, StoreError, Unavailable
 from perdure.core.ids import SessionId
 from perdure.ports import faults
 from perdure.ports.session_store import CommitDone, StepCommit, Token
 
-BATCH_OPERATIONS_MAX = 1_000
 CHECKPOINT_PAGES = 4_000
 UNSTORABLE = (apsw.ConstraintError, apsw.TooBigError, OverflowError, TypeError, ValueError)
 """One operation's own fault: it is refused, and the store goes on."""
@@ -92,57 +83,14 @@ class _NotWritten(Exception):
     """Leaves a savepoint, so that it is rolled back."""
 
 
-class Writer:
+class Writer(GroupCommit[Operation]):
     """Writes operations in the order in which they are submitted, many at a time."""
 
     def __init__(self, db: apsw.Connection, name: str, loop: asyncio.AbstractEventLoop) -> None:
-        self.failure: str | None = None
         self.transactions = 0
-        self._db = db
-        self._name = name
-        self._loop = loop
-        self._queue: SimpleQueue[Operation | None] = SimpleQueue()
         self._ids: RowIds = {}
         self._untold: dict[ClaimKey, list[StoreError]] = {}
-        self._wal_pages = 0
-        self._stopping = False
-        db.set_wal_hook(self._note_wal)
-        self._thread = threading.Thread(target=self._run, name="perdure-writer", daemon=True)
-        self._thread.start()
-
-    def submit(self, operation: Operation) -> None:
-        """Queue an operation; it is told on the event loop what became of it."""
-        self._queue.put(operation)
-
-    def stop(self) -> None:
-        """Write what was submitted, close the connection, and wait for that. Blocks."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping:
-            batch = self._collect()
-            if not batch:
-                continue
-            refused = self._write(batch)
-            # A loop that is closed has nobody left to tell.
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._tell, batch, refused)
-            del batch
-            self._checkpoint()
-        self._db.close()
-
-    def _collect(self) -> list[Operation]:
-        batch: list[Operation] = []
-        operation = self._queue.get()
-        with suppress(Empty):
-            while operation is not None:
-                batch.append(operation)
-                if len(batch) == BATCH_OPERATIONS_MAX:
-                    return batch
-                operation = self._queue.get_nowait()
-            self._stopping = True
-        return batch
+        super().__init__(db, name, loop, CHECKPOINT_PAGES)
 
     def _write(self, batch: Sequence[Operation]) -> list[ClaimKey]:
         """Write a batch, or mark the store as failed; return the claims of refused commits."""
@@ -253,28 +201,3 @@ class Writer:
             self._untold[claim].pop()
             if not self._untold[claim]:
                 del self._untold[claim]
-
-    def _checkpoint(self) -> None:
-        if self.failure is None and self._wal_pages >= CHECKPOINT_PAGES:
-            try:
-                # Somebody else's checkpoint is as good as ours.
-                with suppress(apsw.BusyError):
-                    self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            except apsw.Error as error:
-                self._fail(error)
-
-    def _note_wal(self, db: apsw.Connection, schema: str, pages: int) -> int:
-        self._wal_pages = pages
-        return apsw.SQLITE_OK
-
-    def _fail(self, error: BaseException) -> None:
-        # Closing would make a checkpoint; and after a failed sync nothing is written any more.
-        self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        with suppress(apsw.Error):
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-        cause = first_cause(error)
-        self.failure = (
-            f"the store {self._name} failed and takes nothing more until it is opened again: "
-            f"{type(cause).__name__}: {cause}"
-        )
