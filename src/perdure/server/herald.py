@@ -30,8 +30,9 @@ from perdure.ports.catalog import Catalog
 from perdure.ports.clock import Clock
 from perdure.ports.entries import UntoldRun
 from perdure.ports.telemetry import Telemetry
-from perdure.server.desk import UNENDED, Desk, Telling
+from perdure.server.desk import UNENDED, Desk
 from perdure.server.pulse import Pulse
+from perdure.server.telling import Telling
 from perdure.server.webhooks import Webhooks
 
 TOGETHER_MAX: Final = 32
