@@ -221,6 +221,16 @@ async def test_a_fork_stays_in_its_gard() -> None:
         assert (answer.status_code, answer.json()) == (404, {"error": "gard not found"})
 
 
+async def test_the_name_of_a_copy_may_be_taken() -> None:
+    """By an agent that somebody made; nothing is done, and it is said what to do."""
+    async with house() as h:
+        _, run = await furnish(h)
+        await h.make("/agents", {**BOT, "name": f"bot-fork-{run + 1}"})
+        answer = await h.ask("POST", f"/runs/{run}/fork", {"step": 1, "model": "gpt-5"})
+        assert (answer.status_code, len(await h.get("/runs"))) == (409, 1)
+        assert "rename it" in answer.json()["error"]
+
+
 async def test_one_key_makes_one_fork() -> None:
     """One run and one copy of the agent; another request needs another key."""
     async with house() as h:

@@ -235,7 +235,11 @@ RUNS = (
         "Go on from a run after one of its steps, in a session of its own",
         body=s.ForkCreate,
         status=201,
-        conflicts=("run is still in progress", "run never began: send its message again"),
+        conflicts=(
+            "run is still in progress",
+            "run never began: send its message again",
+            "another agent is named as the copy would be: rename it",
+        ),
         refusals=(
             "step must be a non-negative integer",
             "step N is beyond the run's last step (M)",

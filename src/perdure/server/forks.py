@@ -85,7 +85,8 @@ async def _copy(
     except NameTaken:
         found = await desk.catalog.find(entries.Agent, name)
         if found is None or any(getattr(found, one) != value for one, value in changes.items()):
-            raise
+            said = f"another agent is named {name!r}, as the copy would be: rename it"
+            raise Rejected(409, said) from None
         made = found
     await desk.agents.refresh(desk.tenant)
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 from perdure.api import shapes
@@ -57,7 +57,7 @@ class Telling:
             self.events.append(event)
         return self.events[known:]
 
-    async def read(self) -> AsyncIterator[shapes.Event]:
+    async def read(self) -> AsyncGenerator[shapes.Event, None]:
         """Yield the events that were added since they were read last; keep none of them."""
         if self._row.started_seq is None and not self._begun:
             self._row = await self._desk.runs.row(self._row.id)

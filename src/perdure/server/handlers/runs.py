@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 from msgspec import UNSET, UnsetType, convert
 
@@ -107,12 +107,13 @@ async def list_events(desk: Desk, request: Request) -> Answer:
     limit = None if query.limit is UNSET else min(query.limit, EVENTS_PAGE_ITEMS_MAX)
     found: list[shapes.Event] = []
     following = None
-    async for event in telling.read():
-        if len(found) == limit:
-            following = str(found[-1].sequence)
-            break
-        if event.sequence > query.after:
-            found.append(event)
+    async with aclosing(telling.read()) as events:
+        async for event in events:
+            if len(found) == limit:
+                following = str(found[-1].sequence)
+                break
+            if event.sequence > query.after:
+                found.append(event)
     return Answer(page(found, following, asked=limit is not None))
 
 
