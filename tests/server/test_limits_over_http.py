@@ -79,3 +79,11 @@ async def test_the_size_of_a_body_is_the_tenants() -> None:
                 body = body.replace(b'""', b'"%s"' % (b"x" * (size - len(body))))
                 answer = await h.ask("POST", "/agents", content=body)
                 assert (len(body), answer.status_code) == (size, status)
+
+
+async def test_workers_and_clients_have_limits_of_their_own() -> None:
+    """A tenant's clients take no place of its workers, and the other way round."""
+    async with house(worker_sockets_max=1, client_sockets_max=2) as h:
+        workers, clients = h.service.sockets["worker"], h.service.sockets["agent"]
+        assert [workers.open("acme") for _ in range(2)] == [True, False]
+        assert [clients.open("acme") for _ in range(3)] == [True, True, False]

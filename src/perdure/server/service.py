@@ -74,7 +74,10 @@ class Service:
         self.node = Node(store, [self.pool], self.agents, clock, telemetry, settings=settings)
         self.requests = RequestLimit(self.limits)
         self.room = RunLimit(lambda tenant: self.limits(tenant).parked_runs_max)
-        self.sockets = SocketLimit(lambda tenant: limits.worker_sockets_max)
+        self.sockets = {
+            "worker": SocketLimit(lambda tenant: self.limits(tenant).worker_sockets_max),
+            "agent": SocketLimit(lambda tenant: self.limits(tenant).client_sockets_max),
+        }
         egress = egress or Egress()
         self._outbox = Outbox(catalog, egress.post, seal.unseal, clock, telemetry)
         self.webhooks = Webhooks(catalog, egress, self._outbox)

@@ -32,6 +32,7 @@ WAITING_BYTES_MAX = 16 * 1024 * 1024
 
 _log = logging.getLogger("perdure.server")
 
+Serves = Literal["worker", "agent"]
 Endpoint = Callable[[WebSocket], Awaitable[None]]
 
 
@@ -82,7 +83,7 @@ def worker_socket(service: Service) -> Endpoint:
     """Return the endpoint of workers."""
 
     async def endpoint(socket: WebSocket) -> None:
-        principal = await _admit(service, socket, "work")
+        principal = await _admit(service, socket, "worker")
         if principal is not None:
             await _Worker(service, socket, principal).serve()
 
@@ -93,16 +94,14 @@ def agent_socket(service: Service) -> Endpoint:
     """Return the endpoint of clients that follow agents."""
 
     async def endpoint(socket: WebSocket) -> None:
-        principal = await _admit(service, socket, "read")
+        principal = await _admit(service, socket, "agent")
         if principal is not None:
             await _Client(service, socket, principal).serve()
 
     return endpoint
 
 
-async def _admit(
-    service: Service, socket: WebSocket, operation: Literal["work", "read"]
-) -> Principal | None:
+async def _admit(service: Service, socket: WebSocket, serves: Serves) -> Principal | None:
     """Open the connection for who may; refuse the upgrade (403) to anybody else."""
     token = socket.query_params.get("token", "")
     try:
@@ -111,8 +110,8 @@ async def _admit(
         principal = None
     if (
         principal is None
-        or not principal.may(operation)
-        or not service.sockets.open(principal.tenant)
+        or not principal.may("work" if serves == "worker" else "read")
+        or not service.sockets[serves].open(principal.tenant)
     ):
         await socket.close()
         return None
@@ -123,7 +122,7 @@ async def _admit(
 class _Peer:
     """One connection: frames in, frames out, facts to whoever acts on them."""
 
-    serves: Literal["worker", "agent"]
+    serves: Serves
 
     def __init__(self, service: Service, socket: WebSocket, principal: Principal) -> None:
         self.service = service
@@ -156,7 +155,7 @@ class _Peer:
             self.out.close(CLOSE_TRY_AGAIN)
         finally:
             unwatch()
-            self.service.sockets.close(self.principal.tenant)
+            self.service.sockets[self.serves].close(self.principal.tenant)
             self.gone()
             self.out.close(CLOSE_TRY_AGAIN)
             with contextlib.suppress(asyncio.CancelledError):
