@@ -13,12 +13,15 @@ import uvicorn
 
 from perdure.core.errors import InvalidInput
 from perdure.server.app import application
-from perdure.server.patience import PatientProtocol
+from perdure.server.patience import PatientProtocol, PatientSocket
 from perdure.server.service import Service
 from perdure.wire.frames import SERVER_FRAME_BYTES_MAX
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 BACKLOG_CONNECTIONS = 2_048
+UNSENT_BYTES_MAX = 64 * 1024
+"""What the system keeps for a peer besides what is on its way."""
+
 GRACE_SECONDS = 20
 """How long requests may go on when the server stops; sockets are closed with 1012 at once."""
 
@@ -47,7 +50,7 @@ async def serve(
         log_level=logging.WARNING,  # at INFO it writes the token of every socket
         lifespan="on",
         http=PatientProtocol,
-        ws="websockets-sansio",
+        ws=PatientSocket,
         ws_max_size=SERVER_FRAME_BYTES_MAX,
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
@@ -119,6 +122,9 @@ def _listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # The system would take megabytes for a peer that reads nothing.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
         listener.bind((host, port))
         listener.listen(BACKLOG_CONNECTIONS)
         listener.setblocking(False)
