@@ -25,6 +25,7 @@ from typing import Any
 import apsw
 
 from bench.measure import ROOT
+from bench.memory import rss_mib
 from perdure import Agent, ModelReply, ModelRequest, Runtime, ToolRequest, ask_human, wait
 from perdure.adapters.clock import SystemClock
 
@@ -118,15 +119,6 @@ async def park(folder: Path, sessions: int) -> dict[str, Any]:
         "rss_after_parking_mib": rss,
         "stored_bytes_per_session": path.stat().st_size / sessions,
     }
-
-
-def rss_mib() -> float:
-    """Return this process's resident memory; not a number where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return float("nan")
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
 class Life:

@@ -7,7 +7,6 @@ socket: the pool, the protocol, and the worker's side of it.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from contextlib import AsyncExitStack
 from importlib.metadata import version
@@ -22,16 +21,19 @@ from perdure.core.commands import ReportReply, ReportToolResult
 from perdure.server.service import Service
 from perdure.server.serving import serve
 
+STORE = "perdure.db"
 KEY = "bench_key_of_this_machine_only"
 READY_SECONDS_MAX = 30
+OPEN = AsyncExitStack()
+"""What is open to the end of the process."""
 
 
 class Served:
     """A node with a worker at the other end of a socket."""
 
-    def __init__(self, service: Service, book: workload.Book, path: Path) -> None:
-        self.stack = AsyncExitStack()
-        self.serving: asyncio.Task[None] | None = None
+    def __init__(self, service: Service, url: str, book: workload.Book, path: Path) -> None:
+        self.service = service
+        self.port = url.rpartition(":")[2]
         self._desk = service.desk("default")
         self._store: Any = service.store
         self._path = str(path)
@@ -72,6 +74,12 @@ class Served:
         run = await self._desk.runs.send(self._agent, f"{workload.prompt(number)} {steps}")
         await run.result()
 
+    async def number(self, steps: int) -> int:
+        """Do a run of so many steps; return the number that the API has for it."""
+        run = await self._desk.runs.send(self._agent, f"{workload.prompt(0)} {steps}")
+        await run.result()
+        return await self._desk.numbers.run(run.id)
+
     def facts(self) -> dict[str, Any]:
         """Return what is stored, in how many commits, and the version."""
         reader = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READONLY)
@@ -84,21 +92,25 @@ class Served:
         }
 
 
-async def open_served(folder: Path, book: workload.Book) -> Served:
-    """Open the server, and start its worker."""
-    path = folder / "perdure.db"
-    stack = AsyncExitStack()
-    environment = {"PERDURE_BOOTSTRAP_KEY": KEY}
-    service, _ = await stack.enter_async_context(
-        open_service(folder, f"sqlite:///{path}", environment)
-    )
-    served = Served(service, book, path)
-    served.stack = stack
+async def open_node(folder: Path) -> tuple[Service, str]:
+    """Open a server in this process, which lasts as long as that; return its URL besides."""
+    store = f"sqlite:///{folder / STORE}"
+    opened = open_service(folder, store, {"PERDURE_BOOTSTRAP_KEY": KEY})
+    service, _ = await OPEN.enter_async_context(opened)
     url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    served.serving = asyncio.ensure_future(serve(service, "127.0.0.1", 0, url.set_result))
+    serving = asyncio.ensure_future(serve(service, "127.0.0.1", 0, url.set_result))
+    OPEN.push_async_callback(asyncio.wait, [serving])
+    return service, await url
+
+
+async def open_served(
+    folder: Path, book: workload.Book, worker: str = "bench.served_worker"
+) -> Served:
+    """Open the server, and start its worker: a module that is run with the URL and the key."""
+    service, url = await open_node(folder)
+    served = Served(service, url, book, folder / STORE)
     await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.served_worker", await url, KEY, str(os.getpid())),
-        stdin=asyncio.subprocess.PIPE,
+        *(sys.executable, "-m", worker, url, KEY), stdin=asyncio.subprocess.PIPE
     )
     await served.ready()
     return served

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import workload
 from bench.runtime import replied
-from perdure import Agent, ModelReply, ModelRequest, Worker, tool
+from perdure import Agent, Limits, ModelReply, ModelRequest, Worker, tool
 
 
 async def play(request: ModelRequest) -> ModelReply:
@@ -18,6 +18,9 @@ async def play(request: ModelRequest) -> ModelReply:
     if turn == int(request.messages[0].content.rpartition(" ")[2]):
         return ModelReply("done")
     return replied(turn)
+
+
+STEPS_MAX = 1_000
 
 
 @tool(effect="idempotent")
@@ -34,5 +37,5 @@ def end_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=end_with_parent, daemon=True).start()
-    agent = Agent("bench", model=play, tools=[search])
+    agent = Agent("bench", model=play, tools=[search], limits=Limits(steps_max=STEPS_MAX))
     Worker(sys.argv[1], sys.argv[2], concurrency_max=2_000).serve([agent])

@@ -16,7 +16,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -181,10 +182,27 @@ async def complete(contestant: Contestant, book: Book, clients: int, runs: int) 
 async def window(
     contestant: Contestant, book: Book, clients: int, seconds: float
 ) -> dict[str, float]:
-    """Keep `clients` busy, and count the calls within a window of the steady state.
+    """Keep `clients` busy, and count the calls within a window of the steady state."""
+    async with busy(contestant, book, clients) as clients_busy:
+        calls, began, cpu = book.calls, time.perf_counter(), time.process_time()
+        await asyncio.wait([clients_busy], timeout=seconds)
+        if clients_busy.done():
+            clients_busy.result()
+        return {
+            "calls": book.calls - calls,
+            "seconds": time.perf_counter() - began,
+            "cpu_seconds": time.process_time() - cpu,
+        }
+
+
+@asynccontextmanager
+async def busy(
+    contestant: Contestant, book: Book, clients: int
+) -> AsyncIterator[asyncio.Future[Any]]:
+    """Keep `clients` busy from the steady state on.
 
     The first run of each client is cut to between one and ten steps, so that the clients are out
-    of step with each other; the window opens when each has made a call on average.
+    of step with each other; the steady state begins when each has made a call on average.
     """
 
     async def client(number: int) -> None:
@@ -193,18 +211,10 @@ async def window(
             number += clients
             await contestant.run(number, STEPS)
 
-    busy = asyncio.gather(*(client(number) for number in range(clients)))
-    began = time.perf_counter()
-    while book.calls < 2 * clients and not busy.done():
+    calls, began = book.calls, time.perf_counter()
+    clients_busy = asyncio.gather(*(client(number) for number in range(clients)))
+    while book.calls < calls + 2 * clients and not clients_busy.done():
         if time.perf_counter() - began > RAMP_SECONDS_MAX:
             sys.exit(f"only {book.calls} calls in {RAMP_SECONDS_MAX} s: no steady state")
         await asyncio.sleep(0.005)
-    calls, began, cpu = book.calls, time.perf_counter(), time.process_time()
-    await asyncio.wait([busy], timeout=seconds)
-    if busy.done():
-        busy.result()
-    return {
-        "calls": book.calls - calls,
-        "seconds": time.perf_counter() - began,
-        "cpu_seconds": time.process_time() - cpu,
-    }
+    yield clients_busy
