@@ -19,7 +19,8 @@ from bench.served import KEY, Served, open_served
 LONG_STEPS = 400
 """Of the run whose events are read: about a megabyte."""
 
-SETTLE_SECONDS = 0.5
+SETTLE_SECONDS = 1.5
+"""Until the readers are behind, and until they are forgotten. Work is done meanwhile."""
 
 
 async def steps_ms(served: Served, book: workload.Book, seconds: float) -> list[float]:
@@ -54,11 +55,11 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             await asyncio.sleep(0.1)
 
     watching = asyncio.ensure_future(watch())
-    await asyncio.sleep(SETTLE_SECONDS)
+    await steps_ms(served, book, SETTLE_SECONDS)
     beside = await steps_ms(served, book, options.seconds)
     watching.cancel()
     let_go, _ = await readers.communicate(b"")
-    await asyncio.sleep(SETTLE_SECONDS)
+    await steps_ms(served, book, SETTLE_SECONDS)
     without = before + await steps_ms(served, book, options.seconds)
     return {
         "p50_ratio": quantile(beside, 0.5) / quantile(without, 0.5),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
 
-from perdure.server import patience
+from perdure.server import patience, serving
 from perdure.server.patience import PatientProtocol
 from tests.server.house import House, furnished, house
+
+RECEIVE_BUFFER_BYTES = 16_384
+LINE_BYTES = 8_192
+"""A client takes in twice as much before anybody asks it."""
 
 
 class Line:
@@ -43,16 +48,21 @@ async def lines(h: House, count: int = 1) -> AsyncIterator[list[Line]]:
     server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    port = server.servers[0].sockets[0].getsockname()[1]
-    opened = [Line(*await asyncio.open_connection("127.0.0.1", port)) for _ in range(count)]
+    listener = serving.listen("127.0.0.1", 0)
+    await server.startup([listener])
+    opened = []
+    for _ in range(count):
+        near = socket.socket()
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        near.connect(listener.getsockname())
+        opened.append(Line(*await asyncio.open_connection(sock=near, limit=LINE_BYTES)))
     try:
         yield opened
     finally:
         for line in opened:
             line.writer.close()
         h.service.leaving.begin()
-        await server.shutdown()
+        await server.shutdown([listener])
 
 
 def request(h: House, path: str, *headers: str) -> str:
@@ -113,3 +123,33 @@ async def test_a_reader_that_takes_nothing_holds_nobody_up() -> None:
             text = (await good.reader.readuntil(b"waiting_for_user")).decode()
             assert "text/event-stream" in text
             assert (await h.ask("GET", "/agents")).status_code == 200
+
+
+async def test_who_does_not_take_what_he_asked_for_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who takes it, however slowly, gets it whole; and nothing is left of either."""
+    monkeypatch.setattr(patience, "TAKE_SECONDS", 0.25)
+    monkeypatch.setattr(patience, "TAKE_BYTES_MIN", 1)
+    async with house() as h, lines(h, 2) as (deaf, slow):
+        for line in (deaf, slow):
+            await line.say("GET /openapi.json HTTP/1.1\r\nHost: house\r\n\r\n")
+        whole = int((await slow.answer()).partition("content-length: ")[2].split()[0])
+        assert patience.SLOW_READERS.bytes > 0
+        taken = 0
+        while taken < whole:
+            await asyncio.sleep(0.02)
+            taken += len(await slow.reader.read(4_096))
+        assert patience.SLOW_READERS.bytes == 0
+        assert 0 < len(await deaf.hear()) < whole
+
+
+async def test_slow_readers_share_a_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is full, who waits longest is let go: who asks next is served."""
+    async with house() as h, lines(h, 6) as deaf:
+        monkeypatch.setattr(patience, "WAITING_BYTES_MAX", 1)
+        for line in deaf:
+            await line.say("GET /openapi.json HTTP/1.1\r\nHost: house\r\n\r\n")
+            await line.answer()
+        assert len(patience.SLOW_READERS._waiting) == 1
+        assert await deaf[-1].reader.read(1)

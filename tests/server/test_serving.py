@@ -8,13 +8,13 @@ import socket
 import pytest
 
 from perdure.core.errors import InvalidInput
-from perdure.server.serving import _listen
+from perdure.server.serving import listen
 
 
 async def test_small_frames_are_sent_at_once() -> None:
     """A frame that waits for the acknowledgement of the one before it costs 40 ms a step."""
     accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
-    listener = _listen("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     async with await asyncio.start_server(
         lambda reader, writer: accepted.put_nowait(writer), sock=listener
     ):
@@ -29,7 +29,7 @@ async def test_small_frames_are_sent_at_once() -> None:
 
 def test_a_port_that_is_taken_is_named() -> None:
     """With what to do about it."""
-    with _listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(InvalidInput, match=f"port {port} of 127.0.0.1 cannot be had.*--port"):
-            _listen("127.0.0.1", port)
+            listen("127.0.0.1", port)

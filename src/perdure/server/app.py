@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
 from perdure.api.decoding import NAMED_CHARS_MAX
@@ -236,6 +236,8 @@ def _response(answer: Answer | Response) -> Response:
         return answer
     if answer.body is None:
         return Response(status_code=answer.status)
+    if isinstance(answer.body, AsyncIterator):
+        return StreamingResponse(answer.body, answer.status, media_type=JSON)
     return _json(answer.body, answer.status)
 
 

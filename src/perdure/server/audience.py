@@ -6,12 +6,15 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
-from perdure.api.pushes import push
+import msgspec
+
+from perdure.api.pushes import Push, push
 from perdure.api.shapes import timestamp
 from perdure.core.errors import PerdureError
 from perdure.core.ids import SessionId
+from perdure.core.runs import RunRow
 from perdure.server.desk import Desk
 from perdure.server.telling import Telling
 
@@ -21,20 +24,53 @@ RUNS_LOOKED_AT = 8
 RUNS_REMEMBERED_MAX = 1_000
 
 _log = logging.getLogger("perdure.server")
+_encode = msgspec.json.Encoder().encode
+
+Tell = Callable[[str, msgspec.Raw], None]
+"""Called with the name of an event, and its payload as JSON."""
 
 
-class Audience:
-    """One follower of one agent. `tell` is given the name of an event and its payload.
+class Audiences:
+    """The followers of each agent. News are read and encoded once, however many follow."""
+
+    def __init__(self) -> None:
+        self._audiences: dict[tuple[str, int], _Audience] = {}
+
+    def join(self, desk: Desk, agent: int, tell: Tell) -> Callable[[], None]:
+        """Tell a follower what an agent's runs do until the returned function is called."""
+        key = desk.tenant, agent
+        audience = self._audiences.get(key)
+        if audience is None:
+            audience = self._audiences[key] = _Audience(desk, agent)
+        follower = _Follower(timestamp(desk.clock.now_ms()), tell)
+        audience.followers[id(follower)] = follower
+
+        def leave() -> None:
+            if audience.followers.pop(id(follower), None) and not audience.followers:
+                del self._audiences[key]
+                audience.close()
+
+        return leave
+
+
+class _Follower(NamedTuple):
+    """One follower, and since when he is one."""
+
+    since: str
+    tell: Tell
+
+
+class _Audience:
+    """The followers of one agent.
 
     Events are read from the log, so that nothing is told that is not durable, and nothing twice.
     """
 
-    def __init__(self, desk: Desk, agent: int, tell: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(self, desk: Desk, agent: int) -> None:
+        self.followers: dict[int, _Follower] = {}
         self._desk = desk
         self._agent = agent
-        self._tell = tell
-        self._since = timestamp(desk.clock.now_ms())
-        self._tellings: OrderedDict[str, Telling] = OrderedDict()
+        self._tellings: OrderedDict[str, Telling | None] = OrderedDict()
         self._pending: dict[SessionId, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._leave = desk.runs.watch(str(agent), self._news)
@@ -64,15 +100,29 @@ class Audience:
             agent=session.agent, key=session.key, limit=RUNS_LOOKED_AT
         )
         for row in reversed(rows):
-            telling = self._tellings.get(row.id)
-            if telling is None:
+            if row.id not in self._tellings:
                 if row.status in ("queued", "merged"):
                     continue
-                telling = self._tellings[row.id] = Telling(self._desk, row)
-                while len(self._tellings) > RUNS_REMEMBERED_MAX:
-                    self._tellings.popitem(last=False)
+                self._remember(row)
+            telling = self._tellings[row.id]
+            if telling is None:
+                continue
             run = await self._desk.numbers.run(row.id)
-            for event in await telling.more():
+            async for event in telling.read():
                 pushed = push(event, self._agent, run)
-                if pushed is not None and event.inserted_at >= self._since:
-                    self._tell(pushed.event, pushed.payload)
+                if pushed is not None:
+                    self._tell(pushed, event.inserted_at)
+            if telling.over and row.id in self._tellings:
+                self._tellings[row.id] = None
+
+    def _remember(self, row: RunRow) -> None:
+        """Begin to tell of a run; of one that is over it is known that all was told."""
+        self._tellings[row.id] = Telling(self._desk, row)
+        while len(self._tellings) > RUNS_REMEMBERED_MAX:
+            self._tellings.popitem(last=False)
+
+    def _tell(self, pushed: Push, at: str) -> None:
+        payload = msgspec.Raw(_encode(pushed.payload))
+        for follower in tuple(self.followers.values()):
+            if at >= follower.since:
+                follower.tell(pushed.event, payload)

@@ -50,6 +50,7 @@ from perdure.wire import table as wire
 UNENDED: tuple[RowStatus, ...] = ("queued", "running", "waiting")
 _SESSION_KEY = re.compile(r"((?:[^~]|~~)*)(~\d+)?", re.DOTALL)
 TRANSCRIPTS_MAX = 100
+TELLINGS_MAX = 1_000
 SHOWN_MAX = 2_000
 SHOWN_BYTES_MAX = 16 * 1024
 """So many runs that have ended are kept as they are shown, if they are no larger than that."""
@@ -95,6 +96,7 @@ class Desk:
         self.repeats = Repeats(catalog, seal, clock)
         self._transcripts: OrderedDict[SessionId, tuple[int, Transcript]] = OrderedDict()
         self._shown: OrderedDict[str, tuple[RunRow, shapes.Run]] = OrderedDict()
+        self._tellings: OrderedDict[tuple[str, bool], Telling] = OrderedDict()
         self.specs: dict[str, AgentSpec] = {}
         """Definitions that logs name, by digest."""
 
@@ -391,9 +393,14 @@ class Desk:
     # -------------------------------------------------------------------------------- showing
 
     async def told(self, row: RunRow, *, brief: bool = False) -> Telling:
-        """Return what the log tells of a run so far."""
-        telling = Telling(self, row, brief=brief)
-        await telling.more()
+        """Return what the log tells of a run so far; what was read before is not read again."""
+        key = row.id, brief
+        telling = self._tellings.pop(key, None) or Telling(self, row, brief=brief)
+        async for _ in telling.read():
+            pass
+        self._tellings[key] = telling
+        while len(self._tellings) > TELLINGS_MAX:
+            self._tellings.popitem(last=False)
         return telling
 
     async def meta(self, row: RunRow) -> dict[str, Any]:

@@ -17,6 +17,7 @@ class Numbers:
     def __init__(self, catalog: TenantCatalog) -> None:
         self._catalog = catalog
         self._known: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._runs: dict[int, str] = {}
 
     async def runs(self, ids: Sequence[str]) -> list[int]:
         """Return the numbers of runs; each gets one that has none."""
@@ -32,9 +33,14 @@ class Numbers:
 
     async def run_named(self, number: int) -> str | None:
         """Return the id of the run with this number; None if there is none."""
-        run = await self._catalog.named("run", number)
-        if run is not None:
-            self._known["run", run] = number
+        run = self._runs.get(number)
+        if run is None:
+            run = await self._catalog.named("run", number)
+            if run is not None:
+                self._runs[number] = run
+                while len(self._runs) > REMEMBERED_MAX:
+                    del self._runs[next(iter(self._runs))]
+                self._known["run", run] = number
         return run
 
     async def session_named(self, number: int) -> SessionId | None:

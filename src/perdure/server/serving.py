@@ -40,7 +40,7 @@ async def serve(
     Port 0 takes a free one. Raises `InvalidInput` for an address that cannot be had, and what the
     service failed of: after an error of the disk the session store has to be opened again.
     """
-    listener = _listen(host, port)
+    listener = listen(host, port)
     address = listener.getsockname()
     shown = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
     config = uvicorn.Config(
@@ -116,7 +116,8 @@ class _Announcing(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises `InvalidInput` for an address that cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sends small frames at once (TCP_NODELAY) only where the protocol is named.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -1,7 +1,7 @@
 """The two sockets: workers on one, clients that follow agents on the other.
 
-The protocol itself is in `perdure.wire`; here are the connections: who may open one, what is sent
-when the peer reads slowly, and when an idle one is given up.
+The protocol itself is in `perdure.wire`; here are the connections: who may open one, and when an
+idle one is given up.
 """
 
 from __future__ import annotations
@@ -12,71 +12,26 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from perdure.api.errors import Rejected
 from perdure.core.errors import PerdureError
 from perdure.ports.entries import Gard, ToolRecord
-from perdure.server.audience import Audience
+from perdure.server.audience import Audiences
 from perdure.server.gards import NotClaimed, claim, free
 from perdure.server.keys import Principal
 from perdure.server.members import Member
+from perdure.server.outgoing import CLIENT_CHARS_MAX, WORKER_CHARS_MAX, Outgoing
 from perdure.server.service import Service
 from perdure.wire import table as t
 from perdure.wire.frames import CLOSE_TRY_AGAIN, BadFrame, binary
 from perdure.wire.server import AgentJoins, Left, MessageAsked, PortAsked, ServerSide, WorkerJoins
 
 IDLE_SECONDS_MAX = 90
-WAITING_BYTES_MAX = 16 * 1024 * 1024
-"""What may wait for a peer that reads slowly; beyond that it is let go."""
-
 _log = logging.getLogger("perdure.server")
 
 Serves = Literal["worker", "agent"]
 Endpoint = Callable[[WebSocket], Awaitable[None]]
-
-
-class Outgoing:
-    """What is on its way to a peer. Sending never waits; the peer's pace is its own trouble."""
-
-    def __init__(self, socket: WebSocket) -> None:
-        self._socket = socket
-        self._frames: list[str] = []
-        self._bytes = 0
-        self._came = asyncio.Event()
-        self._close_with: int | None = None
-        self.writer = asyncio.ensure_future(self._write())
-
-    def send(self, frame: str) -> None:
-        """Send a frame, after those that were sent before."""
-        if self._close_with is not None:
-            return
-        self._bytes += len(frame)
-        if self._bytes > WAITING_BYTES_MAX:
-            self._frames.clear()
-            self.close(CLOSE_TRY_AGAIN)
-            return
-        self._frames.append(frame)
-        self._came.set()
-
-    def close(self, code: int) -> None:
-        """Close the connection once what was sent is out."""
-        if self._close_with is None:
-            self._close_with = code
-            self._came.set()
-
-    async def _write(self) -> None:
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            while True:
-                await self._came.wait()
-                self._came.clear()
-                frames, self._frames = self._frames, []
-                for frame in frames:
-                    await self._socket.send_text(frame)
-                    self._bytes -= len(frame)
-                if self._close_with is not None and not self._frames:
-                    await self._socket.close(self._close_with)
-                    return
 
 
 def worker_socket(service: Service) -> Endpoint:
@@ -93,10 +48,12 @@ def worker_socket(service: Service) -> Endpoint:
 def agent_socket(service: Service) -> Endpoint:
     """Return the endpoint of clients that follow agents."""
 
+    audiences = Audiences()
+
     async def endpoint(socket: WebSocket) -> None:
         principal = await _admit(service, socket, "agent")
         if principal is not None:
-            await _Client(service, socket, principal).serve()
+            await _Client(service, socket, principal, audiences).serve()
 
     return endpoint
 
@@ -123,12 +80,14 @@ class _Peer:
     """One connection: frames in, frames out, facts to whoever acts on them."""
 
     serves: Serves
+    chars_max: int
+    """What may wait for this peer."""
 
     def __init__(self, service: Service, socket: WebSocket, principal: Principal) -> None:
         self.service = service
         self.principal = principal
         self.wire = ServerSide(self.serves)
-        self.out = Outgoing(socket)
+        self.out = Outgoing(socket, self.chars_max)
         self._socket = socket
 
     async def serve(self) -> None:
@@ -183,6 +142,7 @@ class _Worker(_Peer):
     """A worker's connection."""
 
     serves = "worker"
+    chars_max = WORKER_CHARS_MAX
 
     def __init__(self, service: Service, socket: WebSocket, principal: Principal) -> None:
         super().__init__(service, socket, principal)
@@ -277,11 +237,15 @@ class _Client(_Peer):
     """The connection of somebody who follows agents and writes to them."""
 
     serves = "agent"
+    chars_max = CLIENT_CHARS_MAX
 
-    def __init__(self, service: Service, socket: WebSocket, principal: Principal) -> None:
+    def __init__(
+        self, service: Service, socket: WebSocket, principal: Principal, audiences: Audiences
+    ) -> None:
         super().__init__(service, socket, principal)
         self._desk = service.desk(principal.tenant)
-        self._audiences: dict[str, Audience] = {}
+        self._audiences = audiences
+        self._following: dict[str, Callable[[], None]] = {}
 
     async def act(self, fact: Any) -> None:
         """Act on what the client said."""
@@ -294,7 +258,7 @@ class _Client(_Peer):
 
     def gone(self) -> None:
         """Tell nothing any more."""
-        for topic in tuple(self._audiences):
+        for topic in tuple(self._following):
             self._stop(topic)
 
     async def _join(self, joins: AgentJoins) -> None:
@@ -309,11 +273,16 @@ class _Client(_Peer):
         self.say(frames)
         if frames:
             self._stop(topic)
-            self._audiences[topic] = Audience(
-                self._desk,
-                agent,
-                lambda event, payload: self.say(self.wire.push(topic, event, payload)),
+            self._following[topic] = self._audiences.join(
+                self._desk, agent, lambda event, payload: self._tell(topic, event, payload)
             )
+
+    def _tell(self, topic: str, event: str, payload: Any) -> None:
+        """Tell the client what happened; one that is let go is told nothing more."""
+        if self.out.closing:
+            self._stop(topic)
+        else:
+            self.say(self.wire.push(topic, event, payload))
 
     async def _send(self, asked: MessageAsked) -> None:
         message = asked.message
@@ -331,9 +300,9 @@ class _Client(_Peer):
             self.say(self.wire.refuse(asked.ticket, str(error)))
 
     def _stop(self, topic: str) -> None:
-        audience = self._audiences.pop(topic, None)
-        if audience is not None:
-            audience.close()
+        leave = self._following.pop(topic, None)
+        if leave is not None:
+            leave()
 
 
 def _number(text: str | None) -> int | None:

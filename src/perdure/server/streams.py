@@ -1,8 +1,11 @@
-"""A run's events as they come, as server-sent events.
+"""A run's events: as they come, as server-sent events; and those so far, as one list.
 
 Each event's id is its sequence in the run, so that a client that was cut off goes on after the last
 one it saw, by `Last-Event-ID`, without a gap or a repeat. Text that a model is writing comes as
 events of the type `text`, without an id: it may never become durable, and is not told twice.
+
+Both are written as their reader takes them: however long a run and slow its reader, what waits for
+him is little.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from perdure.server.telling import Telling
 KEEP_ALIVE_SECONDS = 15
 TEXT_CHARS_MAX = 64 * 1024
 """Text that waits for a slow reader. The reply has it all, so what is more is left out."""
+
+PIECE_BYTES_MIN = 64 * 1024
 
 _encode = msgspec.json.Encoder().encode
 
@@ -102,3 +107,28 @@ async def _frames(desk: Desk, row: RunRow, after: int) -> AsyncIterator[bytes]:
 def _frame(event: Event) -> bytes:
     told = (event.sequence, event.event_type.encode(), _encode(event))
     return b"id: %d\nevent: %s\ndata: %s\n\n" % told
+
+
+async def listed(events: AsyncIterator[Event], after: int) -> AsyncIterator[bytes]:
+    """Yield the JSON of a page of the events after a sequence, in pieces."""
+    piece, comma = bytearray(b'{"data":['), b""
+    async for event in events:
+        if event.sequence > after:
+            piece += comma + _encode(event)
+            comma = b","
+        if len(piece) >= PIECE_BYTES_MIN:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece) + b"]}"
+
+
+async def begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Return the pieces of an answer, of which there is a first one: what fails has failed."""
+    first = await anext(pieces)
+
+    async def all_of_them() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    return all_of_them()

@@ -37,7 +37,6 @@ class Telling:
 
     def __init__(self, desk: Source, row: RunRow, *, brief: bool = False) -> None:
         self.timeline = Timeline(row.id, desk.specs, int(row.session.agent))
-        self.events: list[shapes.Event] = []
         self.meta: dict[str, Any] = {}
         self._desk = desk
         self._row = row
@@ -50,15 +49,8 @@ class Telling:
         """Whether nothing will be added any more."""
         return self.timeline.ended_at is not None
 
-    async def more(self) -> list[shapes.Event]:
-        """Return the events that were added since this was asked last, and keep them."""
-        known = len(self.events)
-        async for event in self.read():
-            self.events.append(event)
-        return self.events[known:]
-
     async def read(self) -> AsyncGenerator[shapes.Event, None]:
-        """Yield the events that were added since they were read last; keep none of them."""
+        """Yield the events that were added since they were read last."""
         if self._row.started_seq is None and not self._begun:
             self._row = await self._desk.runs.row(self._row.id)
         found = withdrawn_events(self._row) if self._row.started_seq is None else []

@@ -21,6 +21,7 @@ from perdure.ports import entries
 from perdure.server.desk import Answer, Desk, Request
 from perdure.server.forks import fork
 from perdure.server.handlers.lists import asked, place
+from perdure.server.streams import begun, listed
 from perdure.server.telling import Telling
 
 
@@ -103,29 +104,31 @@ async def get_run(desk: Desk, request: Request) -> Answer:
 async def list_events(desk: Desk, request: Request) -> Answer:
     """A run's timeline, or the part after a sequence."""
     query: shapes.EventQuery = request.query
-    telling = Telling(desk, await _row(desk, request))
-    limit = None if query.limit is UNSET else min(query.limit, EVENTS_PAGE_ITEMS_MAX)
+    events = Telling(desk, await _row(desk, request)).read()
+    if isinstance(query.limit, UnsetType):
+        return Answer(await begun(listed(events, query.after)))
+    limit = min(query.limit, EVENTS_PAGE_ITEMS_MAX)
     found: list[shapes.Event] = []
-    following = None
-    async with aclosing(telling.read()) as events:
+    async with aclosing(events):
         async for event in events:
-            if len(found) == limit:
-                following = str(found[-1].sequence)
-                break
             if event.sequence > query.after:
                 found.append(event)
-    return Answer(page(found, following, asked=limit is not None))
+            if len(found) > limit:
+                break
+    shown = found[:limit]
+    following = str(shown[-1].sequence) if len(shown) < len(found) else None
+    return Answer(page(shown, following, asked=True))
 
 
 async def get_summary(desk: Desk, request: Request) -> Answer:
     """What happened in a run, in a few kilobytes, and what looks wrong."""
     row = await _row(desk, request)
-    telling, shown = await desk.told(row), await desk.show(row)
+    shown, events = await desk.show(row), [event async for event in Telling(desk, row).read()]
     entry = await desk.agent(shown.agent_id)
     agent = shapes.SummaryAgent(
         id=entry.id, name=entry.name, model=entry.model, max_steps=entry.max_steps
     )
-    told = summarise(telling.events, run_id=shown.id, agent=agent, status=shown.status)
+    told = summarise(events, run_id=shown.id, agent=agent, status=shown.status)
     return Answer(shapes.Data(told))
 
 
