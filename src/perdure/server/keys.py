@@ -119,7 +119,7 @@ class Keyring:
         self._cache: dict[str, _Cached] = {}
         self._revocations = 0
         self._revoking = asyncio.Lock()
-        self._watchers: dict[str, list[Callable[[], None]]] = {}
+        self._watchers: dict[str, dict[object, Callable[[], None]]] = {}
         self._revoked: set[str] = set()
         self._kept: dict[str, _Use] = {}
         self._used: dict[str, int] = {}
@@ -261,12 +261,12 @@ class Keyring:
         if key_id in self._revoked:
             gone()
             return lambda: None
-        self._watchers.setdefault(key_id, []).append(gone)
+        watcher = object()
+        self._watchers.setdefault(key_id, {})[watcher] = gone
 
         def stop() -> None:
-            watchers = self._watchers.get(key_id, [])
-            if gone in watchers:
-                watchers.remove(gone)
+            watchers = self._watchers.get(key_id, {})
+            watchers.pop(watcher, None)
             if not watchers:
                 self._watchers.pop(key_id, None)
 
@@ -331,7 +331,7 @@ class Keyring:
     def _end(self, ended: str) -> None:
         self._revoked.add(ended)
         self._forget()
-        for gone in self._watchers.pop(ended, ()):
+        for gone in self._watchers.pop(ended, {}).values():
             gone()
 
     def _forget(self) -> None:

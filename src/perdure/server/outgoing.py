@@ -9,6 +9,7 @@ from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from perdure.server.turns import Turn
 from perdure.wire.frames import CLOSE_TRY_AGAIN
 
 WORKER_CHARS_MAX: Final = 16 * 1024 * 1024
@@ -79,8 +80,10 @@ class Outgoing:
                 while self._frames or not self.closing:
                     await self._came.wait()
                     self._came.clear()
+                    turn = Turn()
                     while self._frames:
                         await self._send(self._frames.popleft())
+                        await turn.pause()
                 assert self._close_with is not None
                 await self._socket.close(self._close_with)
         finally:

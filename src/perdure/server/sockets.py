@@ -23,6 +23,7 @@ from perdure.server.keys import Principal
 from perdure.server.members import Member
 from perdure.server.outgoing import CLIENT_CHARS_MAX, WORKER_CHARS_MAX, Outgoing
 from perdure.server.service import Service
+from perdure.server.turns import Turn
 from perdure.wire import table as t
 from perdure.wire.frames import CLOSE_TRY_AGAIN, BadFrame, binary
 from perdure.wire.server import AgentJoins, Left, MessageAsked, PortAsked, ServerSide, WorkerJoins
@@ -102,11 +103,13 @@ class _Peer:
                 text = message.get("text")
                 if text is None:
                     raise binary(len(message["bytes"]))
+                turn = Turn()
                 for told in self.wire.feed(text):
                     if isinstance(told, str):
                         self.out.send(told)
                     else:
                         await self.act(told)
+                    await turn.pause()
         except BadFrame as bad:
             _log.info("a %s said something that is no frame: %s", self.serves, bad)
             self.out.close(bad.close_code)
