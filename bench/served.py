@@ -74,10 +74,11 @@ class Served:
         run = await self._desk.runs.send(self._agent, f"{workload.prompt(number)} {steps}")
         await run.result()
 
-    async def number(self, steps: int) -> int:
-        """Do a run of so many steps; return the number that the API has for it."""
+    async def number(self, steps: int, *, ended: bool = True) -> int:
+        """Begin a run of so many steps, wait for its end if so asked, and return its number."""
         run = await self._desk.runs.send(self._agent, f"{workload.prompt(0)} {steps}")
-        await run.result()
+        if ended:
+            await run.result()
         return await self._desk.numbers.run(run.id)
 
     def facts(self) -> dict[str, Any]:
