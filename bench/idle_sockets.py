@@ -18,8 +18,6 @@ from bench.served import KEY, open_node
 from perdure.ports.entries import Agent
 from perdure.server.limits import TenantLimits
 
-IDLE_SECONDS = 3
-
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Return what so many sockets of a kind cost."""
@@ -40,7 +38,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     figures |= json.loads(await crowd.stdout.readline())
     figures |= json.loads(await crowd.stdout.readline())
     cpu, began = time.process_time(), time.perf_counter()
-    await asyncio.sleep(IDLE_SECONDS)
+    await asyncio.sleep(options.seconds)
     figures["idle_cpu_fraction"] = (time.process_time() - cpu) / (time.perf_counter() - began)
     figures |= {"rss_mib": rss_mib(), "pss_mib": pss_mib()}
     figures["kib_per_socket"] = (figures["rss_mib"] - alone) * 1024 / options.sockets
@@ -49,4 +47,4 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    rig.main(measure, kind="worker", sockets=5_000)
+    rig.main(measure, kind="worker", sockets=5_000, seconds=3.0)

@@ -16,12 +16,6 @@ from bench.memory import rss_mib
 from bench.rig import quantile
 from bench.served import KEY, Served, open_served
 
-LONG_STEPS = 400
-"""Of the run whose events are read: about a megabyte."""
-
-SETTLE_SECONDS = 1.5
-"""Until the readers are behind, and until they are forgotten. Work is done meanwhile."""
-
 
 async def steps_ms(served: Served, book: workload.Book, seconds: float) -> list[float]:
     """Return how long the steps of a run took that were done in so many seconds."""
@@ -35,10 +29,14 @@ async def steps_ms(served: Served, book: workload.Book, seconds: float) -> list[
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the ratios of latency beside slow readers to that without, and their memory."""
+    """Return the ratios of latency beside slow readers to that without, and their memory.
+
+    `settle` is until the readers are behind, and until they are forgotten; work is done meanwhile.
+    `steps` are those of the run whose events are read: a thousand are two megabytes.
+    """
     book = workload.Book(timing=True)
     served = await open_served(options.folder, book)
-    run = await served.number(LONG_STEPS)
+    run = await served.number(options.steps)
     before = await steps_ms(served, book, options.seconds)
     memory, most = rss_mib(), rss_mib()
     readers = await asyncio.create_subprocess_exec(
@@ -55,11 +53,11 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             await asyncio.sleep(0.1)
 
     watching = asyncio.ensure_future(watch())
-    await steps_ms(served, book, SETTLE_SECONDS)
+    await steps_ms(served, book, options.settle)
     beside = await steps_ms(served, book, options.seconds)
     watching.cancel()
     let_go, _ = await readers.communicate(b"")
-    await steps_ms(served, book, SETTLE_SECONDS)
+    await steps_ms(served, book, options.settle)
     without = before + await steps_ms(served, book, options.seconds)
     return {
         "p50_ratio": quantile(beside, 0.5) / quantile(without, 0.5),
@@ -72,4 +70,4 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    rig.main(measure, kind="stream", readers=200, seconds=2.0)
+    rig.main(measure, kind="stream", readers=200, seconds=2.0, settle=1.5, steps=400)
