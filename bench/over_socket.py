@@ -125,7 +125,7 @@ def latency(found: Found) -> list[Target]:
         rows += [
             Target(f"200 slow {what}: p50 of a step, ratio", values(one, "p50_ratio"), most=1.25),
             Target(f"200 slow {what}: p99 of a step, ratio", values(one, "p99_ratio"), most=1.5),
-            Target(f"200 slow {what}: memory", values(one, "added_mib"), 0, most=64, unit=" MiB"),
+            Target(f"200 slow {what}: memory", values(one, "added_mib"), 0, most=128, unit=" MiB"),
         ]
     return rows
 
