@@ -254,16 +254,20 @@ class Tenancy:
         """Call back at news of any session of an agent until the returned function is called."""
         return self._followers.watch(self.tenant, agent, on_commit)
 
-    async def read(self, session: SessionId, after: int) -> AsyncIterator[RecordedEvent]:
-        """Yield the durable events of a session after a position."""
+    async def read(
+        self, session: SessionId, after: int, at_once: int | None = None
+    ) -> AsyncIterator[RecordedEvent]:
+        """Yield the durable events of a session after a position.
+
+        `at_once` is how many are held in memory while whoever reads them is slow.
+        """
+        at_once = at_once or self._settings.read_batch_records
         while True:
-            page: list[Record] = await self._store.read(
-                session, after, self._settings.read_batch_records
-            )
+            page: list[Record] = await self._store.read(session, after, at_once)
             for record in page:
                 after = record.seq
                 yield recorded(record.seq, record.body)
-            if len(page) < self._settings.read_batch_records:
+            if len(page) < at_once:
                 return
 
     async def event(self, session: SessionId, seq: int) -> RecordedEvent | None:

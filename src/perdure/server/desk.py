@@ -58,6 +58,7 @@ SHOWN_BYTES_MAX = 16 * 1024
 ROWS_READ = 100
 """So many rows of runs are read at a time."""
 
+
 MERGES_MAX = 8
 """How many times a run that joined another one is followed to the one it joined."""
 

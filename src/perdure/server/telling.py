@@ -13,6 +13,9 @@ from perdure.core.events import MessageReceived, ModelCallIntended, RunStarted, 
 from perdure.core.runs import RunRow
 from perdure.runtime.tenancy import Tenancy
 
+EVENTS_READ = 64
+"""So many events of a run are in memory while somebody takes them slowly."""
+
 
 class Source(Protocol):
     """Where logs and what they name are read: a tenant's desk."""
@@ -33,6 +36,7 @@ class Telling:
     """What the log tells of one run: its timeline, its events, and how its message came.
 
     A `brief` one reads no more than the run: it does not know how many messages a model was shown.
+    One reads it at a time.
     """
 
     def __init__(self, desk: Source, row: RunRow, *, brief: bool = False) -> None:
@@ -62,7 +66,7 @@ class Telling:
             self._at = await self._beginning()
         if self.over:
             return
-        async for item in self._desk.runs.read(self._row.session, self._at):
+        async for item in self._desk.runs.read(self._row.session, self._at, EVENTS_READ):
             self._at = item.seq
             await self._desk.spec(definition_of(item.event))
             await self._meet(item.event)
@@ -87,7 +91,7 @@ class Telling:
         """
         start = before_asked(self._row)
         if start and not self._brief:
-            async for item in self._desk.runs.read(self._row.session, start):
+            async for item in self._desk.runs.read(self._row.session, start, EVENTS_READ):
                 if isinstance(item.event, ModelCallIntended):
                     return min(start, item.event.first - 1)
                 if isinstance(item.event, RunStarted) and item.event.run != self._row.id:
