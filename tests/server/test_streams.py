@@ -276,3 +276,34 @@ async def test_who_asks_for_a_stream_and_may_not_is_told_so_in_json() -> None:
             assert (answer.status_code, answer.headers["content-type"]) == (
                 status, "application/json",
             )  # fmt: skip
+
+
+async def test_streams_are_counted_as_sockets() -> None:
+    """As many as a tenant may have; one that ends makes room, and lists are no streams."""
+    async with house(client_sockets_max=2) as h:
+        things = await furnished(h)
+        path = f"/runs/{things['asking']}/events"
+        first, second = Reader(h, path), Reader(h, path)
+        for reader in (first, second):
+            await reader.until("waiting_for_user")
+        answer = await h.ask("GET", path, headers=STREAM)
+        assert (answer.status_code, "close some" in answer.text) == (429, True)
+        assert await events(h, things["asking"])
+        await first.go()
+        third = Reader(h, path)
+        await third.until("waiting_for_user")
+        await second.go()
+        await third.go()
+        assert h.service.sockets["agent"].count("acme") == 0
+
+
+async def test_a_long_list_of_events_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same list, whatever the size of a piece; what fails before the first one is an error."""
+    async with charged(3) as (h, run):
+        whole = await events(h, run)
+        for size in (1, 500):
+            monkeypatch.setattr(streams, "PIECE_BYTES_MIN", size)
+            assert await events(h, run) == whole
+            assert await events(h, run, after=3) == whole[3:]
+            assert await events(h, run, after=10_000) == []
+        assert (await h.ask("GET", "/runs/999999/events")).status_code == 404

@@ -40,7 +40,7 @@ from perdure.ports.catalog import NameTaken, Stale
 from perdure.server.desk import Answer, Desk, Request
 from perdure.server.handlers import HANDLERS, PUBLIC
 from perdure.server.incoming import accepts, read_request, token_of
-from perdure.server.keys import refusal
+from perdure.server.keys import Principal, refusal
 from perdure.server.repeats import Stored
 from perdure.server.service import Service
 from perdure.server.setup_page import PATH as SETUP
@@ -160,8 +160,10 @@ async def _answer(service: Service, operation: Operation, http: HttpRequest) -> 
         if getattr(request.body, field) is not None and refusal(principal, NEEDS["admin"]):
             raise Rejected(403, f"the key does not allow {field}: it needs the scope admin")
     if streamed:
+        if service.sockets["agent"].is_reached(principal.tenant):
+            raise Rejected(429, "too many streams and sockets are open: close some")
         stream = await stream_events(desk, request, http)
-        stream.body_iterator = _while_good(service, principal.key_id, stream.body_iterator)
+        stream.body_iterator = _while_good(service, principal, stream.body_iterator)
         return stream
     if request.key is not None and operation.id not in KEYED_BY_THE_STORE:
         answer = await _once(desk, operation, request)
@@ -186,16 +188,18 @@ async def _once(desk: Desk, operation: Operation, request: Request) -> Response:
 
 
 async def _while_good(
-    service: Service, key_id: str, frames: AsyncIterable[Any]
+    service: Service, principal: Principal, frames: AsyncIterable[Any]
 ) -> AsyncIterator[Any]:
-    """Hand on what a stream says until its key is revoked or expires."""
+    """Hand on what a stream says until its key is revoked or expires; count it meanwhile."""
     over = asyncio.Event()
 
     def end() -> None:
         over.set()
         service.leaving.wake()
 
-    unwatch = service.keys.watch(key_id, end)
+    if not service.sockets["agent"].open(principal.tenant):
+        return
+    unwatch = service.keys.watch(principal.key_id, end)
     try:
         async for frame in frames:
             if over.is_set():
@@ -203,6 +207,7 @@ async def _while_good(
             yield frame
     finally:
         unwatch()
+        service.sockets["agent"].close(principal.tenant)
 
 
 async def _only_while_good(service: Service, key_id: str, work: Awaitable[Answer]) -> Answer:

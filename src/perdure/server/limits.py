@@ -21,6 +21,7 @@ class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
     requests_at_once: int = 1_000
     """So many may come at one moment, if few came before."""
     client_sockets_max: int = 5_000
+    """Streams of events are counted as well."""
     worker_sockets_max: int = 1_000
     parked_runs_max: int = 100_000
     """Runs that have not ended, most of which wait for somebody, a time or a worker."""
@@ -96,10 +97,14 @@ class SocketLimit:
 
     def open(self, tenant: str) -> bool:
         """Count a socket that is opened; False, and nothing is counted, if there are too many."""
-        if self._open[tenant] >= self._sockets_max(tenant):
+        if self.is_reached(tenant):
             return False
         self._open[tenant] += 1
         return True
+
+    def is_reached(self, tenant: str) -> bool:
+        """Say whether another one would be refused."""
+        return self._open.get(tenant, 0) >= self._sockets_max(tenant)
 
     def close(self, tenant: str) -> None:
         """Count a socket that is closed."""
