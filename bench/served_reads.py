@@ -51,4 +51,4 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    rig.main(measure, concurrency=1_000, seconds=4.0)
+    rig.main(measure, concurrency=1_000, seconds=3.0)

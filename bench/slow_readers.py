@@ -80,4 +80,4 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    rig.main(measure, kind="stream", readers=200, seconds=2.0, steps=400)
+    rig.main(measure, kind="stream", readers=200, seconds=1.5, steps=400)
