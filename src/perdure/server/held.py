@@ -273,12 +273,5 @@ def too_large(task: Task, error: TooLarge) -> Report:
     )
 
 
-def unreadable(task: Task) -> Report:
-    """Return the report of a model call whose worker misses messages that it was just sent."""
-    return ReportModelError(
-        call=task.call, error_class="internal", code="invalid_result", message=results.INVALID
-    )
-
-
 def _undecided(task: ToolTask) -> Report:
     return ReportProbe(call=task.call, attempt=task.attempt, verdict="undecided")

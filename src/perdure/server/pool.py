@@ -355,16 +355,14 @@ class Pool:
     def _result(self, member: Member, result: Result) -> None:
         task_id = result.task_id if isinstance(result.task_id, str) else ""
         held = self._held.get(task_id)
-        if held is None or not _counts(held, member):
-            if held is None and member.native and self._may_be_loaded_yet():
-                self._returning.brought(task_id, member, result)
+        if held is None and member.native and self._may_be_loaded_yet():
+            self._returning.brought(task_id, member, result)
+        report = held.report(result) if held is not None and _counts(held, member) else None
+        if held is None or report is None or (isinstance(report, CacheMiss) and held.whole):
+            # A miss of what was sent whole is about a delta of the same task that was sent before.
             self._telemetry.emit("result.dropped", worker=member.id, task=str(result.task_id)[:64])
-            return
-        report = held.report(result)
-        if not isinstance(report, CacheMiss):
+        elif not isinstance(report, CacheMiss):
             self._end(held, report)
-        elif held.whole:
-            self._end(held, h.unreadable(held.task))
         elif held.owner is not None:
             held.whole = True
             self._send(held, member)

@@ -19,7 +19,7 @@ from tests.conformance.norns.tap import Tap
 
 HERE = Path(__file__).parent
 KEY = "nrn_conformance0123456789abcdef"
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 60
 POLL_SECONDS = 0.05
 
 
