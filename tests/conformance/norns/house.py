@@ -130,11 +130,16 @@ class House:
         """Return how often a line is in the journal."""
         return self.journal.count(what)
 
-    async def node(self) -> None:
-        """Start the node; a later one takes its place on the same port."""
-        arguments = [HERE / "node.py", self.folder, self._port, KEY]
-        self._node = Program(await self._start("node", sys.executable, *arguments))
-        self.url = await self._node.line()
+    async def node(self, halts: int | None = None) -> None:
+        """Start the node; a later one takes its place on the same port.
+
+        With a file descriptor it stands still whenever something is durable: see `halting.py`.
+        """
+        program = ["-m", "perdure"] if halts is None else [HERE / "halting.py", halts]
+        options = ["--port", self._port, "--folder", self.folder]
+        command = [sys.executable, *program, "server", *options]
+        self._node = Program(await self._start("node", *command, fd=halts))
+        self.url = (await self._node.line()).split()[3]
         self._port = int(self.url.rpartition(":")[2])
 
     async def kill_node(self, number: signal.Signals = signal.SIGKILL) -> None:
@@ -174,13 +179,15 @@ class House:
             await self._start("client", self._python, HERE / "sdk" / "client.py", self.url, key)
         )
 
-    async def ask(self, method: str, path: str, body: Any = None, key: str = KEY) -> Any:
+    async def ask(
+        self, method: str, path: str, body: Any = None, key: str = KEY, **headers: str
+    ) -> Any:
         """Return the status and the decoded body that the REST API answers."""
         answer = await self._http.request(
             method,
             f"{self.url}/api/v1{path}",
             json=body,
-            headers={"Authorization": f"Bearer {key}"},
+            headers={"Authorization": f"Bearer {key}", **headers},
         )
         return answer.status_code, answer.json() if answer.content else None
 
@@ -205,15 +212,19 @@ class House:
             await tap.close()
         await self._http.aclose()
 
-    async def _start(self, name: str, *command: Any) -> asyncio.subprocess.Process:
+    async def _start(
+        self, name: str, *command: Any, fd: int | None = None
+    ) -> asyncio.subprocess.Process:
         with (self.folder / f"{name}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *map(str, command),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
+                pass_fds=() if fd is None else (fd,),
                 env={
                     "PATH": os.environ["PATH"],
+                    "NORNS_DEFAULT_TENANT_KEY": KEY,
                     "PYTHONPATH": str(HERE / "sdk"),
                     "JOURNAL": str(self.folder / "journal"),
                     "NORNS_STATE_DIR": str(self.folder / "state"),
