@@ -138,7 +138,7 @@ class House:
         program = ["-m", "perdure"] if halts is None else [HERE / "halting.py", halts]
         options = ["--port", self._port, "--folder", self.folder]
         command = [sys.executable, *program, "server", *options]
-        self._node = Program(await self._start("node", *command, fd=halts))
+        self._node = Program(await self.start("node", *command, fd=halts))
         self.url = (await self._node.line()).split()[3]
         self._port = int(self.url.rpartition(":")[2])
 
@@ -161,7 +161,7 @@ class House:
         options = {"worker_id": "w1", **options, "agents": agents or [{}]}
         url = self.url if via is None else via.url
         arguments = [HERE / "sdk" / "worker.py", url, key, json.dumps(options)]
-        return Program(await self._start(options["worker_id"], self._python, *arguments))
+        return Program(await self.start(options["worker_id"], self._python, *arguments))
 
     async def worker(self, *agents: dict[str, Any], **options: Any) -> Program:
         """Start a worker, and wait until it is connected."""
@@ -176,7 +176,7 @@ class House:
     async def client(self, key: str = KEY) -> Client:
         """Start a client."""
         return Client(
-            await self._start("client", self._python, HERE / "sdk" / "client.py", self.url, key)
+            await self.start("client", self._python, HERE / "sdk" / "client.py", self.url, key)
         )
 
     async def ask(
@@ -212,9 +212,10 @@ class House:
             await tap.close()
         await self._http.aclose()
 
-    async def _start(
-        self, name: str, *command: Any, fd: int | None = None
+    async def start(
+        self, name: str, *command: Any, fd: int | None = None, **environment: Any
     ) -> asyncio.subprocess.Process:
+        """Start a program that ends with this house; what it says to stderr is in `NAME.log`."""
         with (self.folder / f"{name}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *map(str, command),
@@ -229,6 +230,7 @@ class House:
                     "JOURNAL": str(self.folder / "journal"),
                     "NORNS_STATE_DIR": str(self.folder / "state"),
                     "NO_PROXY": "*",
+                    **{variable: str(value) for variable, value in environment.items()},
                 },
             )
         self._programs.append(Program(process))

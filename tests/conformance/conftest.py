@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="session")
 def sdk_python() -> Path:
     """Return the interpreter that has norns-sdk: installed once, in some seconds."""
-    return python_for(HERE / "norns-sdk.txt", HERE.parent)
+    return python_for(HERE / "norns" / "norns-sdk.txt", HERE)
 
 
 @pytest.fixture
