@@ -6,7 +6,7 @@ SEED ?= 1
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench sim proof gate docs fmt lock clean
+.PHONY: help install run test check bench sim proof gate fuzz docs fmt lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ proof: install ## run every rig and write docs/proof.md: some ten minutes
 gate: install ## kill and simulate as much as a change has to survive
 	@$(BIN)/python -m perdure.testing.proof --gate
 
+fuzz: install ## look for ten minutes for what the protocol does not document
+	@$(BIN)/python -m tests.wire.test_fuzz "$$(mktemp -d)" 600
+
 docs: install ## write the pages that come out of the code
 	@$(BIN)/python scripts/docs.py
 
@@ -56,7 +59,7 @@ lock: ## renew requirements.lock (needs uv); ARGS=--upgrade for newer ones
 	@! grep -nE '://|(^|[ =])/' requirements.lock
 
 clean: ## remove .venv, caches and what runs left behind
-	rm -rf .venv .venv.installing bench/.venvs tests/conformance/.venvs dist build htmlcov .coverage* .hypothesis .import_linter_cache \
+	rm -rf .venv .venv.installing dist build htmlcov .coverage* .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache
-	rm -rf tests/conformance/.venvs tests/contract/.venvs
+	find . -name .venvs -type d -prune -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -256,8 +256,13 @@ def test_a_task_that_cannot_be_read_is_answered() -> None:
         assert isinstance(text, str)
         assert json.loads(text)[4]["task_id"] == "T9"
         assert "not valid" in json.loads(text)[4]["error"]
-    for payload in (7, {"task_id": 7}):
-        assert talk.worker.feed(json.dumps([None, None, LOBBY, "tool_task", payload])) == []
+    (text,) = talk.worker.feed(
+        f'[null,null,"{LOBBY}","tool_task",{{"task_id":"T9","input":2e308}}]'
+    )
+    assert isinstance(text, str)
+    assert json.loads(text)[4]["task_id"] == "T9"
+    for unnamed in ("7", '{"task_id":7}', '{"task_id":2e308}'):
+        assert talk.worker.feed(f'[null,null,"{LOBBY}","tool_task",{unnamed}]') == []
     bare = {"task_id": "T9", "model": "m", "system_prompt": ""}
     (text,) = talk.worker.feed(json.dumps([None, None, LOBBY, "llm_task", bare]))
     assert isinstance(text, str)

@@ -74,6 +74,12 @@ class _Reply(msgspec.Struct, frozen=True):
     response: Any = None
 
 
+class _Named(msgspec.Struct, frozen=True):
+    """What is needed of a task that cannot be read; the rest of it may be anything."""
+
+    task_id: str
+
+
 class WorkerSide:
     """One connection of a worker. `registration.features` are what it would like to use."""
 
@@ -244,9 +250,11 @@ class WorkerSide:
 
     def _unreadable(self, frame: Frame, bad: BadPayload) -> list[str | WorkerFact]:
         """Answer a task that cannot be read, so that nobody waits for it."""
-        named = msgspec.json.decode(frame.payload)
-        task_id = named.get("task_id") if isinstance(named, dict) else None
-        return [self._failed(task_id, str(bad))] if isinstance(task_id, str) else []
+        try:
+            named = _named.decode(frame.payload)
+        except msgspec.DecodeError:
+            return []
+        return [self._failed(named.task_id, str(bad))]
 
     def _failed(self, task_id: str, why: str) -> str:
         return self.result(Result(task_id=task_id, status="error", error=why))
@@ -263,6 +271,7 @@ def _said(registration: Registration) -> dict[str, Any]:
 
 
 _replies = msgspec.json.Decoder(_Reply)
+_named = msgspec.json.Decoder(_Named)
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
     rule.payload: msgspec.json.Decoder(rule.payload) for rule in t.PUSHES.values()
 }
