@@ -23,6 +23,7 @@ def sdk_python() -> Path:
 async def house(tmp_path: Path, sdk_python: Path) -> AsyncIterator[House]:
     """Give a house with a running node."""
     house = House(tmp_path, sdk_python)
+    await house.add_foreign_tenant()
     try:
         await house.node()
         yield house

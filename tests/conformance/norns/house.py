@@ -15,10 +15,13 @@ from typing import Any
 
 import httpx2
 
+from perdure.bootstrap import MEMORY_URL, open_service
+from perdure.server.setup import ensure_tenant
 from tests.conformance.norns.tap import Tap
 
 HERE = Path(__file__).parent
 KEY = "nrn_conformance0123456789abcdef"
+FOREIGN_KEY = "nrn_foreign0123456789abcdef"
 DEADLINE_SECONDS = 60
 POLL_SECONDS = 0.05
 
@@ -141,6 +144,11 @@ class House:
         self._node = Program(await self.start("node", *command, fd=halts))
         self.url = (await self._node.line()).split()[3]
         self._port = int(self.url.rpartition(":")[2])
+
+    async def add_foreign_tenant(self) -> None:
+        """Make a second tenant, whose key is `FOREIGN_KEY`; before the node starts."""
+        async with open_service(self.folder, MEMORY_URL, {}) as (service, _):
+            await service.keys.adopt(await ensure_tenant(service.catalog, "foreign"), FOREIGN_KEY)
 
     async def kill_node(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Kill the node."""

@@ -11,41 +11,22 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.conformance.norns.house import House, until
-from tests.conformance.norns.phone import CHARGE, LOBBY, phone
-
-OK = {"status": "ok", "response": {}}
-BOT = {"name": "bot", "status": "idle", "system_prompt": "You help."}
+from tests.conformance.norns.phone import (
+    BOT,
+    CALLS,
+    CHARGE,
+    LOBBY,
+    OK,
+    REPLY,
+    over,
+    phone,
+    send,
+)
 
 
 def refused(reason: Any, **more: Any) -> dict[str, Any]:
     """Return the payload of a reply that says no."""
     return {"status": "error", "response": {"reason": reason, **more}}
-
-
-async def send(house: House, content: Any = "hi", **named: Any) -> int:
-    """Send the agent `bot` a message; return its run."""
-    agents = await house.get("/agents")
-    agent = agents[0] if agents else await house.post("/agents", BOT)
-    body = {"content": content, **named}
-    return (await house.post(f"/agents/{agent['id']}/messages", body))["run_id"]
-
-
-async def over(house: House, run: int) -> dict[str, Any]:
-    """Return a run once it is over."""
-
-    async def found() -> Any:
-        shown = await house.get(f"/runs/{run}")
-        return shown if shown["status"] in ("completed", "failed") else None
-
-    return await until(found)
-
-
-REPLY = {"content": "done", "finish_reason": "stop", "usage": {"input_tokens": 1}}
-CALLS = {
-    "content": "",
-    "finish_reason": "tool_call",
-    "tool_calls": [{"id": "c1", "name": "charge", "arguments": {"amount": 5}}],
-}
 
 
 async def test_a_bad_token_is_refused_before_there_is_a_socket(house: House) -> None:

@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 
-from perdure.bootstrap import MEMORY_URL, open_service
-from perdure.server.setup import ensure_tenant
-from tests.conformance.norns.house import KEY, House, Program, call, script
+from tests.conformance.norns.house import FOREIGN_KEY, KEY, House, Program, call, script
+from tests.conformance.norns.phone import BOT
 from tests.conformance.phoenix.environment import node_modules
 
 HERE = Path(__file__).parent
-FOREIGN_KEY = "nrn_foreign0123456789abcdef"
-BOT = {"name": "bot", "status": "idle", "system_prompt": "You help."}
 CHARGES = script([call("charge", amount=5)], "so: {last}")
 
 
@@ -65,9 +62,8 @@ def modules() -> Path:
 @pytest.fixture
 async def house(tmp_path: Path, sdk_python: Path) -> AsyncIterator[House]:
     """Give a house of two tenants with a running node and a worker."""
-    async with open_service(tmp_path, MEMORY_URL, {}) as (service, _):
-        await service.keys.adopt(await ensure_tenant(service.catalog, "foreign"), FOREIGN_KEY)
     house = House(tmp_path, sdk_python)
+    await house.add_foreign_tenant()
     try:
         await house.node()
         await house.worker()
