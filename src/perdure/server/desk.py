@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
@@ -47,6 +47,7 @@ from perdure.server.telling import Telling, before_asked
 from perdure.server.webhooks import Webhooks
 from perdure.wire import table as wire
 
+GARD_DESTROYED = "its gard was destroyed"
 UNENDED: tuple[RowStatus, ...] = ("queued", "running", "waiting")
 _SESSION_KEY = re.compile(r"((?:[^~]|~~)*)(~\d+)?", re.DOTALL)
 TRANSCRIPTS_MAX = 100
@@ -128,7 +129,16 @@ class Desk:
 
     async def active(self, agent: str, key: str | None = None) -> list[RunRow]:
         """Return the runs of an agent, or of one of its sessions, that have not ended."""
-        return await self.rows(agent=agent, key=key, statuses=UNENDED)
+        return await self.rows(agent=agent, key=key, statuses=(*UNENDED, "running"))
+
+    async def end(self, rows: Iterable[RunRow], reason: str) -> None:
+        """End runs; one that has ended meanwhile is left alone."""
+        for row in rows:
+            try:
+                await self.runs.cancel(row.id, reason)
+            except Refused as refused:
+                if refused.code != "not_running":
+                    raise
 
     async def rows(
         self,
@@ -140,7 +150,11 @@ class Desk:
         before: tuple[int, str] | None = None,
         wanted: Callable[[RunRow], bool] = lambda row: True,
     ) -> list[RunRow]:
-        """Return the newest rows that are wanted, as many as there are or up to `limit`."""
+        """Return the newest rows that are wanted, as many as there are or up to `limit`.
+
+        One whose status changes meanwhile comes once, and is missed only where it went back to a
+        status that was looked at before.
+        """
         found: list[RunRow] = []
         for status in statuses:
             at, left = before, limit
@@ -154,8 +168,9 @@ class Desk:
                 if len(rows) < ROWS_READ:
                     break
                 at = (rows[-1].created_at, rows[-1].id)
-        found.sort(key=lambda row: (row.created_at, row.id), reverse=True)
-        return found[:limit]
+        once = list({row.id: row for row in found}.values())
+        once.sort(key=lambda row: (row.created_at, row.id), reverse=True)
+        return once[:limit]
 
     async def gard(self, id_: Any) -> int | None:
         """Return the id of a gard that a client names; None if it names none.
@@ -248,7 +263,7 @@ class Desk:
 
     async def runs_in(self, gard: int) -> list[RunRow]:
         """Return the runs in a gard that have not ended."""
-        rows = await self.rows(statuses=UNENDED)
+        rows = await self.rows(statuses=(*UNENDED, "running"))
         return [row for row in rows if (await self.meta(row)).get("gard") == gard]
 
     async def offer_port(self, gard: int, port: wire.Port) -> entries.Port:
@@ -316,6 +331,8 @@ class Desk:
             meta={name: value for name, value in meta.items() if value is not None},
             context=context,
         )
+        if gard is not None:
+            await self._stay_out_of(gard, run.id)
         return run.id
 
     async def _expect(self, run_id: str, idempotency_key: str | None) -> None:
@@ -325,6 +342,14 @@ class Desk:
                 await self.runs.row(run_id)
                 return
         await self.webhooks.expect(self.tenant, run_id)
+
+    async def _stay_out_of(self, gard: int, run: str) -> None:
+        """End a run whose gard was destroyed while its message was accepted."""
+        try:
+            await self.gard(gard)
+        except Rejected:
+            await self.end([await self.runs.row(run)], GARD_DESTROYED)
+            raise
 
     async def make_room(self) -> None:
         """Count a run that is to begin. Raises `Rejected` (429) if too many have not ended."""
@@ -406,20 +431,24 @@ class Desk:
 
     async def meta(self, row: RunRow) -> dict[str, Any]:
         """Return what came with a run's message; a retry goes on with that of another run."""
-        while row.started_seq is not None:
-            found: dict[str, Any] = {}
-            retry_of = None
-            async for item in self.runs.read(row.session, before_asked(row)):
-                if isinstance(item.event, MessageReceived | SessionForked):
-                    found = item.event.meta or {}
-                if item.seq == row.started_seq:
-                    retry_of = getattr(item.event, "retry_of", None)
-                    break
+        while True:
+            found, retry_of = await self._came_with(row)
             if retry_of is None:
                 return found
             row = await self.runs.row(retry_of)
-        asked = await self.runs.message_of(row)
-        return {} if asked is None else asked.meta or {}
+
+    async def _came_with(self, row: RunRow) -> tuple[dict[str, Any], str | None]:
+        """Return what came with a run's message, and the run that it goes on with, if it does."""
+        if row.started_seq is None:
+            asked = await self.runs.message_of(row)
+            return ({}, None) if asked is None else (asked.meta or {}, asked.retry_of)
+        found: dict[str, Any] = {}
+        async for item in self.runs.read(row.session, before_asked(row)):
+            if isinstance(item.event, MessageReceived | SessionForked):
+                found = item.event.meta or {}
+            if item.seq == row.started_seq:
+                return found, getattr(item.event, "retry_of", None)
+        return found, None
 
     async def used(self, row: RunRow) -> Mapping[str, ModelUse]:
         """Return what models were used for in a run: its row knows, unless the run goes on."""
@@ -536,7 +565,7 @@ class Desk:
         joined = await self.joined(row)
         ended = joined.status in TERMINAL
         telling = None if asked is not None else await self.told(joined, brief=ended)
-        meta = telling.meta if telling is not None else (asked and asked.meta) or {}
+        meta = await self.meta(row) if telling is None else telling.meta
         facts = RunFacts(
             id=number,
             agent_id=int(row.session.agent),

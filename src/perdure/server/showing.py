@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.api import shapes
+from perdure.api.definition import compaction_policy, context_strategy, context_window
 from perdure.api.shapes import timestamp, timestamp_or_none
 from perdure.ports import entries
 
@@ -12,8 +13,6 @@ from perdure.ports import entries
 def agent(entry: entries.Agent) -> shapes.Agent:
     """Return an agent as the API shows it."""
     config = entry.model_config
-    window = config.get("context_window")
-    policy = config.get("context_policy")
     return shapes.Agent(
         id=entry.id,
         name=entry.name,
@@ -21,9 +20,9 @@ def agent(entry: entries.Agent) -> shapes.Agent:
         status=entry.status,
         system_prompt=entry.system_prompt,
         model=entry.model,
-        context_strategy=str(config.get("context_strategy") or "sliding_window"),
-        context_window=_whole(window, 20),
-        context_policy=policy if isinstance(policy, dict) else None,
+        context_strategy=context_strategy(config),
+        context_window=context_window(config),
+        context_policy=compaction_policy(config),
         max_steps=entry.max_steps,
         archived_at=timestamp_or_none(entry.archived_at),
         inserted_at=timestamp(entry.inserted_at),
@@ -71,11 +70,3 @@ def port(entry: entries.Port) -> shapes.Port:
         name=entry.name,
         protocol=entry.protocol,
     )
-
-
-def _whole(value: Any, default: int) -> int:
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        return default
-    return number if number > 0 else default

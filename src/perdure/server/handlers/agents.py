@@ -67,8 +67,7 @@ async def archive_agent(desk: Desk, request: Request) -> Answer:
     active = await desk.active(str(entry.id))
     if active and not request.query.force:
         raise Rejected(409, "agent has an active run — pass force=true to archive anyway")
-    for row in active:
-        await desk.runs.cancel(row.id, "the agent was archived")
+    await desk.end(active, "the agent was archived")
 
     def change(found: entries.Agent) -> entries.Agent:
         return replace(found, archived_at=desk.clock.now_ms(), status="inactive")

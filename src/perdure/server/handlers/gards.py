@@ -12,7 +12,7 @@ from perdure.api.decoding import decode_id
 from perdure.api.errors import Rejected
 from perdure.ports import entries
 from perdure.server import showing
-from perdure.server.desk import Answer, Desk, Request
+from perdure.server.desk import GARD_DESTROYED, Answer, Desk, Request
 from perdure.server.gards import TOKEN_BYTES, claim_digest
 from perdure.server.handlers.lists import listed, part
 from perdure.wire.table import GardDestroyed
@@ -80,8 +80,7 @@ async def destroy_gard(desk: Desk, request: Request) -> Answer:
     for member in desk.pool.members(desk.tenant):
         if member.registration.gard == str(entry.id):
             desk.pool.dismiss(member, GardDestroyed())
-    for row in active:
-        await desk.runs.cancel(row.id, "its gard was destroyed")
+    await desk.end(await desk.runs_in(entry.id), GARD_DESTROYED)
     return Answer(None, 204)
 
 

@@ -46,8 +46,7 @@ async def delete_conversation(desk: Desk, request: Request) -> Answer:
     session = await desk.session(entry.id, key)
     if not await desk.runs.rows(agent=session.agent, key=session.key, limit=1):
         raise Rejected(404, "not found")
-    for row in await desk.active(session.agent, session.key):
-        await desk.runs.cancel(row.id, "its conversation was deleted")
+    await desk.end(await desk.active(session.agent, session.key), "its conversation was deleted")
     await desk.begin_anew(entry.id, key)
     now = desk.clock.now_ms()
     await desk.note(session, lambda note: replace(note, put_away_at=now))
@@ -102,8 +101,7 @@ async def archive_session(desk: Desk, request: Request) -> Answer:
     active = await desk.active(session.agent, session.key)
     if active and not request.query.force:
         raise Rejected(409, "session has an active run — pass force=true to archive anyway")
-    for row in active:
-        await desk.runs.cancel(row.id, "its session was archived")
+    await desk.end(active, "its session was archived")
     now = desk.clock.now_ms()
     await desk.note(session, lambda note: replace(note, put_away_at=now))
     return Answer(None, 204)
