@@ -73,17 +73,15 @@ ENDINGS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("reply", "output"), ENDINGS)
-async def test_a_reply_without_calls_ends_its_run(
-    house: House, reply: dict[str, Any], output: str
-) -> None:
+async def test_a_reply_without_calls_ends_its_run(house: House) -> None:
     """Whatever its finish reason; what is no text is written as JSON."""
     async with phone(house) as worker:
         await worker.join()
-        run = await send(house)
-        await worker.serve({**REPLY, **reply})
-        found = await over(house, run)
-        assert (found["status"], found["output"]) == ("completed", output)
+        for reply, output in ENDINGS:
+            run = await send(house)
+            await worker.serve({**REPLY, **reply})
+            found = await over(house, run)
+            assert (found["status"], found["output"]) == ("completed", output)
 
 
 async def test_what_else_was_called_waits_with_the_question(house: House) -> None:

@@ -191,6 +191,7 @@ async def test_a_run_in_a_gard_that_is_destroyed_ends(house: House) -> None:
     assert await status_of(house, "DELETE", f"{path}?force=true") == 204
     assert await status_of(house, "DELETE", path) == 404
     assert (await over(house, run))["status"] == "failed"
+    assert await status_of(house, "POST", f"/runs/{run}/retry") == 404
     (agent,) = await house.get("/agents")
     for gone in (gard["id"], 999):
         body = {"content": "hi", "gard_id": gone}

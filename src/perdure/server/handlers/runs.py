@@ -188,17 +188,18 @@ async def retry_run(desk: Desk, request: Request) -> Answer:
     if row.status in ("queued", "running", "waiting"):
         raise Rejected(409, "run is still in progress")
     entry = await desk.agent(int(row.session.agent), archived=False)
+    told = await desk.told(row, brief=True)
+    gard = await desk.gard(told.meta.get("gard"))
     if row.status in ("failed", "cancelled") and row.started_seq is not None:
         await desk.make_room()
         run = desk.clock.fresh_id()
         await desk.webhooks.expect(desk.tenant, run)
         await desk.runs.retry(row.id, as_run=run)
-    elif "fork" in (told := await desk.told(row, brief=True)).meta:
+    elif "fork" in told.meta:
         run = await fork(desk, row, 0)
     else:
         if told.timeline.input is None:
             raise Rejected(422, "run has no user_message to retry")
-        gard = await desk.gard(told.meta.get("gard"))
         context = convert(told.timeline.context or {}, shapes.MessageContext)
         run = await desk.send(entry, told.timeline.input, gard=gard, context=_context(context))
     return Answer(shapes.Accepted(run_id=await desk.numbers.run(run)), 202)
