@@ -9,6 +9,7 @@ import click
 
 from perdure.cli.demo import demo
 from perdure.cli.doctor import doctor
+from perdure.cli.nouns import NOUNS
 from perdure.cli.run import resume, run
 from perdure.cli.runs import runs
 from perdure.cli.server import dev, server, worker
@@ -36,5 +37,5 @@ def main(verbose: bool) -> None:
         logging.getLogger("perdure").addHandler(logging.NullHandler())
 
 
-for command in (run, resume, runs, sessions, dev, server, worker, verify, doctor, demo):
+for command in (run, resume, runs, sessions, dev, server, worker, verify, doctor, demo, *NOUNS):
     main.add_command(command)

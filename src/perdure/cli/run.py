@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from perdure.bootstrap import Agent, Runtime
-from perdure.cli.agents import load_agent
 from perdure.cli.common import command_body, json_option, store_option
+from perdure.cli.loading import load_agent
 from perdure.cli.output import Output
 from perdure.cli.progress import follow
 from perdure.cli.source import agents_of, reading, unfinished, whole_log

@@ -13,15 +13,20 @@ from typing import Self
 import click
 
 from perdure.bootstrap import KEY_VARIABLES, SQLITE_PREFIX, open_service
-from perdure.cli.agents import load_agent
+from perdure.cli.access import (
+    FOLDER,
+    KEY_FILE,
+    KEY_VARIABLE,
+    URL_VARIABLE,
+    access,
+    kept_key,
+    server_options,
+)
 from perdure.cli.common import command_body
+from perdure.cli.loading import load_agent
 from perdure.core.errors import InvalidInput
 
-FOLDER = ".perdure"
 STORE_FILE = "server.db"
-KEY_FILE = "dev.key"
-URL_VARIABLE, WORKER_KEY_VARIABLE = "PERDURE_URL", "PERDURE_KEY"
-LOCAL_URL = "http://127.0.0.1:4000"
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.5, 15.0
 LEAVE_SECONDS_MAX = 35
 
@@ -71,10 +76,7 @@ async def server(host: str, port: int, folder: Path) -> None:
 
 @click.command(epilog="Example: perdure worker support.py:support")
 @click.argument("agents", nargs=-1, required=True)
-@click.option("--url", envvar=URL_VARIABLE, help=f"The server; {LOCAL_URL} if not given.")
-@click.option(
-    "--key", envvar=WORKER_KEY_VARIABLE, help="An API key. That of `perdure dev` needs no --url."
-)
+@server_options
 @click.option("--name", "worker_id", help="Its id; without one it is made of host and process.")
 @click.option("--concurrency", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--supervised", is_flag=True, hidden=True, help="End when standard input ends.")
@@ -93,11 +95,7 @@ async def worker(
     """
     from perdure.bootstrap import Worker
 
-    # The key of `perdure dev` is an admin's: it goes to this machine and nowhere else.
-    key = key or (_kept_key(Path(FOLDER)) if url is None else None)
-    url = url or LOCAL_URL
-    if not key:
-        raise InvalidInput("a worker needs an API key: give --key, or set PERDURE_KEY")
+    url, key = access(url, key)
     found = [load_agent(agent)[0] for agent in agents]
     click.echo(f"worker for {', '.join(agent.name for agent in found)} at {url}", err=True)
     working = Worker(url, key, worker_id=worker_id, concurrency_max=concurrency)
@@ -194,7 +192,7 @@ class _Children:
 
     async def _keep(self, agents: Sequence[str], url: str, key: str) -> None:
         delay = RESTART_SECONDS_MIN
-        environment = {**os.environ, URL_VARIABLE: url, WORKER_KEY_VARIABLE: key}
+        environment = {**os.environ, URL_VARIABLE: url, KEY_VARIABLE: key}
         while not self._leaving.is_set():
             began = asyncio.get_running_loop().time()
             self._process = await asyncio.create_subprocess_exec(
@@ -220,12 +218,7 @@ def _keep_key(folder: Path, made: str | None) -> str | None:
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(made)
-    return _kept_key(folder)
-
-
-def _kept_key(folder: Path) -> str | None:
-    path = folder / KEY_FILE
-    return path.read_text().strip() if path.is_file() else None
+    return kept_key(folder)
 
 
 def _given_key(environment: Mapping[str, str]) -> str | None:

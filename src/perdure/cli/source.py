@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from perdure.bootstrap import Agent, open_reader, quarantined, sqlite_path
-from perdure.cli.agents import load_agent
+from perdure.cli.loading import load_agent
 from perdure.core.codec import Record, decode_event
 from perdure.core.commands import SendMessage, decode_command
 from perdure.core.errors import BrokenChain, NotFound

@@ -1,0 +1,111 @@
+"""A server on the command line: where it is, which key opens it, and how its refusals read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from perdure.cli.common import store_option
+from perdure.core.errors import InvalidInput, PerdureError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from perdure.client import AsyncClient
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FOLDER = ".perdure"
+KEY_FILE = "dev.key"
+URL_VARIABLE, KEY_VARIABLE = "PERDURE_URL", "PERDURE_KEY"
+LOCAL_URL = "http://127.0.0.1:4000"
+
+url_option = click.option(
+    "--url", envvar=URL_VARIABLE, help=f"The server; {LOCAL_URL} if not given."
+)
+key_option = click.option(
+    "--key", envvar=KEY_VARIABLE, help="An API key. That of `perdure dev` needs no --url."
+)
+
+
+class Access(NamedTuple):
+    """A server and the key to it."""
+
+    url: str
+    key: str
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[AsyncClient]:
+        """Open a client; what the server refuses is raised as a sentence for a person."""
+        from perdure.client import AsyncClient
+
+        with self.explaining():
+            async with AsyncClient(self.url, self.key) as client:
+                yield client
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Say of a refused key what can be done about it."""
+        from perdure.client import ApiError
+
+        try:
+            yield
+        except ApiError as error:
+            if error.status != 401:
+                raise
+            raise PerdureError(
+                f"the server at {self.url} does not know this key, or no longer: give another one "
+                f"with --key or {KEY_VARIABLE}"
+            ) from None
+
+
+def access(url: str | None, key: str | None) -> Access:
+    """Return how to reach the server that the options name.
+
+    The key of `perdure dev` is an admin's: it goes to this machine and nowhere else.
+    """
+    where = (url or LOCAL_URL).rstrip("/")
+    key = key or (kept_key(Path(FOLDER)) if where == LOCAL_URL else None)
+    if not key:
+        raise InvalidInput(
+            f"the server at {where} needs an API key: give --key, or set {KEY_VARIABLE}"
+        )
+    return Access(where, key)
+
+
+def kept_key(folder: Path) -> str | None:
+    """Return the key that `perdure dev` has kept in a folder, if it has."""
+    path = folder / KEY_FILE
+    return path.read_text().strip() if path.is_file() else None
+
+
+def server_options(command: Command) -> Command:
+    """Give a command `--url` and `--key`; see `access`."""
+    return url_option(key_option(command))
+
+
+def place_options(command: Command) -> Command:
+    """Give a command `--store`, `--url` and `--key`; see `chosen_server`."""
+    return store_option(
+        click.option("--url", envvar=URL_VARIABLE, help="A server, instead of a store.")(
+            click.option("--key", envvar=KEY_VARIABLE, help="An API key of that server.")(command)
+        )
+    )
+
+
+def chosen_server(url: str | None, key: str | None) -> Access | None:
+    """Return the server that the running command is about; None if it is about a store.
+
+    A server that was named on the command line or in the environment, unless the command line
+    names a store.
+    """
+    source = click.get_current_context().get_parameter_source
+    named = {name: source(name) is ParameterSource.COMMANDLINE for name in ("store", "url")}
+    if named["store"] and named["url"]:
+        raise InvalidInput("--store and --url name two places; give one of them")
+    return None if url is None or named["store"] else access(url, key)
