@@ -11,9 +11,9 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from perdure import Agent, ModelReply, ModelRequest, ToolRequest, ask_human, tool
+from perdure import Agent, ModelReply, ModelRequest, ToolRequest, ask_human, tool, wait
 from perdure.cli.main import main
-from perdure.core.messages import AssistantMessage
+from perdure.core.messages import AssistantMessage, ToolMessage
 from perdure.ports.models import ModelError
 from tests.cli.terminal import Finished
 from tests.client.served import KEY, a_server, agents_on
@@ -28,21 +28,23 @@ def stock(item: str) -> int:
 
 
 def play(request: ModelRequest) -> ModelReply | str:
-    """Do what the message says: look into the stock, ask a person, fail, or echo."""
+    """Do what the message says: look into the stock, ask a person, sleep, fail, or echo."""
     said = [m for m in request.messages if not isinstance(m, AssistantMessage)]
     latest, text = said[-1], str(said[-1].content)
-    if latest.role == "tool":
+    if isinstance(latest, ToolMessage):
         return f"I got {text}."
     if "stock" in text:
         return ModelReply(tool_calls=(ToolRequest("c1", "stock", {"item": "tea"}),))
     if "ask" in text:
         return ModelReply(tool_calls=(ToolRequest("c1", "ask_human", {"question": "Shall I?"}),))
+    if "sleep" in text:
+        return ModelReply(tool_calls=(ToolRequest("c1", "wait", {"seconds": 3600}),))
     if "fail" in text:
         raise ModelError("no such model", status=404)
     return f"You said {text}."
 
 
-helper = Agent("helper", model=play, tools=[stock, ask_human], instructions="You help.")
+helper = Agent("helper", model=play, tools=[stock, ask_human, wait], instructions="You help.")
 
 
 class Hosted:

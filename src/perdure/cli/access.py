@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import functools
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from perdure.client import AsyncClient
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+T = TypeVar("T")
 
 FOLDER = ".perdure"
 KEY_FILE = "dev.key"
@@ -38,6 +41,11 @@ class Access(NamedTuple):
 
     url: str
     key: str
+
+    @property
+    def option(self) -> str:
+        """What has to be said to a further command about this server, where it is not set."""
+        return "" if os.environ.get(URL_VARIABLE) == self.url else f" --url {self.url}"
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncClient]:
@@ -89,20 +97,31 @@ def server_options(command: Command) -> Command:
     return url_option(key_option(command))
 
 
-def place_options(command: Command) -> Command:
-    """Give a command `--store`, `--url` and `--key`; see `chosen_server`."""
-    return store_option(
-        click.option("--url", envvar=URL_VARIABLE, help="A server, instead of a store.")(
-            click.option("--key", envvar=KEY_VARIABLE, help="An API key of that server.")(command)
-        )
-    )
+def place_options(
+    command: Callable[..., Coroutine[Any, Any, T]],
+) -> Callable[..., Coroutine[Any, Any, T]]:
+    """Give a command `--store`, `--url` and `--key`, and tell it the `server` they choose, if any.
+
+    It goes below `command_body`, which turns wrong options into a line.
+    """
+
+    @functools.wraps(command)
+    async def wrapper(*, url: str | None, key: str | None, **given: Any) -> T:
+        return await command(server=_chosen(url, key), **given)
+
+    for option in (
+        click.option("--key", envvar=KEY_VARIABLE, help="An API key of that server."),
+        click.option("--url", envvar=URL_VARIABLE, help="A server, instead of a store."),
+        store_option,
+    ):
+        wrapper = option(wrapper)
+    return wrapper
 
 
-def chosen_server(url: str | None, key: str | None) -> Access | None:
-    """Return the server that the running command is about; None if it is about a store.
+def _chosen(url: str | None, key: str | None) -> Access | None:
+    """Return the server that was named, on the command line or in the environment.
 
-    A server that was named on the command line or in the environment, unless the command line
-    names a store.
+    None if there is none, or if the command line names a store.
     """
     source = click.get_current_context().get_parameter_source
     named = {name: source(name) is ParameterSource.COMMANDLINE for name in ("store", "url")}

@@ -25,9 +25,14 @@ def event_fields(item: RecordedEvent) -> dict[str, Any]:
 
 def event_line(item: RecordedEvent) -> str:
     """Return an event as a line for people, as wide as the terminal."""
-    lead = f"{item.seq:>4} {clock_time(item.at)} {item.type:<20} "
+    return line(item.seq, clock_time(item.at), item.type, gist(item.event))
+
+
+def line(position: int, time: str, type: str, gist: str) -> str:
+    """Return a line that says where an event stands, when it was, and what it is about."""
+    lead = f"{position:>4} {time} {type:<20} "
     columns = shutil.get_terminal_size((WIDE_COLUMNS, 24)).columns
-    return lead + short(gist(item.event), max(GIST_CHARS_MIN, columns - len(lead) - 1))
+    return lead + short(gist, max(GIST_CHARS_MIN, columns - len(lead) - 1))
 
 
 def gist(event: e.Event) -> str:
@@ -44,7 +49,7 @@ def gist(event: e.Event) -> str:
         case e.ModelCallIntended():
             return f"{event.call} shown {event.first}..{event.upto}"
         case e.ModelReplied():
-            calls = ", ".join(f"{r.name}({_arguments(r.arguments)})" for r in event.tool_calls)
+            calls = ", ".join(f"{r.name}({arguments_of(r.arguments)})" for r in event.tool_calls)
             return f"{event.call} {calls or short(event.content)}"
         case e.ToolCallIntended():
             return f"{event.call} {event.name} [{event.effect}]"
@@ -68,5 +73,6 @@ def gist(event: e.Event) -> str:
     return " ".join(short(part) for part in parts)
 
 
-def _arguments(arguments: dict[str, Any]) -> str:
+def arguments_of(arguments: dict[str, Any]) -> str:
+    """Return a call's arguments in a few words."""
     return ", ".join(f"{key}={short(value, 40)}" for key, value in arguments.items())

@@ -12,6 +12,7 @@ from perdure.cli.doctor import doctor
 from perdure.cli.nouns import NOUNS
 from perdure.cli.run import resume, run
 from perdure.cli.runs import runs
+from perdure.cli.send import send
 from perdure.cli.server import dev, server, worker
 from perdure.cli.sessions import sessions
 from perdure.cli.verify import verify
@@ -37,5 +38,18 @@ def main(verbose: bool) -> None:
         logging.getLogger("perdure").addHandler(logging.NullHandler())
 
 
-for command in (run, resume, runs, sessions, dev, server, worker, verify, doctor, demo, *NOUNS):
+for command in (
+    run,
+    resume,
+    send,
+    runs,
+    sessions,
+    dev,
+    server,
+    worker,
+    verify,
+    doctor,
+    demo,
+    *NOUNS,
+):
     main.add_command(command)

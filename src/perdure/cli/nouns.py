@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perdure.cli.send import sender
 from perdure.cli.verbs import Verb, noun
 
 agents = noun(
@@ -20,6 +21,8 @@ agents = noun(
     ),
 )
 
+agents.add_command(sender('perdure agents send support "Refund order 42"'))
+
 triggers = noun(
     "triggers",
     "Messages that a server's clock sends.",
@@ -27,7 +30,7 @@ triggers = noun(
         Verb(
             "list",
             "list_triggers",
-            columns=("id", "name", "agent_id", "cron", "time_zone", "enabled", "last_fired_at"),
+            columns=("id", "name", "agent", "cron", "time_zone", "enabled", "last_fired_at"),
         ),
         Verb("show", "get_trigger", "3"),
         Verb(
@@ -61,7 +64,7 @@ hooks = noun(
     "hooks",
     "Addresses of a server that take webhooks.",
     (
-        Verb("list", "list_hooks", columns=("id", "name", "agent_id", "signature_type", "enabled")),
+        Verb("list", "list_hooks", columns=("id", "name", "agent", "signature_type", "enabled")),
         Verb("show", "get_hook", "2"),
         Verb(
             "create",

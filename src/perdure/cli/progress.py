@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,8 +63,10 @@ async def _watch(node: Node, run: Run, output: Output, after: int) -> int:
         if item.event.call not in {wait["call"] for wait in (await run.row()).waiting_for}:
             continue
         asked = isinstance(item.event, e.QuestionAsked)
-        if not asked or not await _ask(node, run, item.event, output):
+        answer = await answer_here(item.event.question, output) if asked else None
+        if not answer:
             return await _parked(run, output)
+        await node.reply(run.id, answer, call=item.event.call, by="terminal")
     return await finish(run, output)
 
 
@@ -82,16 +84,13 @@ async def _items(run: Run, output: Output, after: int) -> AsyncIterator[Recorded
         yield item
 
 
-async def _ask(node: Node, run: Run, event: Any, output: Output) -> bool:
+async def answer_here(question: str, output: Output) -> str | None:
+    """Ask whoever sits at the terminal; None if nobody does, or wants to say nothing."""
     if output.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return False
-    click.echo(f"\n{plain(event.question)}")
+        return None
+    click.echo(f"\n{plain(question)}")
     click.echo("> ", nl=False)
-    answer = await _read_line()
-    if not answer:
-        return False
-    await node.reply(run.id, answer, call=event.call, by="terminal")
-    return True
+    return await _read_line() or None
 
 
 async def _read_line() -> str:
@@ -112,23 +111,23 @@ async def _read_line() -> str:
 
 async def _parked(run: Run, output: Output) -> int:
     row = await run.row()
-    output.say(f"\nThe run waits for a person. {describe_waiting(row)}")
+    output.say(f"\nThe run waits for a person. {describe_waiting(row.id, row.waiting_for)}")
     if output.as_json:
         output.record(row_fields(row), "")
     return PARKED
 
 
-def describe_waiting(row: RunRow) -> str:
-    """Return what a parked run waits for, and the command that gives it."""
+def describe_waiting(run: str | int, waits: Iterable[Mapping[str, Any]], option: str = "") -> str:
+    """Return what a parked run waits for, and the command that gives it, with this option."""
     lines = []
-    for wait in row.waiting_for:
+    for wait in waits:
         if wait["what"] == "answer":
-            lines.append(f"{plain(wait['question'])}\n  perdure runs reply {row.id} 'ANSWER'")
+            lines.append(f"{plain(wait['question'])}\n  perdure runs reply {run} 'ANSWER'{option}")
         elif wait["what"] == "decision":
             lines.append(
                 f"Did {wait['tool']} (key {wait['key']}) take effect?\n"
-                f"  perdure runs resolve {row.id} {wait['call']} --attempt {wait['attempt']} "
-                "happened|did-not-happen|tell-model"
+                f"  perdure runs resolve {run} {wait['call']} --attempt {wait['attempt']} "
+                f"happened|did-not-happen|tell-model{option}"
             )
     return "\n".join(lines)
 

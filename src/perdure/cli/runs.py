@@ -1,4 +1,4 @@
-"""`perdure runs`: look at runs, and tell them something."""
+"""`perdure runs`: look at runs, and tell them something; in a store, or on a server."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 import click
 
 from perdure.bootstrap import Node, RecordedEvent, Run, Runtime, recorded
+from perdure.cli.access import Access, place_options
 from perdure.cli.common import command_body, json_option, store_option
 from perdure.cli.events import event_fields, event_line
 from perdure.cli.output import Output, plain, short, timestamp
 from perdure.cli.progress import describe_waiting, follow, plain_lines, row_fields
+from perdure.cli.served import served
 from perdure.cli.source import PAGE_ROWS, TENANT, agents_of, meta_of, reading, row_of, whole_log
 from perdure.core import events as e
 from perdure.core.errors import InvalidInput
@@ -29,7 +31,7 @@ STATUSES = click.Choice(
 
 @click.group()
 def runs() -> None:
-    """List, show, follow, answer, cancel, retry, fork and export runs."""
+    """List, show, follow, answer, cancel, retry, fork and export runs, of a store or of a server."""
 
 
 async def _events(reader: Any, row: RunRow, after: int = 0) -> AsyncIterator[RecordedEvent]:
@@ -51,7 +53,7 @@ async def _events(reader: Any, row: RunRow, after: int = 0) -> AsyncIterator[Rec
 ENDINGS = (e.RunCompleted, e.RunFailed, e.RunCancelled, e.RunWithdrawn)
 
 
-@runs.command("list", epilog="Example: perdure runs list --status waiting")
+@runs.command("list", epilog="Example: perdure runs list --status waiting --url http://server:4000")
 @click.option("--status", type=STATUSES, help="Only runs that stand so.")
 @click.option("--agent", help="Only runs of this agent.")
 @click.option("--session", help="Only runs of this session.")
@@ -62,14 +64,24 @@ ENDINGS = (e.RunCompleted, e.RunFailed, e.RunCancelled, e.RunWithdrawn)
     show_default=True,
     help="At most so many.",
 )
-@store_option
 @json_option
 @command_body
+@place_options
 async def list_runs(
-    status: Any, agent: str | None, session: str | None, limit: int, store: str, as_json: bool
+    status: Any,
+    agent: str | None,
+    session: str | None,
+    limit: int,
+    store: str,
+    server: Access | None,
+    as_json: bool,
 ) -> None:
     """List runs, newest first."""
     output = Output(as_json)
+    if server is not None:
+        async with served(server, output) as there:
+            await there.list_runs(status, agent, session, limit)
+        return
     async with reading(store) as reader:
         query = RunQuery(tenant=TENANT, agent=agent, key=session, status=status, limit=limit)
         rows = await reader.list(query)
@@ -85,12 +97,16 @@ async def list_runs(
 
 @runs.command(epilog="Example: perdure runs show 0199")
 @click.argument("run_id")
-@store_option
 @json_option
 @command_body
-async def show(run_id: str, store: str, as_json: bool) -> None:
+@place_options
+async def show(run_id: str, store: str, server: Access | None, as_json: bool) -> None:
     """Show one run: where it stands, what it waits for, and its answer."""
     output = Output(as_json)
+    if server is not None:
+        async with served(server, output) as there:
+            await there.show(there.run(run_id))
+        return
     async with reading(store) as reader:
         row = await row_of(reader, run_id)
         await whole_log(reader, row.session)
@@ -106,7 +122,7 @@ async def show(run_id: str, store: str, as_json: bool) -> None:
             if value not in (None, [], "") and name != "output"
         ]
         if row.waiting_for:
-            text.append(describe_waiting(row))
+            text.append(describe_waiting(row.id, row.waiting_for))
         if answer is not None:
             text.append("\n" + plain_lines(answer if isinstance(answer, str) else short(answer)))
         output.record(fields, "\n".join(text))
@@ -115,12 +131,16 @@ async def show(run_id: str, store: str, as_json: bool) -> None:
 @runs.command(epilog="Example: perdure runs events 0199 --json")
 @click.argument("run_id")
 @click.option("--after", type=int, default=0, help="Only those after this position.")
-@store_option
 @json_option
 @command_body
-async def events(run_id: str, after: int, store: str, as_json: bool) -> None:
+@place_options
+async def events(run_id: str, after: int, store: str, server: Access | None, as_json: bool) -> None:
     """Print the events of a run."""
     output = Output(as_json)
+    if server is not None:
+        async with served(server, output) as there:
+            await there.events(there.run(run_id), after)
+        return
     async with reading(store) as reader:
         row = await row_of(reader, run_id)
         async for item in _events(reader, row):
@@ -130,12 +150,15 @@ async def events(run_id: str, after: int, store: str, as_json: bool) -> None:
 
 @runs.command(epilog="Example: perdure runs tail 0199")
 @click.argument("run_id")
-@store_option
 @json_option
 @command_body
-async def tail(run_id: str, store: str, as_json: bool) -> int:
+@place_options
+async def tail(run_id: str, store: str, server: Access | None, as_json: bool) -> int:
     """Follow a run that another process is running, to its end."""
     output = Output(as_json)
+    if server is not None:
+        async with served(server, output) as there:
+            return await there.follow(there.run(run_id))
     async with reading(store) as reader:
         row = await row_of(reader, run_id)
         after = 0
@@ -188,12 +211,20 @@ agent_option = click.option("--agent", help="FILE.py:NAME, if the agent's file h
 @click.argument("run_id")
 @click.option("--reason", default="cancelled on request", help="Why; it is recorded.")
 @agent_option
-@store_option
 @json_option
 @command_body
-async def cancel(run_id: str, reason: str, agent: str | None, store: str, as_json: bool) -> int:
+@place_options
+async def cancel(
+    run_id: str, reason: str, agent: str | None, store: str, server: Access | None, as_json: bool
+) -> int:
     """End a run; its history stays well formed."""
     output = Output(as_json)
+    if server is not None:
+        async with served(server, output) as there:
+            run = there.run(run_id)
+            await run.cancel(reason)
+            output.record({"run_id": run.id, "done": "cancel"}, f"run {run.id} is cancelled")
+            return 0
 
     async def telling(node: Node, row: RunRow) -> None:
         await node.cancel(row.id, reason)
@@ -209,9 +240,9 @@ async def cancel(run_id: str, reason: str, agent: str | None, store: str, as_jso
 @click.option("--by", help="Who answers.")
 @click.option("--no-follow", is_flag=True, help="Do not wait for the end of the run.")
 @agent_option
-@store_option
 @json_option
 @command_body
+@place_options
 async def reply(
     run_id: str,
     answer: str,
@@ -220,9 +251,16 @@ async def reply(
     no_follow: bool,
     agent: str | None,
     store: str,
+    server: Access | None,
     as_json: bool,
 ) -> int:
     """Answer a run's question and go on with it."""
+    if server is not None:
+        if by is not None:
+            raise InvalidInput("--by is for a store; a server goes by the key")
+        async with served(server, Output(as_json)) as there:
+            run = there.run(run_id)
+            return await there.tell(run, run.reply(answer, call=call), not no_follow)
 
     async def telling(node: Node, row: RunRow) -> Run | None:
         await node.reply(row.id, answer, call=call, by=by)
@@ -241,9 +279,9 @@ async def reply(
 )
 @click.option("--no-follow", is_flag=True, help="Do not wait for the end of the run.")
 @agent_option
-@store_option
 @json_option
 @command_body
+@place_options
 async def resolve(
     run_id: str,
     call: str,
@@ -253,12 +291,18 @@ async def resolve(
     no_follow: bool,
     agent: str | None,
     store: str,
+    server: Access | None,
     as_json: bool,
 ) -> int:
     """Say what became of a call whose outcome is unknown, and go on."""
+    verdict = resolution.replace("-", "_")
+    if server is not None:
+        async with served(server, Output(as_json)) as there:
+            run = there.run(run_id)
+            told = run.resolve(call, verdict, attempt=attempt, content=content)
+            return await there.tell(run, told, not no_follow)
 
     async def telling(node: Node, row: RunRow) -> Run | None:
-        verdict = resolution.replace("-", "_")
         await node.resolve(
             row.id, call, verdict, attempt=attempt, content=content, by="command line"
         )
@@ -270,11 +314,16 @@ async def resolve(
 @runs.command(epilog="Example: perdure runs retry 0199")
 @click.argument("run_id")
 @agent_option
-@store_option
 @json_option
 @command_body
-async def retry(run_id: str, agent: str | None, store: str, as_json: bool) -> int:
+@place_options
+async def retry(
+    run_id: str, agent: str | None, store: str, server: Access | None, as_json: bool
+) -> int:
     """Go on with a failed or cancelled run where it stopped, as a new run."""
+    if server is not None:
+        async with served(server, Output(as_json)) as there:
+            return await there.follow(await there.run(run_id).retry())
 
     async def telling(node: Node, row: RunRow) -> Run:
         return await node.retry(row.id)

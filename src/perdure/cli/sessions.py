@@ -1,31 +1,51 @@
-"""`perdure sessions`: what is set aside, and its release."""
+"""`perdure sessions`: of a store, with what is set aside and its release; and of a server."""
 
 from __future__ import annotations
 
 import click
 
 from perdure.bootstrap import SystemClock, open_store
+from perdure.cli.access import Access, place_options
 from perdure.cli.common import command_body, json_option, store_option
 from perdure.cli.output import Output, plain
 from perdure.cli.source import TENANT, all_rows, reading
-from perdure.core.errors import NotFound, Refused
+from perdure.cli.verbs import Verb, command, pages, show_list
+from perdure.core.errors import InvalidInput, NotFound, Refused
 from perdure.core.ids import SessionId
 from perdure.ports.session_store import RunQuery
+
+COLUMNS = ("id", "agent", "key", "status", "message_count", "title", "updated_at")
+VERBS = (
+    Verb("show", "get_session", "12", help="Show a session of a server, with its messages"),
+    Verb("name", "update_session", "12 --title 'Order 42'"),
+    Verb("archive", "archive_session", "12", done="session {id} is archived"),
+    Verb("restore", "restore_session", "12", done="session {id} is back"),
+)
 
 
 @click.group()
 def sessions() -> None:
-    """List sessions; release those in quarantine."""
+    """List sessions; release those in quarantine; show, name and archive those of a server."""
 
 
 @sessions.command("list", epilog="Example: perdure sessions list --quarantined")
-@click.option("--quarantined", is_flag=True, help="Only those that are set aside.")
-@store_option
+@click.option("--quarantined", is_flag=True, help="Only those that are set aside, of a store.")
+@click.option("--archived", is_flag=True, help="Only those that are archived, of a server.")
 @json_option
 @command_body
-async def list_sessions(quarantined: bool, store: str, as_json: bool) -> None:
+@place_options
+async def list_sessions(
+    quarantined: bool, archived: bool, store: str, server: Access | None, as_json: bool
+) -> None:
     """List sessions, the last used first."""
     output = Output(as_json)
+    if quarantined if server is not None else archived:
+        raise InvalidInput("--quarantined is for a store, --archived for a server")
+    if server is not None:
+        async with server.client() as client:
+            found = pages(client, "list_sessions", None, archived=archived)
+            await show_list(output, [one async for one in found], COLUMNS, client)
+        return
     async with reading(store) as reader:
         rows = await all_rows(reader, RunQuery(tenant=TENANT))
         for session in dict.fromkeys(row.session for row in rows):
@@ -66,3 +86,7 @@ async def release(agent: str, session: str, store: str, as_json: bool) -> None:
         await opened.close()
     released = {"agent": agent, "session": session, "released": True}
     Output(as_json).record(released, f"{plain(agent)} {plain(session)} is released")
+
+
+for verb in VERBS:
+    sessions.add_command(command("sessions", verb))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from perdure.bootstrap import Agent, open_reader, quarantined, sqlite_path
+from perdure.cli.access import FOLDER, LOCAL_URL, kept_key
 from perdure.cli.loading import load_agent
 from perdure.core.codec import Record, decode_event
 from perdure.core.commands import SendMessage, decode_command
@@ -42,7 +44,9 @@ async def reading(store: str) -> AsyncIterator[Any]:
     """Open an existing store for reading; raise `NotFound` if there is none."""
     path = sqlite_path(store)
     if path is None or not path.exists():
-        raise NotFound(f"there is no store at {store}")
+        has_server = kept_key(Path(FOLDER)) is not None
+        hint = f"; what the server of `perdure dev` has is at --url {LOCAL_URL}"
+        raise NotFound(f"there is no store at {store}{hint if has_server else ''}")
     reader = await open_reader(store)
     try:
         yield reader

@@ -7,6 +7,7 @@ is read off its shape, so that a new field only needs a word of explanation in `
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,12 +19,13 @@ from msgspec import inspect
 from perdure.api.operations import BY_ID, Operation
 from perdure.cli.access import access, key_option, url_option
 from perdure.cli.common import command_body, json_option
-from perdure.cli.output import Output, plain, short
+from perdure.cli.output import Output, short
 from perdure.core.errors import InvalidInput
 
 PAGE_ITEMS_MAX = 500
 CELL_CHARS_MAX = 60
-VALUE_CHARS_MAX = 300
+VALUE_CHARS_MAX = 200
+MADE = 201
 WORDS: Mapping[str, str] = {
     "agent_id": "The agent, by its name or number.",
     "archived": "Those that are archived.",
@@ -57,7 +59,10 @@ WORDS: Mapping[str, str] = {
     "tools_config": "Which tools it may use, as a JSON object.",
 }
 SECRETS = ("key", "token", "path", "claim_token")
-"""Fields of what was just made that are shown only then."""
+"""Fields of what was just made that are told only then."""
+
+EMPTY: tuple[Any, ...] = (None, "", [], (), {})
+_TIME = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{6}Z$")
 
 
 class Verb(NamedTuple):
@@ -192,7 +197,7 @@ async def _carry_out(
         items = [
             item async for item in pages(client, operation.id, told.pop("limit", None), **told)
         ]
-        show_list(output, items, verb.columns)
+        await show_list(output, items, verb.columns, client)
         return
     request: dict[str, Any] = {}
     if operation.body is not None:
@@ -205,6 +210,10 @@ async def _carry_out(
         request["idempotency_key"] = _fresh_key()
     answer = await client.call(operation.id, **request, **path)
     _show(output, answer, path, verb)
+    if operation.status == MADE:
+        secrets = " and the ".join(name for name in SECRETS if getattr(answer, name, None))
+        if secrets:
+            output.say(f"\nKeep the {secrets}: shown this once.")
 
 
 def _body(operation: Operation, told: dict[str, Any]) -> dict[str, Any]:
@@ -250,49 +259,66 @@ async def pages(client: Any, operation: str, limit: int | None, **asked: Any) ->
 # ------------------------------------------------------------------------------ what it shows
 
 
-def show_list(output: Output, items: Sequence[Any], columns: Sequence[str]) -> None:
-    """Print items: a table of some of their fields, or each whole as JSON."""
+async def show_list(
+    output: Output, items: Sequence[Any], columns: Sequence[str], client: Any
+) -> None:
+    """Print items: a table of some of their fields, or each whole as JSON.
+
+    A column `agent` has the names that the server at `client` has for their agents.
+    """
     every = [msgspec.to_builtins(item) for item in items]
-    rows = [[_cell(fields.get(name)) for name in columns] for fields in every]
+    if output.as_json:
+        for fields in every:
+            output.record(fields, "")
+        return
     if not every:
         output.say("There are none.")
         return
+    names = {}
+    if "agent" in columns:
+        names = {agent.id: agent.name for agent in await client.agents()}
+    rows = [
+        [
+            _cell({"agent": names.get(fields.get("agent_id")), **fields}.get(name))
+            for name in columns
+        ]
+        for fields in every
+    ]
     widths = [max(len(cell) for cell in column) for column in zip(columns, *rows, strict=True)]
     output.say(click.style(_line(columns, widths), dim=True))
-    for fields, row in zip(every, rows, strict=True):
-        output.record(fields, _line(row, widths))
+    for row in rows:
+        output.say(_line(row, widths))
 
 
-def show_one(output: Output, item: Any) -> None:
-    """Print what there is to know of a thing."""
-    fields = msgspec.to_builtins(item)
-    shown = {name: value for name, value in fields.items() if value not in (None, [], {}, "")}
+def lines_of(fields: Mapping[str, Any]) -> list[str]:
+    """Return what is known of a thing, a line for each field; several things take several lines."""
+    shown = {name: value for name, value in fields.items() if value not in EMPTY}
     width = max(len(name) for name in shown)
-    lines = [f"{name:<{width}}  {short(value, VALUE_CHARS_MAX)}" for name, value in shown.items()]
-    output.record(fields, "\n".join(lines))
+    lines = []
+    for name, value in shown.items():
+        are_things = isinstance(value, list | tuple) and isinstance(value[0], dict)
+        first, *more = value if are_things else [value]
+        lines.append(f"{name:<{width}}  {short(first, VALUE_CHARS_MAX)}")
+        lines += [f"{'':<{width}}  {short(one, VALUE_CHARS_MAX)}" for one in more]
+    return lines
 
 
 def _show(output: Output, answer: Any, path: Mapping[str, Any], verb: Verb) -> None:
-    if answer is None:
-        sentence = verb.done.format(**path)
-        output.record({**path, "done": verb.name}, sentence)
-    elif verb.done:
-        output.record(msgspec.to_builtins(answer), verb.done.format(**msgspec.to_builtins(answer)))
-    else:
-        show_one(output, answer)
-        secrets = [name for name in SECRETS if getattr(answer, name, None)]
-        if secrets:
-            output.say(f"\nKeep the {plain(' and the '.join(secrets))}: shown this once.")
+    fields = {**path, "done": verb.name} if answer is None else msgspec.to_builtins(answer)
+    if verb.done:
+        output.record(fields, verb.done.format(**fields))
+        return
+    output.record(fields, "\n".join(lines_of(fields)))
 
 
 def _cell(value: Any) -> str:
-    if value in (None, [], {}, ""):
+    if value in EMPTY:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         value = ",".join(str(one) for one in value)
-    return short(str(value).removesuffix("000Z"), CELL_CHARS_MAX)
+    return short(_TIME.sub(r"\1 \2Z", str(value)), CELL_CHARS_MAX)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

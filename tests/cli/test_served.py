@@ -1,0 +1,161 @@
+"""`perdure send`, and `perdure runs` and `sessions` of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.hosted import Hosted, hosted
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
+    """Give one server to all tests of this file."""
+    with hosted(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+def waiting(server: Hosted) -> str:
+    """Return a run that asks a person."""
+    done = server.perdure("send", "helper", "ask me", "--wait", "--json")
+    assert done.code == 9, done
+    return str(done.lines[0]["id"])
+
+
+def test_a_message_is_sent_and_its_run_goes_on_by_itself(server: Hosted) -> None:
+    sent = server.ok("send", "helper", "hello")
+    assert sent.out.strip().isdecimal()
+    assert server.ok("runs", "tail", sent.out.strip()).out.endswith("You said hello.\n")
+    assert server.one("agents", "send", "helper", "hello")["run_id"] > int(sent.out)
+
+
+def test_whoever_waits_gets_the_answer_and_nothing_else(server: Hosted) -> None:
+    assert server.ok("send", "helper", "hello", "--wait").out == "You said hello.\n"
+    assert server.one("send", "helper", "the stock?", "--wait")["output"] == "I got 3."
+
+
+def test_the_same_key_gives_the_same_run(server: Hosted) -> None:
+    sent = ("send", "helper", "hello", "--idempotency-key", "k1")
+    assert server.ok(*sent).out == server.ok(*sent).out
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "said"),
+    [
+        ("fail", 4, "The run is failed: no such model"),
+        ("ask me", 9, "perdure runs reply"),
+    ],
+)
+def test_how_a_run_ended_is_the_exit_code(
+    server: Hosted, message: str, code: int, said: str
+) -> None:
+    done = server.perdure("send", "helper", message, "--wait")
+    assert (done.code, said in done.out) == (code, True), done
+
+
+def test_a_run_that_takes_longer_goes_on(server: Hosted) -> None:
+    done = server.perdure("send", "helper", "sleep", "--timeout", "0.05")
+    assert (done.code, done.out) == (1, "")
+    run = done.err.rpartition("perdure runs tail ")[2].strip()
+    assert "has not ended within 0.05 s, and goes on" in done.err
+    assert server.one("runs", "show", run)["status"] in ("running", "waiting")
+    assert server.ok("runs", "cancel", run).out == f"run {run} is cancelled\n"
+
+
+def test_a_busy_session_rejects_who_says_so(server: Hosted) -> None:
+    server.perdure("send", "helper", "sleep", "--session", "busy")
+    done = server.perdure("send", "helper", "and?", "--session", "busy", "--mode", "reject")
+    assert (done.code, "409: agent is busy" in done.err) == (1, True), done
+    [run] = server.json("runs", "list", "--agent", "helper", "--session", "busy")
+    assert server.perdure("runs", "cancel", str(run["id"])).code == 0
+
+
+def test_a_question_is_answered_and_the_run_followed(server: Hosted) -> None:
+    run = waiting(server)
+    assert "Shall I?\n  perdure runs reply" in server.ok("runs", "show", run).out
+    assert server.perdure("runs", "tail", run).code == 9
+    followed = server.ok("runs", "reply", run, "yes please").out
+    assert "waiting_for_user" not in followed, "what was before the reply is not told again"
+    assert followed.endswith("I got yes please.\n")
+    again = server.perdure("runs", "reply", run, "yes")
+    assert (again.code, "409: run is not waiting for input" in again.err) == (1, True)
+
+
+def test_a_reply_need_not_be_followed(server: Hosted) -> None:
+    run = waiting(server)
+    assert server.ok("runs", "reply", run, "yes", "--no-follow").out == ""
+    assert server.ok("runs", "tail", run).out.endswith("I got yes.\n")
+
+
+def test_a_run_is_cancelled_and_listed_so(server: Hosted) -> None:
+    run = waiting(server)
+    server.ok("runs", "cancel", run, "--reason", "enough")
+    shown = server.one("runs", "show", run)
+    assert (shown["row_status"], shown["failure_metadata"]["error"]) == ("cancelled", "enough")
+    listed = server.json("runs", "list", "--status", "cancelled", "--limit", "1")
+    assert [one["id"] for one in listed] == [int(run)]
+    assert server.perdure("runs", "tail", run).code == 5
+
+
+def test_only_a_call_in_doubt_is_resolved(server: Hosted) -> None:
+    done = server.perdure("runs", "resolve", waiting(server), "1.1.t0", "did-not-happen")
+    assert (done.code, "409: call '1.1.t0' is not owed" in done.err) == (1, True), done
+
+
+def test_a_failed_run_is_retried_as_a_new_one(server: Hosted) -> None:
+    run = server.perdure("send", "helper", "fail", "--wait", "--json").lines[0]["id"]
+    retried = server.perdure("runs", "retry", str(run), "--json")
+    assert (retried.code, retried.lines[-1]["status"]) == (4, "failed")
+    assert retried.lines[-1]["id"] != run
+
+
+def test_events_are_lines_or_objects(server: Hosted) -> None:
+    run = str(server.one("send", "helper", "the stock?", "--wait")["id"])
+    types = [event["event_type"] for event in server.json("runs", "events", run)]
+    assert types[0] == "run_started"
+    assert types[-1] == "run_completed"
+    told = server.ok("runs", "events", run, "--after", "3").out
+    assert "tool_call            1.1.t0 stock(item=tea)" in told
+    assert "tool_result          1.1.t0 stock: 3" in told
+    assert "run_started" not in told
+
+
+def test_sessions_are_listed_named_archived_and_restored(server: Hosted) -> None:
+    server.ok("send", "helper", "hello", "--session", "letters", "--wait")
+    [session] = [one for one in server.json("sessions", "list") if one["key"] == "letters"]
+    number = str(session["id"])
+    assert server.one("sessions", "name", number, "--title", "To Ann")["title"] == "To Ann"
+    assert '"content":"You said hello."' in server.ok("sessions", "show", number).out
+    server.ok("sessions", "archive", number)
+    assert [one["id"] for one in server.json("sessions", "list", "--archived")] == [session["id"]]
+    server.ok("sessions", "restore", number)
+    assert "letters" in server.ok("sessions", "list").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("send", "nobody", "x"), 3, "there is no agent 'nobody' on the server"),
+        (("runs", "show", "0199"), 1, "404: not found"),
+        (("runs", "show", "abc"), 2, "'abc' is no run of a server"),
+        (("runs", "list", "--session", "s"), 2, "--session needs --agent"),
+        (("runs", "reply", "1", "yes", "--by", "me"), 2, "--by is for a store"),
+        (("runs", "list", "--url", "http://x", "--store", "sqlite:///s"), 2, "give one of them"),
+        (("sessions", "list", "--quarantined"), 2, "--quarantined is for a store"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    server: Hosted, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    done = server.perdure(*arguments)
+    assert (done.code, done.out) == (code, ""), done
+    assert said in done.err
+
+
+def test_a_store_on_the_command_line_wins_over_a_server_of_the_environment(
+    server: Hosted, tmp_path: Path
+) -> None:
+    done = server.perdure("runs", "list", "--store", f"sqlite:///{tmp_path}/none.db")
+    assert (done.code, "there is no store at" in done.err) == (3, True)
