@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 from perdure import Agent, ModelReply, ModelRequest, ToolRequest, ask_human, tool, wait
 from perdure.cli.main import main
 from perdure.core.messages import AssistantMessage, ToolMessage
-from perdure.ports.models import ModelError
+from perdure.ports.models import ModelError, OnText
 from tests.cli.terminal import Finished
 from tests.client.served import KEY, a_server, agents_on
 
@@ -44,7 +45,20 @@ def play(request: ModelRequest) -> ModelReply | str:
     return f"You said {text}."
 
 
-helper = Agent("helper", model=play, tools=[stock, ask_human, wait], instructions="You help.")
+class Writer:
+    """Writes what `play` replies piece by piece."""
+
+    async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
+        """Return the whole reply."""
+        played = play(request)
+        if isinstance(played, ModelReply):
+            return played
+        for word in re.findall(r"\S+\s*", played):
+            on_text(word)
+        return ModelReply(content=played)
+
+
+helper = Agent("helper", model=Writer(), tools=[stock, ask_human, wait], instructions="You help.")
 
 
 class Hosted:

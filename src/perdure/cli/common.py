@@ -64,9 +64,19 @@ def command_body(
     """Run an async command; turn our errors into one clear line and an honest exit code."""
 
     @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> int | None:
+        return asyncio.run(function(*args, **kwargs))
+
+    return blocking_body(run)
+
+
+def blocking_body(function: Callable[..., int | None]) -> Callable[..., None]:
+    """Do what `command_body` does for a command that needs no event loop."""
+
+    @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
-            code = asyncio.run(function(*args, **kwargs))
+            code = function(*args, **kwargs)
         except PerdureError as error:
             click.echo(f"perdure: {plain(error)}", err=True)
             sys.exit(exit_code(error))

@@ -7,6 +7,7 @@ import logging
 
 import click
 
+from perdure.cli.chat import chat
 from perdure.cli.demo import demo
 from perdure.cli.doctor import doctor
 from perdure.cli.nouns import NOUNS
@@ -38,18 +39,8 @@ def main(verbose: bool) -> None:
         logging.getLogger("perdure").addHandler(logging.NullHandler())
 
 
-for command in (
-    run,
-    resume,
-    send,
-    runs,
-    sessions,
-    dev,
-    server,
-    worker,
-    verify,
-    doctor,
-    demo,
-    *NOUNS,
-):
+OF_THIS_MACHINE = (run, resume, dev, server, worker, verify, doctor, demo)
+OF_A_SERVER = (send, chat, *NOUNS)
+
+for command in (*OF_THIS_MACHINE, *OF_A_SERVER, runs, sessions):
     main.add_command(command)
