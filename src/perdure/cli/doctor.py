@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from perdure.bootstrap import open_reader, sqlite_path, sqlite_version
+from perdure.bootstrap import Agent, open_reader, sqlite_path, sqlite_version
 from perdure.cli.common import command_body, json_option, store_option
 from perdure.cli.output import Output, plain
 from perdure.core.errors import PerdureError
@@ -39,6 +39,22 @@ async def doctor(store: str, as_json: bool) -> int:
         mark = {True: "ok  ", False: "BAD ", None: "-   "}[check["ok"]]
         output.record(check, f"{mark}  {check['check']:<10} {plain(check['found'])}")
     return 1 if any(check["ok"] is False for check in checks) else 0
+
+
+def missing_model(agent: Agent, environment: Mapping[str, str]) -> str | None:
+    """Return what has to be set before a real model can be asked; None if it seems to be there."""
+    if not isinstance(agent.model, str):
+        return (
+            f"{agent.name}: no provider is asked, the file plays the model. For a real one set "
+            f"{KEYS['anthropic']} and give the agent a model such as anthropic:claude-sonnet-5 "
+            "(files of `perdure new` and the examples take it from PERDURE_MODEL)"
+        )
+    provider = agent.model.partition(":")[0]
+    variable = KEYS.get(provider)
+    ways = (variable, *(f"{provider.upper()}_{end}" for end in ("AUTH_TOKEN", "BASE_URL")))
+    if variable is None or any(environment.get(way) for way in ways if way):
+        return None
+    return f"{agent.name}: set {variable} to ask {agent.model}"
 
 
 def _check(name: str, ok: bool | None, found: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import click
 from perdure.cli.chat import chat
 from perdure.cli.demo import demo
 from perdure.cli.doctor import doctor
+from perdure.cli.new import new
 from perdure.cli.nouns import NOUNS
 from perdure.cli.run import resume, run
 from perdure.cli.runs import runs
@@ -39,7 +40,7 @@ def main(verbose: bool) -> None:
         logging.getLogger("perdure").addHandler(logging.NullHandler())
 
 
-OF_THIS_MACHINE = (run, resume, dev, server, worker, verify, doctor, demo)
+OF_THIS_MACHINE = (new, run, resume, dev, server, worker, verify, doctor, demo)
 OF_A_SERVER = (send, chat, *NOUNS)
 
 for command in (*OF_THIS_MACHINE, *OF_A_SERVER, runs, sessions):

@@ -23,6 +23,7 @@ from perdure.cli.access import (
     server_options,
 )
 from perdure.cli.common import command_body
+from perdure.cli.doctor import missing_model
 from perdure.cli.loading import load_agent
 from perdure.core.errors import InvalidInput
 
@@ -53,10 +54,14 @@ async def dev(agents: Sequence[str], port: int, folder: Path) -> None:
     none: start one elsewhere with `perdure worker`. Ctrl-C stops everything; what was under way
     goes on at the next start.
     """
-    names = [load_agent(agent)[0].name for agent in agents]
+    found = [load_agent(agent)[0] for agent in agents]
+    names = [agent.name for agent in found]
     for name in names:
         if names.count(name) > 1:
             raise InvalidInput(f"two agents are named {name!r}: one worker can serve only one")
+    for agent in found:
+        if hint := missing_model(agent, os.environ):
+            click.echo(hint, err=True)
     await _serve("127.0.0.1", port, folder, agents, is_dev=True)
 
 
