@@ -24,6 +24,7 @@ from perdure.core.errors import (
     RunFailed,
     StoreLocked,
     Unavailable,
+    WorkerRefused,
 )
 
 DEFAULT_STORE = "sqlite:///.perdure/perdure.db"
@@ -39,6 +40,7 @@ EXIT_CODES: tuple[tuple[type[PerdureError], int], ...] = (
     (BrokenChain, 8),
     (Quarantined, 10),
     (Unavailable, 11),
+    (WorkerRefused, 12),
 )
 OTHER_ERROR = 1
 INTERRUPTED = 130

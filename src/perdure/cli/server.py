@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,14 +23,18 @@ from perdure.cli.access import (
     kept_key,
     server_options,
 )
-from perdure.cli.common import command_body
+from perdure.cli.common import EXIT_CODES, command_body
 from perdure.cli.doctor import missing_model
 from perdure.cli.loading import load_agent
-from perdure.core.errors import InvalidInput
+from perdure.cli.output import plain
+from perdure.core.errors import InvalidInput, WorkerRefused
 
 STORE_FILE = "server.db"
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.5, 15.0
 LEAVE_SECONDS_MAX = 35
+REFUSED = dict(EXIT_CODES)[WorkerRefused]
+JOINED = "the worker has joined"
+"""What a worker logs when the server has let it in."""
 
 folder_option = click.option(
     "--folder",
@@ -103,6 +108,7 @@ async def worker(
     url, key = access(url, key)
     found = [load_agent(agent)[0] for agent in agents]
     click.echo(f"worker for {', '.join(agent.name for agent in found)} at {url}", err=True)
+    _tell_of_the_connection()
     working = Worker(url, key, worker_id=worker_id, concurrency_max=concurrency)
     orphaned = asyncio.ensure_future(_end_of_input()) if supervised else None
     if orphaned is not None:
@@ -112,6 +118,31 @@ async def worker(
     finally:
         if orphaned is not None:
             orphaned.cancel()
+
+
+class ConnectionNews(logging.Handler):
+    """Says on stderr what becomes of a worker's connection: what has not changed, only once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._has_joined = False
+        self._said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say what the worker logs."""
+        text = plain(record.getMessage())
+        if text == JOINED:
+            text = "connected again" if self._has_joined else "connected"
+            self._has_joined = True
+        if text != self._said:
+            click.echo(text, err=True)
+        self._said = text
+
+
+def _tell_of_the_connection() -> None:
+    log = logging.getLogger("perdure.worker")
+    log.setLevel(logging.INFO)
+    log.addHandler(ConnectionNews())
 
 
 async def _end_of_input() -> None:
@@ -138,7 +169,7 @@ async def _serve(
     ):
         key = made
         if is_dev:
-            key = _keep_key(folder, made) or _given_key(os.environ)
+            key = _given_key(os.environ) or _keep_key(folder, made)
             if agents and key is None:
                 raise InvalidInput(
                     f"{folder} has keys that were made elsewhere and none for a worker here: name "
@@ -208,6 +239,13 @@ class _Children:
             )
             code = await self._process.wait()
             if self._leaving.is_set():
+                return
+            if code == REFUSED:
+                click.echo(
+                    "the worker is not started again, since the server refuses its key: give an "
+                    f"admin key in {KEY_VARIABLES[0]}, and start again",
+                    err=True,
+                )
                 return
             lived = asyncio.get_running_loop().time() - began
             delay = RESTART_SECONDS_MIN if lived > RESTART_SECONDS_MAX else delay * 2
