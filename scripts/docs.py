@@ -12,17 +12,20 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from inspect import getdoc
 from pathlib import Path
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import click
 import msgspec
 
 import perdure
-from perdure import Tool, testing
+from perdure import Tool, client, testing
+from perdure.api import shapes
 from perdure.api.operations import OPERATIONS, Operation
+from perdure.api.timeline import BECOMES
 from perdure.bootstrap import Node
 from perdure.cli import common, progress
 from perdure.cli.main import main as command_line
+from perdure.client import dialogues
 from perdure.core import limits
 from perdure.core.errors import PerdureError
 from perdure.core.events import EVENT_TYPES
@@ -78,6 +81,20 @@ JSON in, JSON out, under `Authorization: Bearer KEY`. An answer that is a list o
 `data`. An error is `{{"error": "a sentence"}}`, or with 422
 `{{"error": {{"field": ["what was expected"]}}}}`. Shapes are in `/openapi.json`. How to use it:
 [run a server](../howto/server.md)."""
+CLIENT_HEAD: Final = f"""# Python client
+
+{GENERATED}
+
+What `from perdure.client import ...` gives. How to use it:
+[run a server](../howto/server.md#from-a-program)."""
+EVENT_NAMES_SAID: Final = """\
+What `GET /api/v1/runs/{id}/events` calls the [facts of the log](events.md). `sequence` counts the
+events of one run from 1, `seq` those of a whole session. A run's first message is its `input`, and
+why a model call failed is said by the `retry` or `run_failed` after it. `tool_duplicate` comes only
+where a worker had a result from an earlier attempt."""
+OPERATIONS_SAID: Final = """\
+What `call` takes. Query and body are classes of `perdure.api.shapes`; what an operation does and
+may answer is in the [REST API](rest.md)."""
 LIMITS_HEAD: Final = f"""# Limits and retries
 
 {GENERATED}
@@ -158,8 +175,23 @@ LIMITS_SAID: Final = {
     "STRIKES_MAX": "How often in a row a session's host may die without any progress of that"
     " session. Then it is put in quarantine.",
 }
+CLIENT_SHAPES: Final = (
+    shapes.Agent,
+    shapes.AgentCreate,
+    shapes.Event,
+    shapes.MessageContext,
+    shapes.Question,
+    shapes.Run,
+    shapes.Session,
+    shapes.SessionWhole,
+    shapes.Wait,
+)
+OPERATION_HEAD: Final = ("operation", "path", "query", "body", "answer")
 HANDED_OUT: Final = {"Node": Node, "RunRow": RunRow, "Ended": Ended}
-MADE_FOR_YOU: Final = {"Node", "Refused", "Run", "RunFailed", "Tool"}
+MADE_FOR_YOU: Final = {
+    *("Node", "Refused", "Run", "RunFailed", "Tool"),
+    *("ApiError", "AsyncRunHandle", "RunHandle", "RunWaits"),
+}
 """Classes whose objects are handed out: how they are made is nobody's concern."""
 FOR_HANDLES: Final = {"start", "stop", "answer_of", "check", "check_session"}
 """Methods of `Node` that `Runtime` and `Run` call for their users."""
@@ -171,6 +203,7 @@ def pages() -> dict[Path, str]:
     return {
         reference / "api.md": _api(),
         reference / "cli.md": _cli(),
+        reference / "client.md": _client(),
         reference / "events.md": _events(),
         reference / "faults.md": _faults(),
         reference / "limits.md": _limits(),
@@ -216,7 +249,48 @@ def _rest() -> str:
                 ),
             )
         )
+    parts += [
+        "## Names of events",
+        EVENT_NAMES_SAID,
+        _table(
+            ("in the log", "over REST"),
+            (
+                (f"`{name}`", ", ".join(f"`{one}`" for one in BECOMES[event].becomes) or "-")
+                for name, event in EVENT_TYPES.items()
+            ),
+        ),
+    ]
     return _page(*parts)
+
+
+def _client() -> str:
+    parts = [CLIENT_HEAD, "## Without an event loop"]
+    for thing in (client.Client, client.RunHandle):
+        parts += _entry(thing.__name__, thing)
+    parts.append("## With an event loop")
+    for thing in (client.AsyncClient, client.AsyncRunHandle):
+        parts += _entry(thing.__name__, thing)
+    parts.append("## What they give and take")
+    for name in ("Mode", "Resolution"):
+        parts.append(f"`{name}` is {_spell(getattr(dialogues, name))}.")
+    parts += _entry("TextDelta", client.TextDelta)
+    for shape in CLIENT_SHAPES:
+        parts += _entry(shape.__name__, shape)
+    parts.append("## Errors")
+    for thing in (client.ApiError, client.RunWaits, client.Unreachable):
+        parts += _entry(thing.__name__, thing)
+    parts += ["## Operations", OPERATIONS_SAID, _table(OPERATION_HEAD, _operations())]
+    return _page(*parts)
+
+
+def _operations() -> Iterator[tuple[str, ...]]:
+    for one in OPERATIONS:
+        if one.scope is not None:
+            taken = (
+                _python(kind) if isinstance(kind, type) else "" for kind in (one.query, one.body)
+            )
+            path = ", ".join(f"`{name}`" for name in one.path_parameters)
+            yield f"`{one.id}`", path, *taken, "" if one.answer is None else _python(one.answer)
 
 
 # ---------------------------------------------------------------------------------- Python API
@@ -281,8 +355,13 @@ def _is_struct(thing: Any) -> bool:
 
 
 def _fields(struct: type[msgspec.Struct]) -> str:
+    kinds = get_type_hints(struct)  # without the bounds of their values, which the REST API tells
     rows = [
-        (f"`{field.name}`", _python(field.type), "required" if field.required else _value(field))
+        (
+            f"`{field.name}`",
+            _python(kinds[field.name]),
+            "required" if field.required else _value(field),
+        )
         for field in msgspec.structs.fields(struct)
     ]
     return _table(("field", "type", "default"), rows)
@@ -290,7 +369,8 @@ def _fields(struct: type[msgspec.Struct]) -> str:
 
 def _python(kind: Any) -> str:
     text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-    return f"`{re.sub(r'(?:[a-z_]+[.])+(?=[A-Za-z])', '', text)}`"
+    text = re.sub(r"(?:[a-z_]+[.])+(?=[A-Za-z])", "", text)
+    return "`" + re.sub(r"Optional\[([^]]+)]", r"\1 | None", text) + "`"
 
 
 def _value(field: Any) -> str:
@@ -325,7 +405,9 @@ def _signature(name: str, thing: Any) -> str:
 
 
 def _annotation(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else _python(annotation).strip("`")
+    if not isinstance(annotation, str):
+        return _python(annotation).strip("`")
+    return re.sub(r"\b[a-z]\.(?=[A-Z])", "", annotation)
 
 
 # -------------------------------------------------------------------------------- command line

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 import perdure
-from perdure import testing
+from perdure import client, testing
 from perdure.cli import common, progress
 from perdure.cli.main import main
 from perdure.core import limits
@@ -52,6 +52,11 @@ def test_every_public_name_is_documented() -> None:
     for name in (*perdure.__all__, *testing.__all__):
         text = page("api").partition(f"### `{name}`\n")[2].partition("\n##")[0]
         assert len(text.split()) > 5, f"{name} has a heading and no text"
+
+
+def test_every_name_of_the_client_is_documented() -> None:
+    headings = set(re.findall(r"^### `(\w+)`$", page("client"), re.MULTILINE))
+    assert set(client.__all__) - headings == set()
 
 
 def test_every_command_is_documented() -> None:
