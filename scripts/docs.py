@@ -138,6 +138,7 @@ ENVIRONMENT_SAID: Final = {
     "PERDURE_FOLDER": "Where a server keeps everything, where `--folder` is not given.",
     "PERDURE_URL": "The server of the command line, where `--url` is not given.",
     "PERDURE_KEY": "The API key of the command line, where `--key` is not given.",
+    "PERDURE_CLAIM_TOKEN": "What `perdure worker --gard` claims its gard with.",
     "PERDURE_MODEL": "The model of the examples and of what `perdure new` made: `provider:model`.",
     "PERDURE_BOOTSTRAP_KEY": "A key that becomes an admin's when a server starts; 16 to 256 chars.",
     "PERDURE_KEY_PEPPER": "What a server hashes keys with, instead of a file beside its catalog.",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.api.shapes import KeyCreate
+from perdure.api.shapes import GardCreate, KeyCreate
 from perdure.cli.server import JOINED, ConnectionNews
 from perdure.client import AsyncClient
 from tests.cli.hosted import Hosted
@@ -46,13 +46,15 @@ class Worker:
 
 
 @asynccontextmanager
-async def a_worker(folder: Path, served: Served, key: str) -> AsyncIterator[Worker]:
+async def a_worker(
+    folder: Path, served: Served, key: str, *options: str, **environment: str
+) -> AsyncIterator[Worker]:
     """Run a worker for the helper, which has to be connected first."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "perdure", "worker", "agents.py:helper"),
-        *("--url", served.url, "--key", key),
+        *("--url", served.url, "--key", key, *options),
         cwd=folder,
-        env=Terminal(folder).environment,
+        env={**Terminal(folder).environment, **environment},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -76,6 +78,15 @@ async def test_a_connection_that_comes_back_is_told(tmp_path: Path) -> None:
         worker.process.terminate()
         assert await worker.code() == 0
     assert worker.said[:2] == [f"worker for helper at {served.url}", "connected"]
+
+
+async def test_a_gard_is_served_by_who_has_its_claim_token(tmp_path: Path) -> None:
+    async with a_server(tmp_path) as served, AsyncClient(served.url, KEY) as client:
+        gard = await client.call("create_gard", body=GardCreate(name="sandbox"))
+        claim = {"PERDURE_CLAIM_TOKEN": gard.claim_token}
+        async with a_worker(tmp_path, served, KEY, "--gard", str(gard.id), **claim):
+            assert (await client.call("get_gard", id=gard.id)).status == "ready"
+            assert [one.gard for one in (await client.call("list_workers")).data] == [gard.id]
 
 
 def test_what_has_not_changed_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:

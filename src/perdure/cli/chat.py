@@ -38,10 +38,11 @@ NOT_FOUND, CONFLICT = 404, 409
 @server_options
 @blocking_body
 def chat(agent: str, session: str | None, url: str | None, key: str | None) -> int:
-    """Talk with AGENT of a server: its text as it is written, a line for each of its calls.
+    """Talk with AGENT of a server.
 
-    What it asks is answered right here. Ctrl-C cancels the run, a second one leaves, and so does
-    the end of the input. The same --session goes on where it was left.
+    Its text is shown as it is written, and its calls in a line each. What it asks is answered right
+    here. Ctrl-C cancels the run, a second one leaves, and so does the end of the input. The same
+    --session goes on where it was left.
     """
     from perdure.client import Client
 

@@ -39,7 +39,10 @@ README.md says how to give it a real model."""
 @click.argument("name")
 @blocking_body
 def new(name: str) -> None:
-    """Make a folder NAME with an agent, its tests, and what a coding agent has to know of it."""
+    """Make a project that runs, in a folder NAME.
+
+    It has an agent, tests, and what somebody who works on it has to know. It needs no key.
+    """
     files = rendered(name)
     folder = Path(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

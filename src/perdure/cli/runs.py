@@ -31,7 +31,10 @@ STATUSES = click.Choice(
 
 @click.group()
 def runs() -> None:
-    """List, show, follow, answer, cancel, retry, fork and export runs, of a store or of a server."""
+    """Look at runs, and tell them something.
+
+    They are those of a store or, with --url or PERDURE_URL, those of a server.
+    """
 
 
 async def _events(reader: Any, row: RunRow, after: int = 0) -> AsyncIterator[RecordedEvent]:

@@ -43,9 +43,10 @@ async def send(
     key: str | None,
     as_json: bool,
 ) -> int:
-    """Send MESSAGE to AGENT of a server, by its name or number, and print the number of its run.
+    """Send MESSAGE to AGENT of a server.
 
-    The run goes on by itself, whether or not somebody waits for it.
+    AGENT is a name or a number. The number of the run is printed, which goes on by itself, whether
+    or not somebody waits for it.
     """
     from perdure.client.dialogues import is_over, needs_a_person
 

@@ -18,6 +18,7 @@ from perdure.cli.access import (
     FOLDER,
     KEY_FILE,
     KEY_VARIABLE,
+    LOCAL_URL,
     URL_VARIABLE,
     access,
     kept_key,
@@ -32,6 +33,7 @@ from perdure.core.errors import InvalidInput, WorkerRefused
 STORE_FILE = "server.db"
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.5, 15.0
 LEAVE_SECONDS_MAX = 35
+CLAIM_VARIABLE = "PERDURE_CLAIM_TOKEN"
 REFUSED = dict(EXIT_CODES)[WorkerRefused]
 JOINED = "the worker has joined"
 """What a worker logs when the server has let it in."""
@@ -67,7 +69,7 @@ async def dev(agents: Sequence[str], port: int, folder: Path) -> None:
     for agent in found:
         if hint := missing_model(agent, os.environ):
             click.echo(hint, err=True)
-    await _serve("127.0.0.1", port, folder, agents, is_dev=True)
+    await _serve("127.0.0.1", port, folder, agents, is_dev=True, talks=names[:1])
 
 
 @click.command(epilog="Example: perdure server --host 0.0.0.0 --port 4000")
@@ -89,6 +91,8 @@ async def server(host: str, port: int, folder: Path) -> None:
 @server_options
 @click.option("--name", "worker_id", help="Its id; without one it is made of host and process.")
 @click.option("--concurrency", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--gard", type=click.IntRange(1), help="Serve this gard alone, by its number.")
+@click.option("--claim-token", envvar=CLAIM_VARIABLE, help="What the gard is claimed with.")
 @click.option("--supervised", is_flag=True, hidden=True, help="End when standard input ends.")
 @command_body
 async def worker(
@@ -97,6 +101,8 @@ async def worker(
     key: str | None,
     worker_id: str | None,
     concurrency: int,
+    gard: int | None,
+    claim_token: str | None,
     supervised: bool,
 ) -> None:
     """Execute the calls of AGENTS (FILE.py:NAME ...) for a server: tools and providers' keys.
@@ -109,7 +115,14 @@ async def worker(
     found = [load_agent(agent)[0] for agent in agents]
     click.echo(f"worker for {', '.join(agent.name for agent in found)} at {url}", err=True)
     _tell_of_the_connection()
-    working = Worker(url, key, worker_id=worker_id, concurrency_max=concurrency)
+    working = Worker(
+        url,
+        key,
+        worker_id=worker_id,
+        concurrency_max=concurrency,
+        gard=None if gard is None else str(gard),
+        claim_token=claim_token,
+    )
     orphaned = asyncio.ensure_future(_end_of_input()) if supervised else None
     if orphaned is not None:
         orphaned.add_done_callback(lambda ended: None if ended.cancelled() else working.stop())
@@ -158,7 +171,13 @@ async def _end_of_input() -> None:
 
 
 async def _serve(
-    host: str, port: int, folder: Path, agents: Sequence[str], *, is_dev: bool
+    host: str,
+    port: int,
+    folder: Path,
+    agents: Sequence[str],
+    *,
+    is_dev: bool,
+    talks: Sequence[str] = (),
 ) -> None:
     from perdure.server.serving import serve
 
@@ -184,6 +203,8 @@ async def _serve(
                 click.echo(f"with the code {service.setup.code}, within an hour")
             if is_dev and key:
                 click.echo(f"key: {key}")
+            for name in talks if url == LOCAL_URL else ():
+                click.echo(f"talk with it: perdure chat {plain(name)}")
             if agents and key:
                 children.start(agents, url, key)
 

@@ -25,7 +25,10 @@ VERBS = (
 
 @click.group()
 def sessions() -> None:
-    """List sessions; release those in quarantine; show, name and archive those of a server."""
+    """List sessions, and deal with them.
+
+    Those of a store are released from quarantine, those of a server shown, named and archived.
+    """
 
 
 @sessions.command("list", epilog="Example: perdure sessions list --quarantined")

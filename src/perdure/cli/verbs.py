@@ -16,13 +16,13 @@ import click
 import msgspec
 from msgspec import inspect
 
+from perdure.api.limits import PAGE_ITEMS_MAX
 from perdure.api.operations import BY_ID, Operation
 from perdure.cli.access import access, key_option, url_option
 from perdure.cli.common import command_body, json_option
 from perdure.cli.output import Output, short
 from perdure.core.errors import InvalidInput
 
-PAGE_ITEMS_MAX = 500
 CELL_CHARS_MAX = 60
 VALUE_CHARS_MAX = 200
 MADE = 201
@@ -223,8 +223,14 @@ def _body(operation: Operation, told: dict[str, Any]) -> dict[str, Any]:
         name: None if value == "" and name in may_be_null else value for name, value in told.items()
     }
     if body.get("signing_secret") == "-":
-        body["signing_secret"] = sys.stdin.readline().strip()
+        body["signing_secret"] = _secret()
     return body
+
+
+def _secret() -> str:
+    if sys.stdin.isatty():
+        return str(click.prompt("signing secret", hide_input=True, err=True))
+    return sys.stdin.readline().strip()
 
 
 def _fresh_key() -> str:
