@@ -115,6 +115,7 @@ def test_a_worker_that_is_refused_is_not_started_again(tmp_path: Path) -> None:
     url, key = server.stdout.readline().split()[3], server.stdout.readline().split()[1]
     while server.stderr.readline() != "connected\n":
         assert server.poll() is None
+    Hosted(url).ok("keys", "create", "--scope", "admin", key=key)
     Hosted(url).ok("keys", "revoke", "1", key=key)
     said = [server.stderr.readline() for _ in range(2)]
     server.terminate()

@@ -33,7 +33,10 @@ JOIN = {
     "worker_id": "w1",
     "tools": [TOOL],
     "capabilities": ["llm", "tools"],
-    "features": ["message_cache", "results", "text", "progress", "cancel", "begin", "credit"],
+    "features": [
+        *("message_cache", "results", "tasks", "text", "progress", "cancel", "begin", "credit"),
+        "holds",
+    ],
     "agents": [{"name": "bot", "tools": ["charge"]}],
 }
 LLM = {"task_id": "T1", "model": "m", "system_prompt": "", "run_id": 7, "tools": []}
@@ -49,7 +52,8 @@ WORKER_SAYS: list[tuple[str, Any]] = [
     ("tool_result", {"task_id": "T1", "status": "error", "error": "429 slow down", "lost": True}),
     ("tool_result", {"task_id": "T1", "status": "error", "error": "message_cache_miss"}),
     ("results", {"results": [RESULT, RESULT]}),
-    ("text", {"task_id": "T1", "text": "piece"}),
+    ("text", {"pieces": {"T1": "piece"}}),
+    ("holds", {"task_ids": ["T1", "T2"]}),
     ("progress", {"task_id": "T1", "progress": 0.5}),
     ("begin", {"task_id": "T1"}),
     ("credit", {"tasks": 3}),
@@ -71,6 +75,7 @@ SERVER_SAYS: list[tuple[str, Any]] = [
     ("llm_task", {**LLM, "messages": [USER], "purpose": "compact"}),
     ("llm_task", {"task_id": "T1", "model": None}),
     ("tool_task", {"task_id": "T2", "tool_name": "charge", "input": {}, "idempotency_key": "k"}),
+    ("tasks", {"tasks": [["llm_task", {**LLM, "messages": [USER]}], ["cancel", {}]]}),
     ("cancel", {"task_id": "T1"}),
     ("proceed", {"task_id": "T1"}),
     ("gard_destroyed", {}),

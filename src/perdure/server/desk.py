@@ -7,13 +7,13 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from perdure.api import shapes
-from perdure.api.errors import INVALID, Rejected
+from perdure.api.errors import Rejected
 from perdure.api.projection import RunFacts, SessionFacts, run_object
 from perdure.api.timeline import ModelUse
 from perdure.api.transcript import (
@@ -28,7 +28,7 @@ from perdure.core.errors import NotFound, Refused
 from perdure.core.events import ContextCompacted, MessageReceived, SessionForked
 from perdure.core.history import said_by
 from perdure.core.ids import SessionId
-from perdure.core.messages import AssistantMessage, Usage, UserMessage, plus
+from perdure.core.messages import Usage, plus
 from perdure.core.runs import TERMINAL, RowStatus, RunRow
 from perdure.core.state import State, heard
 from perdure.ports import entries
@@ -38,10 +38,10 @@ from perdure.runtime.node import Node
 from perdure.server.catalogued import Catalogued
 from perdure.server.keys import Keyring
 from perdure.server.leaving import Leaving
-from perdure.server.limits import RECOUNTED_EVERY_MS, RunLimit
+from perdure.server.limits import RunLimit
 from perdure.server.numbers import Numbers
 from perdure.server.pool import Pool
-from perdure.server.repeats import Repeats, Stored
+from perdure.server.repeats import Repeats
 from perdure.server.sealing import Seal
 from perdure.server.telling import Telling, before_asked
 from perdure.server.webhooks import Webhooks
@@ -284,121 +284,6 @@ class Desk:
             gard_id=gard, internal_port=number, url=url, name=name, protocol=protocol
         )
         return await self.catalog.create(entry)
-
-    # -------------------------------------------------------------------------------- asking
-
-    async def send(
-        self,
-        agent: entries.Agent,
-        content: Any,
-        *,
-        key: str | None = None,
-        mode: Literal["queue", "steer", "interrupt", "reject"] = "queue",
-        idempotency_key: str | None = None,
-        gard: int | None = None,
-        trigger: str = "message",
-        context: Sequence[UserMessage | AssistantMessage] = (),
-    ) -> str:
-        """Accept a message; return the id of its run.
-
-        A message to a conversation that waits for an answer is that answer, and its run the one
-        that waits. Raises `Rejected`: 409 in mode `reject` when a run is in progress, 422 for an
-        answer with a context.
-        """
-        if key is not None and mode in ("queue", "reject"):
-            session = await self.session(agent.id, key)
-            if idempotency_key is None or not await self._knows(session, idempotency_key):
-                answered = await self._answer(session, content, idempotency_key, bool(context))
-                if answered is not None:
-                    return answered
-                if mode == "reject" and await self.current(session) is not None:
-                    raise Rejected(409, "agent is busy")
-        await self.make_room()
-        meta = {"trigger": trigger, "gard": gard}
-        inside = None if key is None else (await self.session(agent.id, key)).key
-        run_id = self.clock.fresh_id()
-        if idempotency_key is not None:
-            run_id = self.runs.keyed(str(agent.id), inside, idempotency_key)
-        # Before the run can begin: its tasks tell workers its number, and endpoints are owed it.
-        await asyncio.gather(self.numbers.run(run_id), self._expect(run_id, idempotency_key))
-        run = await self.runs.send(
-            str(agent.id),
-            content,
-            session=inside,
-            run_id=run_id,
-            mode="queue" if mode == "reject" else mode,
-            idempotency_key=idempotency_key,
-            meta={name: value for name, value in meta.items() if value is not None},
-            context=context,
-        )
-        if gard is not None:
-            await self._stay_out_of(gard, run.id)
-        return run.id
-
-    async def _expect(self, run_id: str, idempotency_key: str | None) -> None:
-        """Have endpoints told of a run that is about to begin, unless a repeat asks for it."""
-        if idempotency_key is not None and self.webhooks.listens(self.tenant):
-            with suppress(NotFound):
-                await self.runs.row(run_id)
-                return
-        await self.webhooks.expect(self.tenant, run_id)
-
-    async def _stay_out_of(self, gard: int, run: str) -> None:
-        """End a run whose gard was destroyed while its message was accepted."""
-        try:
-            await self.gard(gard)
-        except Rejected:
-            await self.end([await self.runs.row(run)], GARD_DESTROYED)
-            raise
-
-    async def make_room(self) -> None:
-        """Count a run that is to begin. Raises `Rejected` (429) if too many have not ended."""
-
-        async def unended(most: int) -> int:
-            found = 0
-            for status in UNENDED:
-                found += len(await self.rows(most - found, statuses=(status,)))
-            return found
-
-        now_ms = self.clock.monotonic_ms()
-        if not await self.room.begin(self.tenant, now_ms, unended):
-            said = "too many runs have not ended: wait until some have, or cancel some"
-            raise Rejected(429, said, retry_after_s=RECOUNTED_EVERY_MS // 1000)
-
-    async def _knows(self, session: SessionId, idempotency_key: str) -> bool:
-        """Say whether a message with this key has started a run of this session already."""
-        try:
-            await self.runs.row(self.runs.keyed(session.agent, session.key, idempotency_key))
-        except NotFound:
-            return False
-        return True
-
-    async def _answer(
-        self, session: SessionId, content: Any, idempotency_key: str | None, has_context: bool
-    ) -> str | None:
-        """Answer what a session's run asks; return the run, None if it asks nothing."""
-
-        async def reply() -> Stored:
-            assert row is not None
-            await self.runs.reply(row.id, content)
-            return Stored(202, row.id.encode())
-
-        what, request = f"answer {session.agent}/{session.key}", msgspec.json.encode(content)
-        if idempotency_key is not None:
-            known = await self.repeats.known(what, idempotency_key, request)
-            if known is not None:
-                return known.body.decode()
-        row = await self.current(session)
-        if row is None or all(wait["what"] != "answer" for wait in row.waiting_for):
-            return None
-        if has_context:
-            said = f"{INVALID}: the conversation waits for an answer, and an answer has none"
-            raise Rejected(422, {"context": [said]})
-        with suppress(Refused):
-            if idempotency_key is None:
-                return (await reply()).body.decode()
-            return (await self.repeats.once(what, idempotency_key, request, reply)).body.decode()
-        return None
 
     @contextmanager
     def following(self, session: SessionId) -> Iterator[asyncio.Event]:

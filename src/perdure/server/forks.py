@@ -13,6 +13,7 @@ from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports import entries
 from perdure.ports.catalog import NameTaken
 from perdure.server.desk import Desk
+from perdure.server.sending import make_room
 
 
 async def fork(
@@ -42,7 +43,7 @@ async def fork(
         new_id = desk.runs.keyed(row.session.agent, f"fork\x1f{row.id}", idempotency_key)
         if await _is_known(desk, new_id):
             return new_id
-    await desk.make_room()
+    await make_room(desk)
     # Before the run can begin: its tasks tell workers its number, and endpoints are owed it.
     number = await desk.numbers.run(new_id)
     await desk.webhooks.expect(desk.tenant, new_id)

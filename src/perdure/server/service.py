@@ -28,6 +28,7 @@ from perdure.server.pool import Pool
 from perdure.server.pulse import Pulse
 from perdure.server.scheduler import Scheduler
 from perdure.server.sealing import Seal
+from perdure.server.sending import send
 from perdure.server.setup import SetupLink
 from perdure.server.webhooks import Webhooks
 
@@ -159,7 +160,8 @@ class Service:
         """Send the message of a trigger."""
         desk = self.desk(tenant)
         agent = await desk.agent(agent_id, archived=False)
-        return await desk.send(
+        return await send(
+            desk,
             agent,
             content,
             key=session_key,

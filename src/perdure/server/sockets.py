@@ -22,6 +22,7 @@ from perdure.server.gards import NotClaimed, claim, free
 from perdure.server.keys import Principal
 from perdure.server.members import Member
 from perdure.server.outgoing import CLIENT_CHARS_MAX, WORKER_CHARS_MAX, Outgoing
+from perdure.server.sending import send
 from perdure.server.service import Service
 from perdure.server.turns import Turn
 from perdure.wire import table as t
@@ -297,7 +298,7 @@ class _Client(_Peer):
             if message.content is None:
                 raise Rejected(422, "missing required field: content")
             gard = await self._desk.gard(message.gard_id)
-            run = await self._desk.send(agent, message.content, gard=gard)
+            run = await send(self._desk, agent, message.content, gard=gard)
             self.say(self.wire.reply(asked.ticket, {"run_id": await self._desk.numbers.run(run)}))
         except PerdureError as error:
             self.say(self.wire.refuse(asked.ticket, str(error)))

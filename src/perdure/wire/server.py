@@ -87,6 +87,7 @@ Fact = (
     | t.Progress
     | t.Begin
     | t.Credit
+    | t.Holds
 )
 
 

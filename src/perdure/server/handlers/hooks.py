@@ -21,6 +21,7 @@ from perdure.server.desk import Answer, Desk, Request
 from perdure.server.gards import claim_digest as token_digest
 from perdure.server.handlers.lists import listed
 from perdure.server.inbound import Challenge, receive
+from perdure.server.sending import send
 from perdure.server.service import Service
 from perdure.server.signatures import BadSignature, check_secret
 
@@ -120,7 +121,8 @@ async def receive_hook(service: Service, request: Request, http: HttpRequest) ->
         agent = await desk.agent(hook.agent_id, archived=False)
     except PerdureError:
         raise Rejected(404, "not found") from None
-    run = await desk.send(
+    run = await send(
+        desk,
         agent,
         wanted.content,
         key=wanted.session_key,

@@ -21,6 +21,7 @@ from perdure.ports import entries
 from perdure.server.desk import Answer, Desk, Request
 from perdure.server.forks import fork
 from perdure.server.handlers.lists import asked, place
+from perdure.server.sending import make_room, send
 from perdure.server.streams import begun, listed
 from perdure.server.telling import Telling
 
@@ -33,7 +34,8 @@ async def send_message(desk: Desk, request: Request) -> Answer:
         gard = await desk.catalog.get(entries.Gard, body.gard_id)
         if gard is None or gard.status == "destroyed":
             raise Rejected(404, "gard not found")
-    run = await desk.send(
+    run = await send(
+        desk,
         entry,
         body.content,
         key=body.conversation_key,
@@ -191,7 +193,7 @@ async def retry_run(desk: Desk, request: Request) -> Answer:
     told = await desk.told(row, brief=True)
     gard = await desk.gard(told.meta.get("gard"))
     if row.status in ("failed", "cancelled") and row.started_seq is not None:
-        await desk.make_room()
+        await make_room(desk)
         run = desk.clock.fresh_id()
         await desk.webhooks.expect(desk.tenant, run)
         await desk.runs.retry(row.id, as_run=run)
@@ -201,7 +203,7 @@ async def retry_run(desk: Desk, request: Request) -> Answer:
         if told.timeline.input is None:
             raise Rejected(422, "run has no user_message to retry")
         context = convert(told.timeline.context or {}, shapes.MessageContext)
-        run = await desk.send(entry, told.timeline.input, gard=gard, context=_context(context))
+        run = await send(desk, entry, told.timeline.input, gard=gard, context=_context(context))
     return Answer(shapes.Accepted(run_id=await desk.numbers.run(run)), 202)
 
 

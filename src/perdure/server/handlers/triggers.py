@@ -13,6 +13,7 @@ from perdure.server import showing
 from perdure.server.cron import Cron, InvalidCron
 from perdure.server.desk import Answer, Desk, Request
 from perdure.server.handlers.lists import listed
+from perdure.server.sending import send
 
 
 async def list_triggers(desk: Desk, request: Request) -> Answer:
@@ -77,7 +78,8 @@ async def fire_trigger(desk: Desk, request: Request) -> Answer:
     """Send a trigger's message now; its times stay what they are."""
     entry = await _trigger(desk, request)
     agent = await desk.agent(entry.agent_id, archived=False)
-    run = await desk.send(
+    run = await send(
+        desk,
         agent,
         entry.message,
         key=entry.conversation_key,
