@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 
 import pytest
 
 from perdure.server import turns
-from perdure.server.turns import Turn, brisk_threads
+from perdure.server.turns import Turn, tuned
 
 
 @pytest.mark.parametrize(("seconds", "seen"), [(-1.0, [1, 2, 3]), (60.0, [3])])
@@ -34,8 +35,9 @@ async def test_others_have_their_turn_when_one_is_over(
     assert noticed == seen
 
 
-def test_threads_are_brisk_only_while_a_server_runs() -> None:
-    before = sys.getswitchinterval()
-    with brisk_threads():
+def test_the_interpreter_is_tuned_only_while_a_server_runs() -> None:
+    before = sys.getswitchinterval(), gc.get_threshold()
+    with tuned():
         assert sys.getswitchinterval() == pytest.approx(turns.SWITCH_SECONDS)
-    assert sys.getswitchinterval() == before
+        assert gc.get_threshold() == turns.COLLECTED_AFTER
+    assert (sys.getswitchinterval(), gc.get_threshold()) == before

@@ -15,7 +15,7 @@ from perdure.core.errors import InvalidInput
 from perdure.server.app import application
 from perdure.server.patience import PatientProtocol, PatientSocket
 from perdure.server.service import Service
-from perdure.server.turns import brisk_threads
+from perdure.server.turns import tuned
 from perdure.wire.frames import SERVER_FRAME_BYTES_MAX
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -73,7 +73,7 @@ async def serve(
 
     failing = asyncio.ensure_future(give_up())
     try:
-        with brisk_threads():
+        with tuned():
             await server.serve(sockets=[listener])
     finally:
         failing.cancel()
