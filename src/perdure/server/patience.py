@@ -8,11 +8,13 @@ waits in this process's memory, and a connection that is closed stays until the 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from perdure.server.corked import Corked
 
 HEADER_SECONDS_MAX = 20
 
@@ -76,7 +78,7 @@ class PatientSocket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Have it said whenever the peer does not take everything."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", Corked(transport)))
         transport.set_write_buffer_limits(0)
 
     def pause_writing(self) -> None:
