@@ -9,6 +9,7 @@ again. What was acknowledged before is not affected.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from perdure.ports import faults
 from perdure.ports.session_store import CommitDone, StepCommit, Token
 
 CHECKPOINT_PAGES = 4_000
+TELLING_SECONDS = 0.001
+"""How long what became of commits is told before others have their turn on the event loop."""
 UNSTORABLE = (apsw.ConstraintError, apsw.TooBigError, OverflowError, TypeError, ValueError)
 """One operation's own fault: it is refused, and the store goes on."""
 
@@ -90,6 +93,7 @@ class Writer(GroupCommit[Operation]):
         self.transactions = 0
         self._ids: RowIds = {}
         self._untold: dict[ClaimKey, list[StoreError]] = {}
+        self._telling: deque[Callable[[], None]] = deque()
         super().__init__(db, name, loop, CHECKPOINT_PAGES)
 
     def _write(self, batch: Sequence[Operation]) -> list[ClaimKey]:
@@ -185,16 +189,26 @@ class Writer(GroupCommit[Operation]):
             raise _NotWritten
 
     def _tell(self, batch: Sequence[Operation], refused: Sequence[ClaimKey] = ()) -> None:
+        waits_for_its_turn = bool(self._telling)
+        self._telling.extend(operation.tell for operation in batch)
         if refused:
-            self.submit(Request(None, lambda db, ids: self._note_told(refused), None))
-        remaining = iter(batch)
+            note = Request(None, lambda db, ids: self._note_told(refused), None)
+            self._telling.append(lambda: self.submit(note))
+        if not waits_for_its_turn:
+            self._tell_on()
+
+    def _tell_on(self) -> None:
+        """Tell for a moment; the rest after whatever else came up: each may be a step's work."""
+        end = self._loop.time() + TELLING_SECONDS
         try:
-            for operation in remaining:
-                operation.tell()
+            while self._telling:
+                self._telling.popleft()()
+                if self._loop.time() > end:
+                    break
         finally:
             # A callback that raised is the event loop's to report; the others are told anyway.
-            if rest := list(remaining):
-                self._loop.call_soon(self._tell, rest)
+            if self._telling:
+                self._loop.call_soon(self._tell_on)
 
     def _note_told(self, refused: Sequence[ClaimKey]) -> None:
         for claim in refused:
