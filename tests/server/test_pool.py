@@ -259,6 +259,22 @@ async def test_the_one_with_the_most_room_gets_it() -> None:
     assert desk.needs() == []
 
 
+async def test_many_workers_share_what_there_is() -> None:
+    """Though not all are looked at each time: each gets something before one gets all."""
+    desk = Desk()
+    peers = [desk.peer(f"w{n}", "charge", concurrency=4) for n in range(100)]
+    desk.start(*[tool(f"1.1.t{n}") for n in range(200)])
+    await settle()
+    assert {len(peer.tasks) for peer in peers} <= {1, 2, 3}
+    desk.start(*[tool(f"1.2.t{n}") for n in range(200)], tool("1.3.t0"), tool("1.3.t1"))
+    await settle()
+    assert {len(peer.tasks) for peer in peers} == {4}
+    assert len(desk.needs()) == 2
+    peers[7].ok(peers[7].ids[0])
+    await settle()
+    assert peers[7].ids[-1] == task_id(tool("1.3.t0"))
+
+
 async def test_a_task_waits_for_room_as_well() -> None:
     """Then there are workers that fit, and all of them are busy."""
     desk = Desk()

@@ -23,6 +23,10 @@ class Backlog:
         for waiting in self._by_need.values():
             yield from waiting.values()
 
+    def waits(self, need: Need) -> bool:
+        """Say whether a task with this need waits."""
+        return need in self._by_need
+
     def add(self, held: Held) -> None:
         """Let a task wait, behind those before it."""
         self._by_need.setdefault(held.need, {})[held.id] = held

@@ -15,6 +15,7 @@ TASKS_PER_WORKER_MAX = 256
 """How many tasks a worker has at once if it does not say otherwise."""
 
 NEEDS_INDEXED_MAX = 10_000
+LOOKED_AT = 32
 
 
 class Connection(Protocol):
@@ -150,6 +151,7 @@ class Roster:
     def __init__(self) -> None:
         self._members: dict[tuple[str, str], Member] = {}
         self._fitting: dict[Need, list[Member]] = {}
+        self._turn = 0
 
     def add(self, member: Member) -> Member | None:
         """Add a member; returns the one whose place it takes."""
@@ -169,13 +171,21 @@ class Roster:
         self._fitting.clear()
 
     def best(self, need: Need) -> Member | None:
-        """Return the fitting member with the most room, if any has room."""
+        """Return a fitting member with room, if any has room: the one that has the most.
+
+        Of very many, only some are looked at, in turn, unless none of them has room.
+        """
         fitting = self._fitting.get(need)
         if fitting is None:
             fitting = [m for m in self._members.values() if m.fits(need) and not m.draining]
             if len(self._fitting) >= NEEDS_INDEXED_MAX:
                 self._fitting.clear()
             self._fitting[need] = fitting
+        if len(fitting) > LOOKED_AT:
+            self._turn = (self._turn + LOOKED_AT) % len(fitting)
+            some = max(fitting[self._turn : self._turn + LOOKED_AT], key=Member.free)
+            if some.free() > 0:
+                return some
         best = max(fitting, key=Member.free, default=None)
         return best if best is not None and best.free() > 0 else None
 

@@ -288,7 +288,8 @@ class Pool:
     # -------------------------------------------------------------------------- out to workers
 
     def _place(self, held: Held) -> None:
-        member = self._roster.best(held.need)
+        # Those before it would not wait if anybody had room.
+        member = None if self._backlog.waits(held.need) else self._roster.best(held.need)
         if member is None:
             self._backlog.add(held)
         else:
