@@ -6,8 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.api.operations import PREFIX
+from perdure.ports.entries import Tenant
 from tests.server.house import furnished, house
 
 
@@ -57,6 +59,22 @@ async def test_the_last_admin_key_cannot_be_revoked() -> None:
         answer = await h.ask("DELETE", f"/api_keys/{last}", scope="second")
         assert answer.status_code == 204
         assert (await h.ask("GET", "/agents")).status_code == 401
+
+
+async def test_of_a_tenant_that_was_put_away_nothing_is_asked() -> None:
+    """Its keys are none within a second, and its hooks are not there."""
+    async with house() as h:
+        things = await furnished(h)
+        hook = f"/hooks/{things['token']}"
+        assert (await h.ask("POST", hook, {"text": "x"}, scope=None)).status_code == 202
+        assert (await h.ask("GET", "/agents")).status_code == 200
+        located = await h.catalog.locate(Tenant, "acme")
+        assert located is not None
+        await h.catalog.update("acme", replace(located[1], archived_at=1))
+        await h.pass_time(1)
+        assert (await h.ask("GET", "/agents")).status_code == 401
+        assert (await h.ask("POST", hook, {"text": "x"}, scope=None)).status_code == 404
+        assert (await h.ask("GET", "/agents", tenant="zeta")).status_code == 200
 
 
 GARDS: list[tuple[str, Any, str]] = [

@@ -164,7 +164,7 @@ async def _answer(service: Service, operation: Operation, http: HttpRequest) -> 
             raise Rejected(429, "too many streams and sockets are open: close some")
         stream = await stream_events(desk, request, http)
         stream.body_iterator = _while_good(service, principal, stream.body_iterator)
-        return stream
+        return _noting(request, stream)
     if request.key is not None and operation.id not in KEYED_BY_THE_STORE:
         answer = await _once(desk, operation, request)
     elif operation.id in LONG:

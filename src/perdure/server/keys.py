@@ -289,8 +289,7 @@ class Keyring:
         found = await self._catalog.locate(Key, wanted)
         if found is None or not _is_good(found[1], now_ms):
             return None
-        tenant = await self._catalog.locate(Tenant, found[0])
-        return None if tenant is None or tenant[1].archived_at is not None else found
+        return found if await tenant_is_good(self._catalog, found[0]) else None
 
     async def _look_up(self, wanted: str, digest: str, now_ms: int) -> _Cached:
         while True:
@@ -337,6 +336,12 @@ class Keyring:
     def _forget(self) -> None:
         self._revocations += 1
         self._cache.clear()
+
+
+async def tenant_is_good(catalog: Catalog, tenant: str) -> bool:
+    """Say whether there is such a tenant, and it was not put away."""
+    found = await catalog.locate(Tenant, tenant)
+    return found is not None and found[1].archived_at is None
 
 
 def _principal(tenant: str, key: Key) -> Principal:

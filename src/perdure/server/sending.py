@@ -52,7 +52,10 @@ async def send(
     if idempotency_key is not None:
         run_id = desk.runs.keyed(str(agent.id), inside, idempotency_key)
     # Before the run can begin: its tasks tell workers its number, and endpoints are owed it.
-    await asyncio.gather(desk.numbers.run(run_id), _expect(desk, run_id, idempotency_key))
+    if desk.webhooks.listens(desk.tenant):
+        await asyncio.gather(desk.numbers.run(run_id), _expect(desk, run_id, idempotency_key))
+    else:
+        await desk.numbers.run(run_id)
     run = await desk.runs.send(
         str(agent.id),
         content,
@@ -70,7 +73,7 @@ async def send(
 
 async def _expect(desk: Desk, run_id: str, idempotency_key: str | None) -> None:
     """Have endpoints told of a run that is about to begin, unless a repeat asks for it."""
-    if idempotency_key is not None and desk.webhooks.listens(desk.tenant):
+    if idempotency_key is not None:
         with suppress(NotFound):
             await desk.runs.row(run_id)
             return

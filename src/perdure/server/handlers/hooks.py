@@ -21,6 +21,7 @@ from perdure.server.desk import Answer, Desk, Request
 from perdure.server.gards import claim_digest as token_digest
 from perdure.server.handlers.lists import listed
 from perdure.server.inbound import Challenge, receive
+from perdure.server.keys import tenant_is_good
 from perdure.server.sending import send
 from perdure.server.service import Service
 from perdure.server.signatures import BadSignature, check_secret
@@ -97,6 +98,8 @@ async def receive_hook(service: Service, request: Request, http: HttpRequest) ->
     if found is None or not found[1].enabled:
         raise Rejected(404, "not found")
     tenant, hook = found
+    if not await tenant_is_good(service.catalog, tenant):
+        raise Rejected(404, "not found")
     service.admit(tenant)
     desk = service.desk(tenant)
     try:
