@@ -63,6 +63,7 @@ class Server:
             workers = self.get("/workers")
             if workers:
                 return int(workers[0]["worker_id"].rpartition("-")[2])
+            time.sleep(0.02)
         raise AssertionError("no worker came")
 
 
