@@ -15,13 +15,10 @@ from typing import Any
 
 import httpx2
 
-from perdure.bootstrap import MEMORY_URL, open_service
-from perdure.server.setup import ensure_tenant
 from tests.conformance.norns.tap import Tap
 
 HERE = Path(__file__).parent
 KEY = "nrn_conformance0123456789abcdef"
-FOREIGN_KEY = "nrn_foreign0123456789abcdef"
 DEADLINE_SECONDS = 60
 POLL_SECONDS = 0.05
 
@@ -111,13 +108,17 @@ class Raised(Exception):
 
 
 class House:
-    """One test's processes, and the journal that the workers' tools and model write."""
+    """One test's processes, and the journal that the workers' tools and model write.
 
-    def __init__(self, folder: Path, python: Path) -> None:
+    With a URL and the keys of two tenants it has no node of its own: it is the first tenant there.
+    """
+
+    def __init__(self, folder: Path, python: Path, url: str = "", *keys: str) -> None:
         self.folder = folder
-        self.url = ""
+        self.url = url
+        self.key, self.foreign_key = keys or (KEY, "")
         self._python = python
-        self._port = 0
+        self._port = int(url.rpartition(":")[2]) if url else 0
         self._programs: list[Program] = []
         self._taps: list[Tap] = []
         self._http = httpx2.AsyncClient(trust_env=False)
@@ -145,11 +146,6 @@ class House:
         self.url = (await self._node.line()).split()[3]
         self._port = int(self.url.rpartition(":")[2])
 
-    async def add_foreign_tenant(self) -> None:
-        """Make a second tenant, whose key is `FOREIGN_KEY`; before the node starts."""
-        async with open_service(self.folder, MEMORY_URL, {}) as (service, _):
-            await service.keys.adopt(await ensure_tenant(service.catalog, "foreign"), FOREIGN_KEY)
-
     async def kill_node(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Kill the node."""
         assert self._node is not None
@@ -163,12 +159,12 @@ class House:
         return tap
 
     async def start_worker(
-        self, *agents: dict[str, Any], via: Tap | None = None, key: str = KEY, **options: Any
+        self, *agents: dict[str, Any], via: Tap | None = None, key: str = "", **options: Any
     ) -> Program:
         """Start a worker; without agents it has one named `bot`."""
         options = {"worker_id": "w1", **options, "agents": agents or [{}]}
         url = self.url if via is None else via.url
-        arguments = [HERE / "sdk" / "worker.py", url, key, json.dumps(options)]
+        arguments = [HERE / "sdk" / "worker.py", url, key or self.key, json.dumps(options)]
         return Program(await self.start(options["worker_id"], self._python, *arguments))
 
     async def worker(self, *agents: dict[str, Any], **options: Any) -> Program:
@@ -181,21 +177,20 @@ class House:
         """Say whether a worker is connected."""
         return worker_id in [one["worker_id"] for one in await self.get("/workers")]
 
-    async def client(self, key: str = KEY) -> Client:
+    async def client(self, key: str = "") -> Client:
         """Start a client."""
-        return Client(
-            await self.start("client", self._python, HERE / "sdk" / "client.py", self.url, key)
-        )
+        arguments = [HERE / "sdk" / "client.py", self.url, key or self.key]
+        return Client(await self.start("client", self._python, *arguments))
 
     async def ask(
-        self, method: str, path: str, body: Any = None, key: str = KEY, **headers: str
+        self, method: str, path: str, body: Any = None, key: str = "", **headers: str
     ) -> Any:
         """Return the status and the decoded body that the REST API answers."""
         answer = await self._http.request(
             method,
             f"{self.url}/api/v1{path}",
             json=body,
-            headers={"Authorization": f"Bearer {key}", **headers},
+            headers={"Authorization": f"Bearer {key or self.key}", **headers},
         )
         return answer.status_code, answer.json() if answer.content else None
 

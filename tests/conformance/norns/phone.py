@@ -10,7 +10,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.conformance.norns.house import DEADLINE_SECONDS, KEY, House, until
+from tests.conformance.norns.house import DEADLINE_SECONDS, House, until
 
 LOBBY = "worker:lobby"
 CHARGE = {
@@ -100,10 +100,11 @@ class Phone:
 
 @asynccontextmanager
 async def phone(
-    house: House, socket: str = "worker", key: str = KEY, **options: Any
+    house: House, socket: str = "worker", key: str | None = None, **options: Any
 ) -> AsyncIterator[Phone]:
     """Open a raw connection."""
-    url = f"{house.url.replace('http', 'ws', 1)}/{socket}/websocket?token={key}&vsn=2.0.0"
+    token = house.key if key is None else key
+    url = f"{house.url.replace('http', 'ws', 1)}/{socket}/websocket?token={token}&vsn=2.0.0"
     async with connect(url, proxy=None, **options) as connection:
         yield Phone(connection)
 

@@ -41,16 +41,16 @@ async def test_a_message_to_the_conversation_is_the_answer(house: House) -> None
     assert (answer["run_id"], answer["output"]) == (sent["run_id"], "booked for 8pm")
 
 
-async def test_a_question_outlives_the_node_and_the_worker(house: House) -> None:
+async def test_a_question_outlives_the_node_and_the_worker(mortal: House) -> None:
     """Nobody is asked twice."""
-    worker = await house.worker()
-    client, sent = await ask(house)
-    await house.kill_node()
+    worker = await mortal.worker()
+    client, sent = await ask(mortal)
+    await mortal.kill_node()
     await worker.end()
-    await house.node()
+    await mortal.node()
     assert (await client.ended(sent["run_id"]))["waiting_for"] == sent["waiting_for"]
     await client.do("reply", sent["run_id"], "7pm")
-    await house.worker()
+    await mortal.worker()
     assert (await client.ended(sent["run_id"]))["output"] == "booked for 7pm"
     assert (await client.events(sent["run_id"])).count("waiting_for_user") == 1
 

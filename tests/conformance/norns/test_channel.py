@@ -173,12 +173,12 @@ async def test_what_is_no_frame_closes_its_connection_and_no_other(house: House)
         assert (await over(house, run))["status"] == "completed"
 
 
-async def test_a_node_that_stops_sends_its_peers_away_with_1012(house: House) -> None:
+async def test_a_node_that_stops_sends_its_peers_away_with_1012(mortal: House) -> None:
     """After a clean close the SDK would come back at once, without end."""
-    async with phone(house) as worker, phone(house, "socket") as client:
+    async with phone(mortal) as worker, phone(mortal, "socket") as client:
         await worker.join()
         codes = asyncio.gather(worker.closed(), client.closed())
-        await house.kill_node(signal.SIGTERM)
+        await mortal.kill_node(signal.SIGTERM)
         assert await codes == [1012, 1012]
 
 

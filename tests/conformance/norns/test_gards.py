@@ -64,18 +64,18 @@ async def test_what_can_never_succeed_ends_the_worker(house: House) -> None:
         assert await worker.line() == f"JoinError: worker join rejected: {reason}"
 
 
-async def test_a_gard_is_claimed_anew_after_the_node_was_killed(house: House) -> None:
+async def test_a_gard_is_claimed_anew_after_the_node_was_killed(mortal: House) -> None:
     """By the worker that had it, and by another one once that is gone."""
-    claim = await gard(house)
-    first = await house.worker(**claim)
-    await house.kill_node()
-    await house.node()
-    await until(lambda: house.is_here("w1"))
-    await house.kill_node()
+    claim = await gard(mortal)
+    first = await mortal.worker(**claim)
+    await mortal.kill_node()
+    await mortal.node()
+    await until(lambda: mortal.is_here("w1"))
+    await mortal.kill_node()
     await first.end()
-    await house.node()
-    assert await status(house, claim) == "disconnected"
-    await house.worker(worker_id="w2", **claim)
+    await mortal.node()
+    assert await status(mortal, claim) == "disconnected"
+    await mortal.worker(worker_id="w2", **claim)
 
 
 async def test_a_gard_that_is_destroyed_ends_its_worker(house: House) -> None:
@@ -87,34 +87,34 @@ async def test_a_gard_that_is_destroyed_ends_its_worker(house: House) -> None:
     await until(lambda: _nobody(house))
 
 
-async def test_a_run_in_a_gard_stays_there(house: House) -> None:
+async def test_a_run_in_a_gard_stays_there(mortal: House) -> None:
     """Model calls and tools, also after node and worker were killed; others see nothing of it."""
-    inside, outside = await house.tap(), await house.tap()
-    claim = await gard(house)
-    first = await house.worker({"tools": ["charge_at"]}, via=inside, worker_id="in", **claim)
-    await house.worker({"tools": ["look"]}, via=outside, worker_id="out")
-    agent = (await house.get("/agents"))[0]["id"]
+    inside, outside = await mortal.tap(), await mortal.tap()
+    claim = await gard(mortal)
+    first = await mortal.worker({"tools": ["charge_at"]}, via=inside, worker_id="in", **claim)
+    await mortal.worker({"tools": ["look"]}, via=outside, worker_id="out")
+    agent = (await mortal.get("/agents"))[0]["id"]
     path = f"/agents/{agent}/messages"
-    gate = house.folder / "gate"
+    gate = mortal.folder / "gate"
     said = script([call("charge_at", amount=5, gate=str(gate))], "so: {last}")
-    run = (await house.post(path, {"content": said, "gard_id": claim["gard"]}))["run_id"]
-    await until(lambda: house.did("charging 5"))
-    assert (await house.ask("DELETE", f"/gards/{claim['gard']}"))[0] == 409
-    await house.kill_node()
+    run = (await mortal.post(path, {"content": said, "gard_id": claim["gard"]}))["run_id"]
+    await until(lambda: mortal.did("charging 5"))
+    assert (await mortal.ask("DELETE", f"/gards/{claim['gard']}"))[0] == 409
+    await mortal.kill_node()
     await first.end()
-    await house.node()
+    await mortal.node()
     gate.touch()
-    await until(lambda: house.is_here("out"))
-    assert (await house.get(f"/runs/{run}"))["status"] == "running"
-    await house.worker({"tools": ["charge_at"]}, via=inside, worker_id="in2", **claim)
-    client = await house.client()
+    await until(lambda: mortal.is_here("out"))
+    assert (await mortal.get(f"/runs/{run}"))["status"] == "running"
+    await mortal.worker({"tools": ["charge_at"]}, via=inside, worker_id="in2", **claim)
+    client = await mortal.client()
     assert (await client.ended(run))["output"] == "so: charged 5"
-    assert (await house.get(f"/runs/{run}"))["gard_id"] == claim["gard"]
+    assert (await mortal.get(f"/runs/{run}"))["gard_id"] == claim["gard"]
     other = await client.send(script("out here"))
     assert (await client.ended(other))["output"] == "out here"
     assert tools_offered(inside) == {"charge_at"}
     assert tools_offered(outside) == {"look"}
-    assert (await house.ask("POST", path, {"content": "x", "gard_id": 999}))[0] == 404
+    assert (await mortal.ask("POST", path, {"content": "x", "gard_id": 999}))[0] == 404
 
 
 async def test_a_worker_in_a_gard_registers_its_ports(house: House) -> None:

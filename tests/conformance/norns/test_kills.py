@@ -16,7 +16,6 @@ import pytest
 from perdure.testing.witness import Seen, look
 from tests.conformance.norns.house import (
     DEADLINE_SECONDS,
-    KEY,
     House,
     Program,
     call,
@@ -155,7 +154,7 @@ class Place:
     async def _persist(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         async def answer() -> Any:
             with contextlib.suppress(httpx2.TransportError):
-                return await self.house.ask(method, path, body, KEY, **headers)
+                return await self.house.ask(method, path, body, **headers)
 
         status, answered = await until(answer)
         assert status in (200, 202, 409), answered

@@ -67,23 +67,23 @@ async def test_a_call_whose_worker_was_killed_after_it_acted_is_not_repeated(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
-async def test_a_run_goes_on_where_its_node_left_it(house: House, number: signal.Signals) -> None:
+async def test_a_run_goes_on_where_its_node_left_it(mortal: House, number: signal.Signals) -> None:
     """The worker comes back by itself; what was completed is not repeated."""
-    tap = await house.tap()
-    await house.worker(via=tap)
-    client = await house.client()
+    tap = await mortal.tap()
+    await mortal.worker(via=tap)
+    client = await mortal.client()
     steps: list[Any] = [[call("charge", amount=1)], [call("charge", amount=2)]]
-    gate = str(house.folder / "gate")
+    gate = str(mortal.folder / "gate")
     run = await client.send(script(*steps, [call("charge_at", amount=3, gate=gate)], "{last}"))
-    await until(lambda: house.did("charging 3"))
-    await house.kill_node(number)
-    await house.node()
-    await until(lambda: house.did("charging 3") == 2)
-    open_gate(house)
+    await until(lambda: mortal.did("charging 3"))
+    await mortal.kill_node(number)
+    await mortal.node()
+    await until(lambda: mortal.did("charging 3") == 2)
+    open_gate(mortal)
     assert (await client.ended(run))["output"] == "charged 3"
-    assert [house.did(f"charged {amount}") for amount in (1, 2)] == [1, 1]
+    assert [mortal.did(f"charged {amount}") for amount in (1, 2)] == [1, 1]
     assert {task["run_id"] for task in tap.said("node", "tool_task")} == {run}
-    models = [line for line in house.journal if line.startswith("model")]
+    models = [line for line in mortal.journal if line.startswith("model")]
     assert len(models) == len(set(models)) == 4
 
 
@@ -110,12 +110,12 @@ def fall_silent(tap: Tap, at: int) -> Callable[[], bool]:
     ids=["node", "worker", "both"],
 )
 async def test_a_death_at_any_frame_loses_nothing(
-    house: House, who: str, frames: Sequence[int]
+    mortal: House, who: str, frames: Sequence[int]
 ) -> None:
     """From that frame on the line is silent. Two charges, each once, and the answer."""
-    tap = await house.tap()
-    worker = await house.worker(via=tap)
-    client = await house.client()
+    tap = await mortal.tap()
+    worker = await mortal.worker(via=tap)
+    client = await mortal.client()
     for frame in frames:
         silent = fall_silent(tap, frame)
         first, second = 2 * frame, 2 * frame + 1
@@ -125,27 +125,27 @@ async def test_a_death_at_any_frame_loses_nothing(
         if "worker" in who:
             await worker.end()
         if "node" in who:
-            await house.kill_node()
+            await mortal.kill_node()
         tap.cut()
         tap.change = lambda side, frame: frame
         if "node" in who:
-            await house.node()
+            await mortal.node()
         if "worker" in who:
-            worker = await house.start_worker(via=tap)
+            worker = await mortal.start_worker(via=tap)
         assert (await client.ended(run))["output"] == "done"
-        assert [house.did(f"charged {amount}") for amount in (first, second)] == [1, 1]
+        assert [mortal.did(f"charged {amount}") for amount in (first, second)] == [1, 1]
 
 
-async def test_a_timer_goes_on_while_its_node_is_dead(house: House) -> None:
+async def test_a_timer_goes_on_while_its_node_is_dead(mortal: House) -> None:
     """It is set once, and due when it was going to be."""
-    worker = await house.worker()
-    client = await house.client()
+    worker = await mortal.worker()
+    client = await mortal.client()
     run = await client.send(script([call("wait", seconds=1)], "waited"))
     await until(lambda: _waits_for_time(client, run))
-    await house.kill_node()
+    await mortal.kill_node()
     await worker.end()
-    await house.node()
-    await house.worker()
+    await mortal.node()
+    await mortal.worker()
     assert (await client.ended(run))["output"] == "waited"
     assert (await client.events(run)).count("waiting_for_timer") == 1
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.norns.house import FOREIGN_KEY, House, until
+from tests.conformance.norns.house import House, until
 from tests.conformance.norns.phone import (
     CALLS,
     REPLY,
@@ -102,22 +102,22 @@ async def test_what_else_was_called_waits_with_the_question(house: House) -> Non
         assert (await over(house, run))["status"] == "completed"
 
 
-async def test_calls_and_results_keep_their_names_when_they_are_loaded(house: House) -> None:
+async def test_calls_and_results_keep_their_names_when_they_are_loaded(mortal: House) -> None:
     """By another process: a conversation goes on as it was said."""
-    async with phone(house) as worker:
+    async with phone(mortal) as worker:
         await worker.join()
-        first = await send(house, conversation_key="k")
+        first = await send(mortal, conversation_key="k")
         *_, told = await worker.serve(CALLS, CHARGED, REPLY)
-        conversation = (await over(house, first))["conversation_id"]
-    await house.kill_node()
-    await house.node()
-    async with phone(house) as worker:
+        conversation = (await over(mortal, first))["conversation_id"]
+    await mortal.kill_node()
+    await mortal.node()
+    async with phone(mortal) as worker:
         await worker.join()
-        run = await send(house, "and then?", conversation_key="k")
+        run = await send(mortal, "and then?", conversation_key="k")
         (task,) = await worker.serve(REPLY)
         assert task["messages"][:3] == told["messages"]
         assert [one["content"] for one in task["messages"][3:]] == ["done", "and then?"]
-        assert (await over(house, run))["conversation_id"] == conversation
+        assert (await over(mortal, run))["conversation_id"] == conversation
 
 
 async def test_a_tool_that_is_not_allowed_is_denied(house: House) -> None:
@@ -179,7 +179,7 @@ async def test_a_foreign_worker_gets_nothing_and_can_say_nothing(house: House) -
         await worker.join()
         run = await send(house)
         task = await worker.task()
-        async with phone(house, key=FOREIGN_KEY) as stranger:
+        async with phone(house, key=house.foreign_key) as stranger:
             await stranger.join(worker_id="stranger")
             await stranger.result(task, **{**REPLY, "content": "theirs"})
             assert (await stranger.hear())[3] == "phx_reply"
@@ -247,28 +247,28 @@ SECRET = {"$enc": "v1", "ct": "c3VtbWFyeQ=="}
 
 
 @pytest.mark.parametrize("summary", ["They want to be charged.", SECRET])
-async def test_a_long_history_is_folded_into_a_summary(house: House, summary: Any) -> None:
+async def test_a_long_history_is_folded_into_a_summary(mortal: House, summary: Any) -> None:
     """By the worker; the run goes on with it, and so does the conversation after a restart."""
-    await define(house, model_config=COMPACTS)
-    async with phone(house) as worker:
+    await define(mortal, model_config=COMPACTS)
+    async with phone(mortal) as worker:
         await worker.join()
-        run = await send(house, conversation_key="k")
+        run = await send(mortal, conversation_key="k")
         tasks = await worker.serve({**CALLS, **LONG}, CHARGED, {"content": summary}, REPLY)
         compaction = tasks[2]
         assert (compaction["purpose"], compaction["tools"]) == ("compact", [])
         assert [message["role"] for message in compaction["messages"]] == ["user"]
         assert [message["role"] for message in tasks[3]["messages"]][-2:] == ["assistant", "tool"]
         assert json.dumps(summary).strip('"') in json.dumps(tasks[3])
-        await over(house, run)
-        assert "context_compacted" in await events(house, run)
-    await house.kill_node()
-    await house.node()
-    async with phone(house) as worker:
+        await over(mortal, run)
+        assert "context_compacted" in await events(mortal, run)
+    await mortal.kill_node()
+    await mortal.node()
+    async with phone(mortal) as worker:
         await worker.join()
-        run = await send(house, "more", conversation_key="k")
+        run = await send(mortal, "more", conversation_key="k")
         (task,) = await worker.serve(REPLY)
         assert json.dumps(summary).strip('"') in json.dumps(task)
-        assert (await over(house, run))["status"] == "completed"
+        assert (await over(mortal, run))["status"] == "completed"
 
 
 @pytest.mark.parametrize(

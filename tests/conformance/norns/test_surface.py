@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.conformance.norns.house import FOREIGN_KEY, House, until
+from tests.conformance.norns.house import House, until
 from tests.conformance.norns.phone import (
     BOT,
     CHARGE,
@@ -138,9 +138,9 @@ async def test_what_is_foreign_is_not_there(house: House) -> None:
         f"/sessions/{run['conversation_id']}", f"/agents/{run['agent_id']}", f"/gards/{gard}",
     ):  # fmt: skip
         assert await status_of(house, "GET", path) == 200
-        assert await status_of(house, "GET", path, key=FOREIGN_KEY) == 404
+        assert await status_of(house, "GET", path, key=house.foreign_key) == 404
     for path in ("/agents", "/runs", "/sessions", "/gards", "/workers"):
-        assert await house.ask("GET", path, key=FOREIGN_KEY) == (200, {"data": []})
+        assert await house.ask("GET", path, key=house.foreign_key) == (200, {"data": []})
     assert await status_of(house, "GET", "/sessions/mine") in (400, 404)
 
 

@@ -31,18 +31,18 @@ async def waits(house: House, run: int, what: str) -> dict[str, Any]:
     ids=["timer", "back-off"],
 )
 async def test_what_is_due_stays_due_when_the_node_dies(
-    house: House, answer: dict[str, Any], what: str
+    mortal: House, answer: dict[str, Any], what: str
 ) -> None:
     """At the time that was set before, not so long after the restart."""
-    await define(house, **RETRIES)
-    async with phone(house) as worker:
+    await define(mortal, **RETRIES)
+    async with phone(mortal) as worker:
         await worker.join()
-        run = await send(house)
+        run = await send(mortal)
         await worker.serve(answer)
-        before = await waits(house, run, what)
-    await house.kill_node()
-    await house.node()
-    assert await waits(house, run, what) == before
+        before = await waits(mortal, run, what)
+    await mortal.kill_node()
+    await mortal.node()
+    assert await waits(mortal, run, what) == before
     assert before["due_at"]
 
 
@@ -62,18 +62,18 @@ async def test_a_run_that_ends_in_mid_call_leaves_no_call_unanswered(house: Hous
         assert task["messages"][-1] == {"role": "user", "content": "again"}
 
 
-async def test_a_conversation_without_a_key_is_new_after_a_restart(house: House) -> None:
+async def test_a_conversation_without_a_key_is_new_after_a_restart(mortal: House) -> None:
     """No counter begins again, so nobody gets the history of somebody else."""
     sessions = []
     for _ in range(2):
-        async with phone(house) as worker:
+        async with phone(mortal) as worker:
             await worker.join()
-            run = await send(house)
+            run = await send(mortal)
             (task,) = await worker.serve(REPLY)
             assert task["messages"] == [{"role": "user", "content": "hi"}]
-            sessions.append((await over(house, run))["conversation_id"])
-        await house.kill_node()
-        await house.node()
+            sessions.append((await over(mortal, run))["conversation_id"])
+        await mortal.kill_node()
+        await mortal.node()
     assert len(set(sessions)) == 2
 
 

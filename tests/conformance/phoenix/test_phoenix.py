@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conformance.norns.house import FOREIGN_KEY, KEY, House, Program, call, script
+from tests.conformance.norns.house import House, Program, call, script
 from tests.conformance.norns.phone import BOT
 from tests.conformance.phoenix.environment import node_modules
 
@@ -59,22 +58,9 @@ def modules() -> Path:
     return node_modules(HERE.parent)
 
 
-@pytest.fixture
-async def house(tmp_path: Path, sdk_python: Path) -> AsyncIterator[House]:
-    """Give a house of two tenants with a running node and a worker."""
-    house = House(tmp_path, sdk_python)
-    await house.add_foreign_tenant()
-    try:
-        await house.node()
-        await house.worker()
-        yield house
-    finally:
-        await house.close()
-
-
-async def start(house: House, modules: Path, key: str = KEY, heartbeat_ms: int = 30_000) -> Phoenix:
+async def start(house: House, modules: Path, key: str = "", heartbeat_ms: int = 30_000) -> Phoenix:
     """Start a client."""
-    command = ["node", HERE / "client.cjs", house.url, key, heartbeat_ms]
+    command = ["node", HERE / "client.cjs", house.url, key or house.key, heartbeat_ms]
     return Phoenix(await house.start("phoenix", *command, NODE_PATH=modules))
 
 
@@ -87,6 +73,7 @@ async def send(phoenix: Phoenix, topic: str, content: str) -> int:
 
 async def test_a_client_hears_a_run_to_its_end(house: House, modules: Path) -> None:
     """Whoever sent its message; another agent's channel on the same socket stays silent."""
+    await house.worker()
     phoenix = await start(house, modules)
     other = (await house.post("/agents", {**BOT, "name": "other"}))["id"]
     bot = next(one["id"] for one in await house.get("/agents") if one["name"] == "bot")
@@ -111,7 +98,8 @@ async def test_a_client_hears_a_run_to_its_end(house: House, modules: Path) -> N
 
 async def test_a_foreign_agent_is_one_that_is_not_there(house: House, modules: Path) -> None:
     """The client hears so, and its socket stays open for its own."""
-    status, made = await house.ask("POST", "/agents", BOT, FOREIGN_KEY)
+    await house.post("/agents", BOT)
+    status, made = await house.ask("POST", "/agents", BOT, house.foreign_key)
     assert status == 201
     phoenix = await start(house, modules)
     for topic in (f"agent:{made['data']['id']}", "agent:999", "agent:x"):
@@ -124,21 +112,22 @@ async def test_a_foreign_agent_is_one_that_is_not_there(house: House, modules: P
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
 async def test_a_client_comes_back_with_its_channels(
-    house: House, modules: Path, number: signal.Signals
+    mortal: House, modules: Path, number: signal.Signals
 ) -> None:
     """It joins them again by itself, and hears the end of a run that began before."""
-    phoenix = await start(house, modules)
-    (bot,) = await house.get("/agents")
+    await mortal.worker()
+    phoenix = await start(mortal, modules)
+    (bot,) = await mortal.get("/agents")
     topic = f"agent:{bot['id']}"
     await phoenix.join(topic)
     run = await send(phoenix, topic, script([call("ask_human", question="sure?")], "so: {last}"))
     await phoenix.hear("heard", topic, "waiting_for_user")
-    await house.kill_node(number)
+    await mortal.kill_node(number)
     (code,) = await phoenix.hear("closed")
     assert code == (1006 if number == signal.SIGKILL else 1012)
-    await house.node()
+    await mortal.node()
     await phoenix.hear("joined", topic)
-    await house.post(f"/runs/{run}/reply", {"answer": "yes"})
+    await mortal.post(f"/runs/{run}/reply", {"answer": "yes"})
     event, told = (await phoenix.follow(topic))[-1]
     assert (event, told["run_id"], told["output"]) == ("completed", run, "so: yes")
 
