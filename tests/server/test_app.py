@@ -324,3 +324,29 @@ def test_what_needs_no_key_is_a_short_list() -> None:
         "docs", "health", "openapi", "ready", "receive_hook", "record_first_run",
     ]  # fmt: skip
     assert [one.id for one in OPERATIONS if EVENT_STREAM in one.media] == ["list_events"]
+
+
+async def test_a_run_that_changes_while_runs_are_listed_is_listed_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And one that has ended by then is left alone by who ends them all."""
+    async with house() as h:
+        h.worker(echo)
+        agent = (await h.make("/agents", BOT))["id"]
+        first, second = [await h.run(agent, "be silent", conversation_key="k") for _ in range(2)]
+        desk = h.service.desk("acme")
+        rows = {number: await desk.row(number) for number in (first, second)}
+        listed = desk.runs.rows
+
+        async def rows_then_news(**query: Any) -> Any:
+            found = await listed(**query)
+            if query["status"] == "queued":
+                await desk.end([rows[first]], "enough")
+                await h.settle()
+            return found
+
+        monkeypatch.setattr(desk.runs, "rows", rows_then_news)
+        assert [row.id for row in await desk.active(str(agent))] == [rows[second].id]
+        await desk.end([rows[first], rows[second]], "enough")
+        await h.settle()
+        assert (await h.get(f"/runs/{second}"))["row_status"] == "cancelled"
