@@ -65,7 +65,7 @@ def test_it_runs_on_a_server_without_a_key_and_says_what_a_real_model_needs(
     finally:
         server.terminate()
         _, said = server.communicate(timeout=SECONDS_MAX)
-    assert "set ANTHROPIC_API_KEY and give the agent a model" in said
+    assert "order-desk: its file plays the model. For a real one, set ANTHROPIC_API_KEY" in said
     [letter] = (project / "letters").iterdir()
     assert json.loads(letter.read_text())["order"] == "42"
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 import click
 import msgspec
 
-from perdure.cli.access import access, server_options
+from perdure.cli.access import LOCAL_URL, access, server_options
 from perdure.cli.common import blocking_body
 from perdure.cli.events import arguments_of
 from perdure.cli.output import plain, short
@@ -58,7 +58,7 @@ def chat(agent: str, session: str | None, url: str | None, key: str | None) -> i
             return talk.go_on(is_new=session is None)
         finally:
             again = f"perdure chat {plain(found.name)} --session {plain(talk.session)}"
-            _note(f"go on with: {again}{server.option}")
+            _note(f"\ngo on with: {again}{'' if server.url == LOCAL_URL else server.option}")
 
 
 class Page:

@@ -45,9 +45,8 @@ def missing_model(agent: Agent, environment: Mapping[str, str]) -> str | None:
     """Return what has to be set before a real model can be asked; None if it seems to be there."""
     if not isinstance(agent.model, str):
         return (
-            f"{agent.name}: no provider is asked, the file plays the model. For a real one set "
-            f"{KEYS['anthropic']} and give the agent a model such as anthropic:claude-sonnet-5 "
-            "(files of `perdure new` and the examples take it from PERDURE_MODEL)"
+            f"{agent.name}: its file plays the model. For a real one, set {KEYS['anthropic']} and, "
+            "if the file reads it, PERDURE_MODEL=anthropic:claude-sonnet-5"
         )
     provider = agent.model.partition(":")[0]
     variable = KEYS.get(provider)
