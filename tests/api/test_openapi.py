@@ -49,6 +49,7 @@ PUT    /sessions/{id}                         update_session
 PATCH  /sessions/{id}                         update_session
 DELETE /sessions/{id}                         archive_session
 POST   /sessions/{id}/restore                 restore_session
+POST   /sessions/{id}/release                 release_session
 GET    /tools                                 list_tools
 GET    /workers                               list_workers
 GET    /usage                                 tenant_usage

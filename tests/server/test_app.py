@@ -13,8 +13,8 @@ from tests.server.house import BODIES, BOT, SCOPES, echo, furnished, house
 KEYED = [operation for operation in OPERATIONS if operation.scope is not None]
 MISSING = 10**9
 
-CONFLICTING = {"retry_run", "reply_to_run", "resolve_call", "cancel_run"}
-"""These are refused when the run is where `furnished` has left it; see the tests of their own."""
+CONFLICTING = {"retry_run", "reply_to_run", "resolve_call", "cancel_run", "release_session"}
+"""These are refused when the run, or its session, is where `furnished` has left it; see the tests of their own."""
 
 
 def by_name(operation: Operation) -> str:

@@ -312,6 +312,13 @@ SESSIONS = (
         conflicts=("session has an active run — pass force=true to archive anyway",),
     ),
     _post("restore_session", "/sessions/{id}/restore", s.Data[s.Session], "Take a session back"),
+    _post(
+        "release_session",
+        "/sessions/{id}/release",
+        s.Data[s.Session],
+        "Let a session go on that is in quarantine: its host died too often while it ran it",
+        conflicts=("session is not in quarantine",),
+    ),
 )
 
 CONNECTED = (

@@ -129,6 +129,11 @@ def describe_waiting(run: str | int, waits: Iterable[Mapping[str, Any]], option:
                 f"  perdure runs resolve {run} {wait['call']} --attempt {wait['attempt']} "
                 f"happened|did-not-happen|tell-model{option}"
             )
+        elif wait["what"] == "release":
+            lines.append(
+                f"Its session is in quarantine: {plain(wait['needs'])}\n"
+                f"  perdure sessions release SESSION{option}"
+            )
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import click
 
 from perdure.bootstrap import SystemClock, open_store
 from perdure.cli.access import Access, place_options
-from perdure.cli.common import command_body, json_option, store_option
+from perdure.cli.common import command_body, json_option
 from perdure.cli.output import Output, plain
 from perdure.cli.source import TENANT, all_rows, reading
 from perdure.cli.verbs import Verb, command, pages, show_list
@@ -69,12 +69,27 @@ async def list_sessions(
 
 @sessions.command(epilog="Example: perdure sessions release support slack:U01")
 @click.argument("agent")
-@click.argument("session")
-@store_option
+@click.argument("session", required=False)
 @json_option
 @command_body
-async def release(agent: str, session: str, store: str, as_json: bool) -> None:
-    """Lift the quarantine of a session; the next `perdure resume` goes on with it."""
+@place_options
+async def release(
+    agent: str, session: str | None, store: str, server: Access | None, as_json: bool
+) -> None:
+    """Lift the quarantine of a session.
+
+    The next `perdure resume` goes on with it. On a server, name the session's number instead of
+    AGENT and SESSION; it goes on at once.
+    """
+    if server is not None:
+        if session is not None or not agent.isdecimal():
+            raise InvalidInput("on a server a session is named by its number alone")
+        async with server.client() as client:
+            await client.call("release_session", id=int(agent))
+        Output(as_json).record({"session": int(agent), "released": True}, f"{agent} is released")
+        return
+    if session is None:
+        raise InvalidInput("name the agent and the session; with --url a session's number")
     async with reading(store) as reader:
         found = SessionId(TENANT, agent, session)
         loaded = await reader.load(found)

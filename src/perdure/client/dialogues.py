@@ -234,8 +234,8 @@ def is_closed(run: s.Run) -> bool:
 
 
 def needs_a_person(run: s.Run) -> bool:
-    """Say whether a run waits for an answer or a decision."""
-    return any(wait.what in ("answer", "decision") for wait in run.waits)
+    """Say whether a run waits for an answer, for a decision, or in quarantine."""
+    return any(wait.what in ("answer", "decision", "release") for wait in run.waits)
 
 
 def fresh_key() -> str:

@@ -39,10 +39,14 @@ class Unreachable(PerdureError):
 class RunWaits(PerdureError):
     """A run has no result yet and gets none by itself: it waits for a person.
 
-    `run.waits` says for what. Reply to it or resolve its call, and ask for the result again.
+    `run.waits` says for what. Reply to it, resolve its call, or release its session, and ask for
+    the result again.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         asked = run.waiting_for.question if run.waiting_for is not None else "a call's outcome"
+        for wait in run.waits:
+            if wait.what == "release":
+                asked = f"session {run.conversation_id} is in quarantine: {wait.needs}"
         super().__init__(f"run {run.id} waits for a person: {asked}")

@@ -113,6 +113,10 @@ class Host:
         """Return how many sessions are loaded or being loaded."""
         return len(self._actors) + len(self._mailboxes)
 
+    def is_active(self, session: SessionId) -> bool:
+        """Say whether a session is loaded or being loaded."""
+        return session in self._actors or session in self._mailboxes
+
     def settle_all(self) -> None:
         """Take up again what was not started while the lease was in doubt."""
         for actor in tuple(self._actors.values()):
@@ -358,7 +362,6 @@ class Host:
         self._telemetry.emit("session.quarantined", session=str(actor.session), reason=reason)
         self._forget(actor)
         self._leave_undecided(*actor.offered)
-        self._followers.set_aside(actor.session, reason)
         self._spawn(self._let_go(actor, None, reason))
 
     async def _let_go(
@@ -376,6 +379,8 @@ class Host:
             self._telemetry.emit(
                 "session.released", session=str(actor.session), version=actor.state.version
             )
+            if quarantine is not None:
+                self._followers.set_aside(actor.session, quarantine)
 
     def _lose(self, actor: Actor, error: StoreError) -> None:
         if actor.gone:

@@ -283,6 +283,13 @@ class Tenancy:
             return answer_in(recorded(record.seq, record.body).event, row)
         raise NotFound(f"event {row.answer} of {row.session} is missing")
 
+    async def set_aside(self, session: SessionId) -> str | None:
+        """Return why a session is in quarantine; None if it is not."""
+        if self._host.is_active(session):
+            return None
+        loaded = await self._store.load(session)
+        return None if loaded is None else loaded.quarantine
+
     async def check_session(self, session: SessionId) -> None:
         """Raise `Quarantined` for a session that is set aside."""
         loaded = await self._store.load(session)

@@ -48,6 +48,7 @@ from perdure.server.webhooks import Webhooks
 from perdure.wire import table as wire
 
 GARD_DESTROYED = "its gard was destroyed"
+GOING_ON: tuple[RowStatus, ...] = ("queued", "running")
 UNENDED: tuple[RowStatus, ...] = ("queued", "running", "waiting")
 _SESSION_KEY = re.compile(r"((?:[^~]|~~)*)(~\d+)?", re.DOTALL)
 TRANSCRIPTS_MAX = 100
@@ -470,6 +471,8 @@ class Desk:
             shapes.Wait(what="worker", call=one.call, needs=one.needs)
             for one in self.pool.waiting_for(joined.session)
         ]
+        if joined.status in GOING_ON and (why := await self.runs.set_aside(joined.session)):
+            waits.append(shapes.Wait(what="release", call="", needs=why))
         return replace(shown, waits=(*shown.waits, *waits)) if waits else shown
 
     def _keep(self, row: RunRow, shown: shapes.Run) -> None:

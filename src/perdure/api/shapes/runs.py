@@ -64,9 +64,11 @@ class Question(Shape, frozen=True, kw_only=True):
 
 
 class Wait(Shape, frozen=True, kw_only=True):
-    """What a run waits for: an answer, a decision, a time, its next attempt, or a worker."""
+    """What a run waits for: an answer, a decision, a time, its next attempt, a worker, or that its
+    session is released from quarantine. `needs` says what a worker must have, or why it is there.
+    """
 
-    what: Literal["answer", "decision", "time", "retry", "worker"]
+    what: Literal["answer", "decision", "time", "retry", "worker", "release"]
     call: str
     question: str | UnsetType = UNSET
     tool: str | UnsetType = UNSET

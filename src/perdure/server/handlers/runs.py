@@ -18,7 +18,7 @@ from perdure.core.errors import NotFound, Refused
 from perdure.core.messages import INHERITED_CONTEXT, AssistantMessage, UserMessage
 from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports import entries
-from perdure.server.desk import Answer, Desk, Request
+from perdure.server.desk import GOING_ON, Answer, Desk, Request
 from perdure.server.forks import fork
 from perdure.server.handlers.lists import asked, place
 from perdure.server.sending import make_room, send
@@ -139,7 +139,9 @@ async def wait_for_run(desk: Desk, request: Request) -> Answer:
     row = await _row(desk, request)
     with desk.following(row.session) as news, suppress(TimeoutError):
         async with asyncio.timeout(request.query.timeout):
-            while not _settled(await desk.joined(row)) and not desk.leaving.begun:
+            while not _settled(joined := await desk.joined(row)) and not desk.leaving.begun:
+                if joined.status in GOING_ON and await desk.runs.set_aside(joined.session):
+                    break
                 await news.wait()
                 news.clear()
                 row = await desk.runs.row(row.id)

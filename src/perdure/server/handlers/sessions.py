@@ -11,6 +11,7 @@ from perdure.api.errors import Rejected
 from perdure.api.limits import SESSIONS_PAGE_ITEMS
 from perdure.api.pages import cursor, page, page_items
 from perdure.api.projection import conversation_object, run_status, session_object, session_whole
+from perdure.core.errors import Refused
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
 from perdure.server.desk import Answer, Desk, Request
@@ -111,6 +112,16 @@ async def restore_session(desk: Desk, request: Request) -> Answer:
     """Take a session back."""
     session = await _named(desk, request)
     await desk.note(session, lambda note: replace(note, put_away_at=None))
+    return Answer(shapes.Data(await _session(desk, await _latest(desk, session))))
+
+
+async def release_session(desk: Desk, request: Request) -> Answer:
+    """Let a session go on that is in quarantine."""
+    session = await _named(desk, request)
+    try:
+        await desk.runs.release(session.agent, session.key)
+    except Refused:
+        raise Rejected(409, "session is not in quarantine") from None
     return Answer(shapes.Data(await _session(desk, await _latest(desk, session))))
 
 
