@@ -75,6 +75,28 @@ def test_a_hook_shows_its_token_once_and_reads_its_secret(server: Hosted) -> Non
     server.ok("hooks", "delete", str(hook["id"]))
 
 
+def test_an_endpoint_shows_its_secret_once_and_is_told_nothing_while_paused(
+    server: Hosted,
+) -> None:
+    made = server.one(
+        *("endpoints", "create", "audit", "--to", "http://127.0.0.1/runs", "--no-enabled"),
+        *("--events", "run.failed", "--events", "run.waiting", "--agent", "helper"),
+    )
+    endpoint = str(made["id"])
+    assert made["signing_secret"].startswith("whsec_")
+    assert (made["events"], made["enabled"]) == (["run.failed", "run.waiting"], False)
+    server.ok("endpoints", "edit", endpoint, "--to", "http://127.0.0.1/all", "--agent", "")
+    shown = server.one("endpoints", "show", endpoint)
+    assert (shown["url"], shown["agent_id"]) == ("http://127.0.0.1/all", None)
+    assert "signing_secret" not in shown
+    assert "shown this once" in server.ok("endpoints", "rotate", endpoint).out
+    refused = server.perdure("endpoints", "test", endpoint)
+    assert (refused.code, "409: the endpoint is not enabled" in refused.err) == (1, True)
+    assert server.json("endpoints", "deliveries", endpoint, "--limit", "5") == []
+    assert "http://127.0.0.1/all" in server.ok("endpoints", "list").out
+    server.ok("endpoints", "delete", endpoint)
+
+
 def test_a_gard_is_made_renamed_and_destroyed(server: Hosted) -> None:
     made = server.one("gards", "create", "--name", "sandbox", "--metadata", '{"cpu": 2}')
     assert made["claim_token"]

@@ -111,6 +111,14 @@ def test_a_failed_run_is_retried_as_a_new_one(server: Hosted) -> None:
     assert retried.lines[-1]["id"] != run
 
 
+def test_a_run_is_gone_on_with_from_its_middle(server: Hosted) -> None:
+    run = str(server.one("send", "helper", "the stock?", "--wait")["id"])
+    forked = server.ok("runs", "fork", run, "--step", "1", "--message", "hello")
+    assert forked.out.endswith("You said hello.\n")
+    beyond = server.perdure("runs", "fork", run, "--step", "9")
+    assert (beyond.code, "is beyond the run's last step" in beyond.err) == (1, True)
+
+
 def test_events_are_lines_or_objects(server: Hosted) -> None:
     run = str(server.one("send", "helper", "the stock?", "--wait")["id"])
     types = [event["event_type"] for event in server.json("runs", "events", run)]

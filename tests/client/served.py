@@ -58,7 +58,7 @@ class Served:
 
     async def _serve(self, up: asyncio.Event) -> None:
         store = f"sqlite:///{self._folder}/sessions.db"
-        environment = {"PERDURE_BOOTSTRAP_KEY": KEY}
+        environment = {"PERDURE_BOOTSTRAP_KEY": KEY, "PERDURE_WEBHOOK_NETWORKS": "127.0.0.0/8"}
         async with open_service(self._folder, store, environment) as (service, _):
             config = uvicorn.Config(
                 application(service),

@@ -93,6 +93,52 @@ hooks = noun(
     ),
 )
 
+endpoints = noun(
+    "endpoints",
+    "Addresses that a server tells what runs do.",
+    (
+        Verb(
+            "list",
+            "list_endpoints",
+            columns=("id", "name", "url", "events", "agent", "enabled", "failures"),
+        ),
+        Verb("show", "get_endpoint", "6"),
+        Verb(
+            "create",
+            "create_endpoint",
+            "audit --to https://audit.example.com/runs --events run.failed",
+            help="Make an endpoint; the secret of its signatures is shown this once",
+        ),
+        Verb("edit", "update_endpoint", "6 --to https://audit.example.com/all"),
+        Verb(
+            "pause",
+            "update_endpoint",
+            "6",
+            gives={"enabled": False},
+            done="endpoint {id} is told nothing until it is resumed",
+            help="Keep for later what an endpoint is owed",
+        ),
+        Verb(
+            "resume",
+            "update_endpoint",
+            "6",
+            gives={"enabled": True},
+            done="endpoint {id} is told again",
+            help="Let an endpoint have what it is owed, and forget its failures",
+        ),
+        Verb("test", "test_endpoint", "6"),
+        Verb("rotate", "rotate_endpoint", "6"),
+        Verb("delete", "delete_endpoint", "6", done="endpoint {id} is deleted"),
+        Verb(
+            "deliveries",
+            "list_deliveries",
+            "6 --limit 20",
+            columns=("id", "event", "status", "attempts", "next_at", "last_error"),
+        ),
+        Verb("retry", "retry_delivery", "17"),
+    ),
+)
+
 gards = noun(
     "gards",
     "Execution contexts, each with one worker.",
@@ -143,4 +189,4 @@ workers = noun(
     ),
 )
 
-NOUNS = (agents, triggers, hooks, gards, keys, tools, workers)
+NOUNS = (agents, triggers, hooks, endpoints, gards, keys, tools, workers)

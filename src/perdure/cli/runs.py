@@ -341,14 +341,22 @@ async def retry(
 )
 @click.option("--message", help="What to say next; else the model goes on by itself.")
 @agent_option
-@store_option
 @json_option
 @command_body
+@place_options
 async def fork(
-    run_id: str, step: int, message: str | None, agent: str | None, store: str, as_json: bool
+    run_id: str,
+    step: int,
+    message: str | None,
+    agent: str | None,
+    store: str,
+    server: Access | None,
+    as_json: bool,
 ) -> int:
     """Go on from the middle of a run, as a new run in a session of its own."""
-
+    if server is not None:
+        async with served(server, Output(as_json)) as there:
+            return await there.follow(await there.run(run_id).fork(step, message))
     async with reading(store) as reader:
         meta = await meta_of(reader, await row_of(reader, run_id))
 

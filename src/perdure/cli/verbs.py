@@ -26,6 +26,8 @@ from perdure.core.errors import InvalidInput
 CELL_CHARS_MAX = 60
 VALUE_CHARS_MAX = 200
 MADE = 201
+FIELD = "field_"
+"""What the names of options of a request begin with, so that they meet no other option."""
 WORDS: Mapping[str, str] = {
     "agent_id": "The agent, by its name or number.",
     "archived": "Those that are archived.",
@@ -35,6 +37,7 @@ WORDS: Mapping[str, str] = {
     "conversation_key_path": "Where the session's key is in what is posted, as a.b.c.",
     "cron": "When: minute, hour, day, month, weekday, as '0 9 * * 1-5'.",
     "enabled": "Whether it does anything.",
+    "events": "What it is told of, may be given several times; without it of everything.",
     "expires_in_s": "How long it is good for, in seconds; without it for ever.",
     "force": "Go ahead although a run is in progress.",
     "gard_id": "The gard that a worker with it is bound to.",
@@ -57,8 +60,11 @@ WORDS: Mapping[str, str] = {
     "time_zone": "Where the clock of the cron expression hangs, as Europe/Berlin.",
     "title": "A title; an empty one takes it away.",
     "tools_config": "Which tools it may use, as a JSON object.",
+    "url": "Where it is told: an http or https URL of a public address.",
 }
-SECRETS = ("key", "token", "path", "claim_token")
+SPELT: Mapping[str, str] = {"agent_id": "agent", "url": "to"}
+"""Options that are not called as their field: `--url` is the server."""
+SECRETS = ("key", "token", "path", "claim_token", "signing_secret")
 """Fields of what was just made that are told only then."""
 
 EMPTY: tuple[Any, ...] = (None, "", [], (), {})
@@ -138,7 +144,7 @@ def _parameter(field: inspect.Field, is_change: bool) -> click.Parameter:
     if field.name == "name" and field.required:
         return click.Argument(["name"])
     kind, empties = _kind(field.type)
-    option = "agent" if field.name == "agent_id" else field.name
+    option = SPELT.get(field.name, field.name)
     spelt = f"--{option.replace('_', '-')}"
     more: dict[str, Any] = {"help": WORDS[field.name], "required": field.required, "default": None}
     if is_change and empties:
@@ -156,7 +162,7 @@ def _parameter(field: inspect.Field, is_change: bool) -> click.Parameter:
         more["type"] = click.IntRange(kind.ge)
     elif isinstance(kind, inspect.DictType):
         more["callback"], more["metavar"] = _json_object, "JSON"
-    return click.Option([spelt, field.name], **more)
+    return click.Option([spelt, f"{FIELD}{field.name}"], **more)
 
 
 def _kind(type_: inspect.Type) -> tuple[inspect.Type, bool]:
@@ -190,12 +196,17 @@ async def _carry_out(
         path["id"] = id_ = given.pop("id")
         if operation.tag == "agents":
             path["id"] = await agent_id(client, id_)
-    told = {name: value for name, value in given.items() if value is not None and value != ()}
-    if "agent_id" in told:
+    told = {
+        name.removeprefix(FIELD): value
+        for name, value in given.items()
+        if value is not None and value != ()
+    }
+    if told.get("agent_id"):
         told["agent_id"] = await agent_id(client, told["agent_id"])
     if verb.columns:
         items = [
-            item async for item in pages(client, operation.id, told.pop("limit", None), **told)
+            item
+            async for item in pages(client, operation.id, told.pop("limit", None), path, **told)
         ]
         await show_list(output, items, verb.columns, client)
         return
@@ -244,7 +255,13 @@ async def agent_id(client: Any, agent: str) -> int:
     return int(agent) if agent.isdecimal() else int((await client.agent(agent)).id)
 
 
-async def pages(client: Any, operation: str, limit: int | None, **asked: Any) -> Any:
+async def pages(
+    client: Any,
+    operation: str,
+    limit: int | None,
+    path: Mapping[str, int] | None = None,
+    **asked: Any,
+) -> Any:
     """Yield the items of a list, page by page, at most `limit`."""
     query: Any = BY_ID[operation].query
     if query is None:
@@ -254,7 +271,8 @@ async def pages(client: Any, operation: str, limit: int | None, **asked: Any) ->
     left, after = limit, ""
     while left is None or left > 0:
         part = PAGE_ITEMS_MAX if left is None else min(left, PAGE_ITEMS_MAX)
-        page = await client.call(operation, query=query(limit=part, after=after, **asked))
+        request = query(limit=part, after=after, **asked)
+        page = await client.call(operation, query=request, **(path or {}))
         for item in page.data:
             yield item
         if not page.next:
