@@ -136,12 +136,15 @@ def on_a_terminal(server: Hosted, agent: str, code: int) -> Iterator[Screen]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
-        screen = Screen(process)
-        screen.until("Ctrl-D leaves")
-        screen.until("> ")
-        yield screen
-        screen.until("go on with: perdure chat")
-        rest, _ = process.communicate(timeout=SECONDS_MAX)
+        try:
+            screen = Screen(process)
+            screen.until("Ctrl-D leaves")
+            screen.until("> ")
+            yield screen
+            screen.until("go on with: perdure chat")
+            rest, _ = process.communicate(timeout=SECONDS_MAX)
+        finally:
+            process.terminate()
     assert process.returncode == code, rest
     assert b"Traceback" not in rest
 

@@ -74,10 +74,12 @@ def test_a_model_without_its_key_is_told_at_the_start(project: Path) -> None:
     server = Terminal(project).start(
         "dev", "agent.py:order_desk", "--port", "0", PERDURE_MODEL="anthropic:claude-sonnet-5"
     )
-    assert server.stdout is not None
-    server.stdout.readline()
-    server.terminate()
-    _, said = server.communicate(timeout=SECONDS_MAX)
+    try:
+        assert server.stdout is not None
+        server.stdout.readline()
+    finally:
+        server.terminate()
+        _, said = server.communicate(timeout=SECONDS_MAX)
     assert "order-desk: set ANTHROPIC_API_KEY to ask anthropic:claude-sonnet-5" in said
 
 

@@ -110,16 +110,18 @@ async def test_a_worker_whose_key_is_revoked_ends_with_a_line(tmp_path: Path) ->
 
 def test_a_worker_that_is_refused_is_not_started_again(tmp_path: Path) -> None:
     server = Terminal(tmp_path).start("dev", "agents.py:helper", "--port", "0")
-    assert server.stdout is not None
-    assert server.stderr is not None
-    url, key = server.stdout.readline().split()[3], server.stdout.readline().split()[1]
-    while server.stderr.readline() != "connected\n":
-        assert server.poll() is None
-    Hosted(url).ok("keys", "create", "--scope", "admin", key=key)
-    Hosted(url).ok("keys", "revoke", "1", key=key)
-    said = [server.stderr.readline() for _ in range(2)]
-    server.terminate()
-    _, rest = server.communicate(timeout=SECONDS_MAX)
+    try:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        url, key = server.stdout.readline().split()[3], server.stdout.readline().split()[1]
+        while server.stderr.readline() != "connected\n":
+            assert server.poll() is None
+        Hosted(url).ok("keys", "create", "--scope", "admin", key=key)
+        Hosted(url).ok("keys", "revoke", "1", key=key)
+        said = [server.stderr.readline() for _ in range(2)]
+    finally:
+        server.terminate()
+        _, rest = server.communicate(timeout=SECONDS_MAX)
     assert said[0] == "perdure: the worker's key was revoked\n"
     assert said[1].startswith("the worker is not started again")
     assert (server.returncode, rest) == (0, "")
