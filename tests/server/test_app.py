@@ -14,7 +14,7 @@ KEYED = [operation for operation in OPERATIONS if operation.scope is not None]
 MISSING = 10**9
 
 CONFLICTING = {"retry_run", "reply_to_run", "resolve_call", "cancel_run", "release_session"}
-"""These are refused when the run, or its session, is where `furnished` has left it; see the tests of their own."""
+"""These are refused where `furnished` has left the run; see the tests of their own."""
 
 
 def by_name(operation: Operation) -> str:

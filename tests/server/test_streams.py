@@ -201,6 +201,19 @@ async def test_text_comes_as_it_is_written_and_before_what_follows() -> None:
         assert [frame["event"] for frame in told] == ["text", "llm_response", "run_completed"]
 
 
+def test_text_keeps_its_place_among_what_is_committed() -> None:
+    """What a reply said comes before its event, what the next one says after it."""
+    waiting = streams._Waiting("run")
+    waiting.committed = False
+    for run, piece in (("run", "I th"), ("run", "ink"), ("other", "no"), (None, "")):
+        waiting.tell(run, piece)
+    for run, piece in (("run", "in between"), (None, ""), ("run", "Next")):
+        waiting.tell(run, piece)
+    assert waiting.committed
+    assert (waiting.before(), waiting.text()) == ("I think", "Next")
+    assert (waiting.before(), waiting.text()) == ("", "")
+
+
 async def test_a_silent_stream_shows_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     """With comments, which no client takes for an event."""
     monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.001)

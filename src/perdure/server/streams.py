@@ -49,18 +49,25 @@ async def stream_events(desk: Desk, request: Request, http: HttpRequest) -> Stre
 
 
 class _Waiting:
-    """What waits to be told to one reader: that something was committed, and a piece of text."""
+    """What waits to be told to one reader, in order: text, that something was committed, text.
+
+    Text between two commits that nobody has taken yet is left out: its reply is among the events.
+    """
 
     def __init__(self, run: str) -> None:
         self.came = asyncio.Event()
         self.committed = True
         self._run = run
+        self._before = ""
         self._pieces: list[str] = []
         self._chars = 0
 
     def tell(self, run: str | None, piece: str) -> None:
         """Note a piece of text of a run, or that there are new events."""
         if run is None:
+            text = self.text()
+            if not self.committed:
+                self._before += text
             self.committed = True
         elif run == self._run and self._chars + len(piece) <= TEXT_CHARS_MAX:
             self._pieces.append(piece)
@@ -71,8 +78,13 @@ class _Waiting:
         """Say whether there is something to tell."""
         return self.committed or bool(self._pieces)
 
+    def before(self) -> str:
+        """Return the text that came before what was committed."""
+        text, self._before = self._before, ""
+        return text
+
     def text(self) -> str:
-        """Return the text that came since this was asked last."""
+        """Return the text that came since this was asked last, or something was committed."""
         text = "".join(self._pieces)
         self._pieces, self._chars = [], 0
         return text
@@ -84,7 +96,7 @@ async def _frames(desk: Desk, row: RunRow, after: int) -> AsyncIterator[bytes]:
     try:
         with desk.leaving.waking(waiting.came):
             while True:
-                if text := waiting.text():
+                if text := waiting.before() if waiting.committed else waiting.text():
                     yield b"event: text\ndata: %s\n\n" % _encode({"text": text})
                 if waiting.committed:
                     waiting.committed = False
@@ -95,6 +107,8 @@ async def _frames(desk: Desk, row: RunRow, after: int) -> AsyncIterator[bytes]:
                         return
                 if desk.leaving.begun:
                     return
+                if waiting.has_news():
+                    continue
                 with suppress(TimeoutError):
                     await asyncio.wait_for(waiting.came.wait(), KEEP_ALIVE_SECONDS)
                 waiting.came.clear()

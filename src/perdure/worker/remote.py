@@ -309,7 +309,7 @@ def _socket_url(url: str, key: str) -> str:
 
 def _refusal(agent: Agent, error: ApiError) -> WorkerRefused:
     hint = ""
-    if error.status in _FATAL:
+    if error.status == 403:
         hint = "; a key that may not define agents needs a worker with register=False"
     return WorkerRefused(
         f"the server refused the definition of agent {agent.name!r}: {error}{hint}",
