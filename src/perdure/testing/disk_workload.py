@@ -156,6 +156,10 @@ class Node:
             self._noted()
             self._submit()
 
+    def time(self) -> float:
+        """Stand still, so that a batch is told in one turn."""
+        return 0.0
+
     def _submit(self) -> None:
         group = next(self._groups, None)
         if group is None:
