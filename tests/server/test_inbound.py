@@ -70,7 +70,9 @@ def test_the_message(path: str | None, expected: str) -> None:
     [
         ("C042", "hook_7_C042"),
         ("slack:U 1/ü", "hook_7_slack:U 1/ü"),
-        (42, None),
+        (42, "hook_7_42"),
+        (True, None),
+        (4.5, None),
         ("", None),
         (None, None),
         ("x" * 150, "hook_7_" + "x" * 150),

@@ -217,6 +217,18 @@ async def test_who_fits(task: Task, gard: str | None, worker: dict[str, Any], fi
     assert bool(desk.needs()) != fits
 
 
+async def test_an_agent_of_a_worker_of_ours_is_nobody_elses() -> None:
+    """Its model may be a function, which another worker would ask a provider for."""
+    desk = Desk(is_native=lambda task: task.agent == "bot")
+    other = desk.peer("w1", "charge")
+    desk.start(model(), tool(), model("1.2.m1", agent="theirs"))
+    await settle()
+    assert other.ids == [task_id(model("1.2.m1", agent="theirs"))]
+    own = desk.peer("w2", "charge", **NATIVE)
+    await settle()
+    assert own.ids == [MODEL_ID, TOOL_ID]
+
+
 async def test_many_needs_are_looked_up_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only so many answers are kept."""
     monkeypatch.setattr(members, "NEEDS_INDEXED_MAX", 1)

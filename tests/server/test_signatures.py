@@ -103,6 +103,9 @@ def test_what_the_publishers_sign(
 ) -> None:
     """Their examples hold, and theirs only."""
     verify(scheme, secret, headers, body, at * 1000)
+    texts = [(name.decode().title(), value.decode()) for name, value in headers]
+    verify(scheme, secret, texts, body, at * 1000)
+    verify(scheme, secret, dict(texts), body, at * 1000)
     with pytest.raises(BadSignature, match="invalid_signature"):
         verify(scheme, secret, headers, body + b" ", at * 1000)
 

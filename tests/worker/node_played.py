@@ -201,7 +201,8 @@ def llm_task(task_id: str = "M1", **fields: Any) -> LlmTask:
     """Return a model call."""
     given: dict[str, Any] = {"messages": (UserMessage("hello"),), "run_id": 7, **fields}
     detail = Detail(session=SESSION, run="r1", call=f"1.1.{task_id}", agent="helper")
-    return LlmTask(task_id=task_id, model="m", system_prompt="Help.", perdure=detail, **given)
+    given.setdefault("model", "object:Speaker")
+    return LlmTask(task_id=task_id, system_prompt="Help.", perdure=detail, **given)
 
 
 async def until(is_so: Callable[[], bool]) -> None:

@@ -40,6 +40,19 @@ async def test_a_reply_is_reported_and_its_pieces_are_passed_on() -> None:
         await desk.nothing_more()
 
 
+async def test_code_is_asked_only_where_code_is_named() -> None:
+    """A server may have been told that the agent has another model by now: then that is asked."""
+    named = Speaker(ModelReply(content="I am named"))
+    code = Speaker(ModelReply(content="I am code"))
+    async with Desk(model=code, resolve=lambda name: named) as desk:
+        said = []
+        for model in ("object:Speaker", "object:Renamed", "openai:gpt-5"):
+            report = await desk.finish(desk.model_task(model=model))
+            said.append(report.reply.content)
+    assert said == ["I am code", "I am code", "I am named"]
+    assert [request.model for request in named.asked] == ["openai:gpt-5"]
+
+
 async def test_a_name_is_resolved_once() -> None:
     """With the name that the request has."""
     model, asked = Speaker(HELLO), []

@@ -108,7 +108,7 @@ async def test_a_model_and_a_tool_are_called() -> None:
         }  # fmt: skip
         (asked,) = model.asked
         assert (asked.model, asked.instructions, asked.messages) == (
-            "m", "Help.", (UserMessage("hello"),),
+            "object:Speaker", "Help.", (UserMessage("hello"),),
         )  # fmt: skip
         await peer.tell(tool_task())
         assert await peer.result() == DONE

@@ -50,6 +50,11 @@ class Catalogued:
         """Return the entry of an agent, as of the last refresh."""
         return self._entries.get((tenant, agent))
 
+    def is_native(self, tenant: str, agent: str) -> bool:
+        """Say whether an agent was defined by a worker of ours, which serves it by name."""
+        entry = self.entry(tenant, agent)
+        return entry is not None and OWN_CONFIG in entry.model_config
+
     def offered(self, tenant: str, agent: str, gard: int | None) -> Sequence[ToolSpec]:
         """Return the tools that a run in this gard, or in none, is offered.
 
@@ -58,7 +63,7 @@ class Catalogued:
         definition, entry = self.of(tenant, agent), self.entry(tenant, agent)
         if definition is None or entry is None:
             return ()
-        if OWN_CONFIG in entry.model_config:
+        if self.is_native(tenant, agent):
             return definition.spec.tools
         tools = self._tools.get(tenant, ())
         elsewhere = {tool.name for tool in tools} - {t.name for t in tools if t.gard == gard}

@@ -10,11 +10,13 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from perdure.api import shapes
 from perdure.api.errors import Rejected
 from perdure.api.projection import RunFacts, SessionFacts, run_object
+from perdure.api.shapes import timestamp
 from perdure.api.timeline import ModelUse
 from perdure.api.transcript import (
     BYTES_PER_TOKEN,
@@ -468,7 +470,12 @@ class Desk:
             self._keep(row, shown)
             return shown
         waits = [
-            shapes.Wait(what="worker", call=one.call, needs=one.needs)
+            shapes.Wait(
+                what="worker",
+                call=one.call,
+                needs=one.needs,
+                due_at=UNSET if one.until_ms is None else timestamp(one.until_ms),
+            )
             for one in self.pool.waiting_for(joined.session)
         ]
         if joined.status in GOING_ON and (why := await self.runs.set_aside(joined.session)):

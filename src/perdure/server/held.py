@@ -34,7 +34,8 @@ DEADLINE_SLACK_MS = 5_000
 class Held:
     """A task from its start to its report. It has an owner, or waits for one.
 
-    `expects` is the id of the worker that had it when its connection ended, and may come back.
+    `expects` is the id of the worker that had it when its connection ended, and may come back until
+    `until_ms`.
 
     A `once` call is `unasked`, then `asked` while its beginning is made durable, then `granted`.
     `released` once its worker may act: before that, nothing can have happened.
@@ -55,6 +56,7 @@ class Held:
         "since_ms",
         "task",
         "timing",
+        "until_ms",
         "wants",
         "whole",
     )
@@ -74,6 +76,7 @@ class Held:
         self.timing: Queue | None = None
         self.owner: Member | None = None
         self.expects: str | None = None
+        self.until_ms: int | None = None
         self.begin: Literal["unasked", "asked", "granted"] = "unasked"
         self.wants = False
         self.sent = self.released = self.whole = False

@@ -8,6 +8,7 @@ delivery that comes a thousand times is one run.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -52,7 +53,7 @@ def receive(
 
     Raises `BadSignature`, and `InvalidInput` for a body that is no JSON object.
     """
-    headers = list(headers)
+    headers = headers if isinstance(headers, Mapping) else list(headers)
     verify(scheme, secret, headers, body, now_ms)
     payload = _decode(body)
     if scheme == "slack" and payload.get("type") == "url_verification":
@@ -91,11 +92,15 @@ def message(payload: Any, path: str | None) -> str:
 
 
 def conversation_key(hook: int, payload: Any, path: str | None) -> str | None:
-    """Return the session that the text at `path` stands for: `hook_<id>_<text>`; None if none.
+    """Return the session that the text or number at `path` stands for: `hook_<id>_<text>`.
+
+    None if there is none.
 
     A text that cannot be part of a session key is represented by its digest.
     """
     value = find(payload, path) if path else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     if not isinstance(value, str) or not value:
         return None
     if len(value) > CONVERSATION_CHARS_MAX or not value.isprintable():

@@ -34,13 +34,18 @@ class Connection(Protocol):
 
 
 class Need(NamedTuple):
-    """What a worker has to have for a task. Without `tool`, the capability `llm`."""
+    """What a worker has to have for a task. Without `tool`, the capability `llm`.
+
+    With `native` it has to serve the agent by name: its model may be code, and its tools are its
+    own, which another worker may have by chance.
+    """
 
     tenant: str
     gard: str | None
     agent: str
     tool: str | None
     probe: bool
+    native: bool
 
     def __str__(self) -> str:
         what = "llm" if self.tool is None else f"the tool {self.tool!r}"
@@ -48,11 +53,11 @@ class Need(NamedTuple):
         return f"a worker with {what} for agent {self.agent!r}{where}"
 
 
-def need_of(task: Task, gard: str | None) -> Need:
+def need_of(task: Task, gard: str | None, native: bool) -> Need:
     """Return what a worker has to have for `task`."""
     if isinstance(task, ModelTask):
-        return Need(task.session.tenant, gard, task.agent, None, False)
-    return Need(task.session.tenant, gard, task.agent, task.tool, task.probing)
+        return Need(task.session.tenant, gard, task.agent, None, False, native)
+    return Need(task.session.tenant, gard, task.agent, task.tool, task.probing, native)
 
 
 class Member:
@@ -99,7 +104,7 @@ class Member:
         if need.tenant != self.tenant or need.gard != self.registration.gard:
             return False
         tools = self._agents.get(need.agent) if self.native else self._tools
-        if tools is None or (need.probe and not self.native):
+        if tools is None or ((need.probe or need.native) and not self.native):
             return False
         return "llm" in self.registration.capabilities if need.tool is None else need.tool in tools
 

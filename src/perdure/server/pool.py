@@ -50,13 +50,15 @@ WorkerSays = Result | t.Drain | t.Text | t.Progress | t.Begin | t.Credit | t.Hol
 class Waiting(msgspec.Struct, frozen=True):
     """A call for which no worker has room; `needs` says in words who could take it.
 
-    `fitting` is how many such workers are connected: with none, one has to be started.
+    `fitting` is how many such workers are connected: with none, one has to be started. With
+    `until_ms` it is one worker that is expected to come back until then.
     """
 
     call: str
     needs: str
     since_ms: int
     fitting: int
+    until_ms: int | None = None
 
 
 def _by_name(task: Task) -> tuple[str, str]:
@@ -66,7 +68,8 @@ def _by_name(task: Task) -> tuple[str, str]:
 class Pool:
     """The workers that are connected to this node, as one `perdure.ports.workers.Worker`.
 
-    `gard_of` returns the gard that a task is bound to, `numbers` the ids of its agent and run;
+    `gard_of` returns the gard that a task is bound to, `is_native` whether its agent is one that
+    only workers which serve it by name may have, `numbers` the ids of its agent and run;
     `offers` returns the tools that a model call is offered.
     `on_progress` is told what a task says of itself while it runs.
     """
@@ -77,6 +80,7 @@ class Pool:
         telemetry: Telemetry,
         *,
         gard_of: Callable[[Task], str | None] = lambda task: None,
+        is_native: Callable[[Task], bool] = lambda task: False,
         numbers: Numbers = _by_name,
         offers: Offers = lambda task: task.request.tools,
         model_timeout_ms: int = MODEL_TIMEOUT_MS,
@@ -87,6 +91,7 @@ class Pool:
         self._clock = clock
         self._telemetry = telemetry
         self._gard_of = gard_of
+        self._is_native = is_native
         self._numbers = numbers
         self._offers = offers
         self._model_timeout_ms = model_timeout_ms
@@ -210,16 +215,21 @@ class Pool:
 
     def waiting_for(self, session: SessionId) -> tuple[Waiting, ...]:
         """Return the calls of a session that wait for a worker, oldest first."""
-        return tuple(
+        waiting = [
             Waiting(held.task.call, str(held.need), held.since_ms, self._roster.fitting(held.need))
-            for held in (*self._backlog.of(session), *self._expected.of(session))
-        )
+            for held in self._backlog.of(session)
+        ]
+        for held in self._expected.of(session):
+            who = "the worker" if held.expects is None else f"worker {held.expects!r}"
+            needs = f"{who} that has it, to come back"
+            waiting.append(Waiting(held.task.call, needs, held.since_ms, 0, held.until_ms))
+        return tuple(waiting)
 
     # ------------------------------------------------------------------------------ coming back
 
     def _hold(self, task: Task, on_report: OnReport, on_text: OnText) -> Held:
         self._started += 1
-        need = need_of(task, self._gard_of(task))
+        need = need_of(task, self._gard_of(task), self._is_native(task))
         held = Held(task, need, self._started, self._clock.now_ms(), on_report, on_text)
         before = self._held.get(held.id)
         if before is not None:
@@ -278,6 +288,7 @@ class Pool:
         self._expected.add(held)
         has_begun = held.is_once and held.begin == "granted"
         wait_ms = self._return_once_ms if has_begun else self._return_ms
+        held.until_ms = self._clock.now_ms() + wait_ms
         held.limit(self._deadlines.queue(wait_ms), lambda: self._give_up(held))
 
     def _give_up(self, held: Held) -> None:

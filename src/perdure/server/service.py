@@ -70,7 +70,12 @@ class Service:
         self.limits: Callable[[str], TenantLimits] = lambda tenant: limits
         self.agents = Catalogued(catalog)
         self.pool = Pool(
-            clock, telemetry, gard_of=_gard_of, numbers=self._numbers, offers=self._offers
+            clock,
+            telemetry,
+            gard_of=_gard_of,
+            is_native=lambda task: self.agents.is_native(task.session.tenant, task.session.agent),
+            numbers=self._numbers,
+            offers=self._offers,
         )
         self.node = Node(store, [self.pool], self.agents, clock, telemetry, settings=settings)
         self.requests = RequestLimit(self.limits)

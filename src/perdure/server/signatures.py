@@ -31,7 +31,8 @@ from perdure.core.errors import InvalidInput, PerdureError
 
 Scheme = Literal["none", "github", "stripe", "slack", "standard"]
 Reason = Literal["missing_signature", "invalid_signature", "stale_timestamp"]
-Headers = Iterable[tuple[bytes, bytes]]
+Text = bytes | str
+Headers = Mapping[str, str] | Iterable[tuple[Text, Text]]
 
 TOLERANCE_SECONDS: Final = 300
 SIGNATURES_MAX: Final = 16
@@ -63,7 +64,8 @@ def check_secret(scheme: str, secret: str | None) -> Scheme:
 def verify(scheme: Scheme, secret: str, headers: Headers, body: bytes, now_ms: int) -> None:
     """Check that a webhook comes from who knows the secret; raises `BadSignature` if not.
 
-    `headers` are as they came, as pairs; `body` is the raw body; `now_ms` is since 1970.
+    `headers` are a mapping or, as they came, pairs of bytes or text; `body` is the raw body;
+    `now_ms` is since 1970.
     """
     if scheme == "none":
         return
@@ -136,10 +138,12 @@ def new_secret(chance: bytes) -> str:
 class _Headers:
     """Headers by name, which know how often each came."""
 
-    def __init__(self, pairs: Headers) -> None:
+    def __init__(self, headers: Headers) -> None:
         self._values: dict[bytes, list[bytes]] = {}
+        pairs: Iterable[tuple[Text, Text]]
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
         for name, value in pairs:
-            self._values.setdefault(name.lower(), []).append(value)
+            self._values.setdefault(_bytes(name).lower(), []).append(_bytes(value))
 
     def get(self, name: bytes) -> bytes | None:
         """Return a header that came exactly once."""
@@ -153,6 +157,10 @@ class _Headers:
         if (value := self.get(name)) is None:
             raise BadSignature("invalid_signature")
         return value
+
+
+def _bytes(text: Text) -> bytes:
+    return text.encode(errors="surrogateescape") if isinstance(text, str) else text
 
 
 def _key(scheme: Scheme, secret: str) -> bytes:

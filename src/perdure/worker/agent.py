@@ -120,18 +120,26 @@ def _tools(given: Any, where: str) -> tuple[Tool[..., Any], ...]:
     return tuple(made.values())
 
 
+_CODE = ("function:", "object:")
+
+
 def _model_name(model: Any, where: str) -> str:
     """Return how the specification names a model; code is named by where it was written."""
     if isinstance(model, str) and model and not any(map(str.isspace, model)):
         return model
     if inspect.isroutine(model):
-        return f"function:{model.__qualname__}"
+        return f"{_CODE[0]}{model.__qualname__}"
     if not isinstance(model, type) and callable(getattr(model, "reply", None)):
-        return f"object:{type(model).__qualname__}"
+        return f"{_CODE[1]}{type(model).__qualname__}"
     raise InvalidInput(
         f"{where}: model is a name as in 'anthropic:claude-sonnet-5', an object with an async "
         f"`reply`, or a function of a request, not {model!r}"
     )
+
+
+def is_code(model: str) -> bool:
+    """Say whether a model's name in a specification stands for code of its worker."""
+    return model.startswith(_CODE)
 
 
 def _spec(fields: dict[str, Any], where: str) -> AgentSpec:

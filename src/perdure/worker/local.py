@@ -16,7 +16,7 @@ from perdure.ports.deadlines import Deadlines
 from perdure.ports.models import Model
 from perdure.ports.workers import ModelTask, OnReport, OnText, Task, ToolTask
 from perdure.worker import model_calls
-from perdure.worker.agent import Agent
+from perdure.worker.agent import Agent, is_code
 from perdure.worker.model_calls import FunctionModel
 from perdure.worker.outcome import Lost, describe
 from perdure.worker.processes import Processes
@@ -175,8 +175,11 @@ class LocalWorker:
         )
 
     def _model(self, agent: Agent, name: str) -> Model:
-        """Return an agent's model: code as it is now, a name as the request has it."""
-        if not isinstance(agent.model, str):
+        """Return an agent's model: code as it is now, a name as the request has it.
+
+        An agent whose model is code has another one where its server was told so.
+        """
+        if not isinstance(agent.model, str) and is_code(name):
             return self._code[agent.name]
         if name not in self._named:
             self._named[name] = self._resolve(name)
