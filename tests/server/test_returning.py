@@ -18,6 +18,7 @@ from perdure.wire.tasks import LlmTask
 from tests.server.peers import Peer
 from tests.server.test_pool import MODEL_ID, ONCE, TOOL_ID, Desk, model, settle, tool
 from tests.server.test_pool_in_node import DONE, Service, answer, model_only, result, spec
+from tests.worker.test_holding import World
 
 NATIVE = tuple(FEATURES - {"credit", "message_cache"})
 DONE_REPORT = c.ReportToolResult(call="1.1.t0", attempt=1, ok=True, content="done")
@@ -112,13 +113,16 @@ async def test_who_comes_back_goes_on_and_nobody_else_is_asked(task: Task) -> No
 
 
 async def test_a_result_may_be_what_comes_back() -> None:
-    """The call ended while there was no connection."""
+    """The call ended while there was no connection: the worker names it, then brings its result."""
     desk = Desk()
     peer = await begun(desk)
     peer.lose()
+    worker = World()
+    worker.take(*peer.tasks)
+    worker.end(0)
     again = await native(desk)
-    again.ok(TOOL_ID)
-    again.holds()
+    worker.holding.connected()
+    again.say(*worker.holding.to_say(again.side))
     assert desk.reports == [DONE_REPORT]
 
 

@@ -152,13 +152,46 @@ def test_who_comes_back_says_what_it_is_at() -> None:
     assert t.Begin("T2") in world.said(deaf=True)
     world.holding.disconnected()
     world.holding.connected()
-    assert world.said(deaf=True)[:2] == [t.Holds(("M1", "T2")), t.Begin("T2")]
+    assert world.said(deaf=True)[:2] == [t.Holds(("M1", "T2", "T1")), t.Begin("T2")]
     world.holding.proceed("T2")
     world.holding.proceed("T2")
     assert world.executor.proceeded == [task]
     world.holding.connected()
     assert t.Begin("T2") not in world.said()
     assert world.executor.cancelled == []
+
+
+def test_a_result_that_a_killed_server_may_not_have_recorded_comes_again() -> None:
+    """Only of a `once` call, which nobody asks for again, and only when it was just now."""
+    world = World()
+    world.take(tool_task("T1", call="1.1.t1", effect="once"), tool_task("T2", call="1.1.t2"))
+    world.end(0)
+    world.end(1)
+    world.said()
+    assert world.holding.is_empty()
+    for wait_ms in (0, h.RECORDED_MS - 1):
+        world.clock.advance(wait_ms)
+        world.holding.connected()
+        said = world.said()
+        assert said[0] == t.Holds(("T1",))
+        assert [fact.task_id for fact in said if isinstance(fact, Result)] == ["T1"]
+    world.clock.advance(1)
+    world.holding.connected()
+    assert [fact for fact in world.said() if isinstance(fact, Result)] == []
+
+
+def test_what_a_server_stops_too_late_is_remembered() -> None:
+    """It was handed on while its worker was away; who asks the worker again learns how it went."""
+    world = World()
+    world.take(tool_task(effect="once"))
+    world.end(0)
+    world.holding.connected()
+    world.said(deaf=True)
+    world.holding.cancel("T1")
+    assert world.holding.is_empty()
+    world.take(tool_task(effect="once", attempt=2))
+    assert len(world.executor.started) == 1
+    assert [fact.task_id for fact in world.said() if isinstance(fact, Result)] == ["T1"]
 
 
 def test_text_that_nobody_takes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

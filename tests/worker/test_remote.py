@@ -372,7 +372,7 @@ async def test_a_result_is_brought_before_the_end() -> None:
         work.may_end.set()
         running.worker.stop()
         again = await node.joined()
-        assert await again.gone() == [t.Drain(), t.Holds(()), DONE, Left("worker:lobby")]
+        assert await again.gone() == [t.Drain(), t.Holds(("T1",)), DONE, Left("worker:lobby")]
         await running.ended()
 
 

@@ -58,7 +58,7 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
 
 
 class Holds(msgspec.Struct, frozen=True, gc=False):
-    """All the tasks that the worker is at already, now that it has joined: it comes back with them.
+    """All the tasks that the worker is at already, or has results of to bring, now that it joined.
 
     Said before any other word of them. What it does not name here, it has not.
     """

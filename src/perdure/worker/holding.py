@@ -26,6 +26,8 @@ from perdure.wire.worker import WorkerSide
 
 REMEMBERED_RESULTS_MAX = 1_000
 REMEMBERED_BYTES_MAX = 16 * 1024 * 1024
+RECORDED_MS = 60_000
+"""How long after it acknowledged a result a server may be killed without having recorded it."""
 TEXT_CHARS_MAX = 128 * 1024
 """How much text of one reply waits to be told; what is more is left out: the reply has it all.
 
@@ -43,8 +45,8 @@ class Held:
     """A call that a server gave us: under way as long as it has no result."""
 
     __slots__ = (
-        "asked", "attempt", "beats", "heard", "identity", "probe", "proceeded", "result",
-        "size_bytes", "task", "task_id",
+        "acknowledged_ms", "asked", "attempt", "beats", "heard", "identity", "once", "probe",
+        "proceeded", "result", "size_bytes", "task", "task_id",
     )  # fmt: skip
 
     def __init__(self, identity: _Identity, task_id: str, attempt: int, task: Task | None) -> None:
@@ -59,6 +61,9 @@ class Held:
         self.probe: Held | None = None
         self.result: Result | None = None
         self.size_bytes = 0
+        self.once = isinstance(task, ToolTask) and task.effect == "once" and not task.probing
+        self.acknowledged_ms: int | None = None
+        """When a server said first that it has the result."""
 
 
 class Holding:
@@ -136,9 +141,11 @@ class Holding:
             self._executor.proceed(held.task)
 
     def cancel(self, task_id: str) -> None:
-        """Stop a call; nothing is said of it any more."""
+        """Stop a call; nothing is said of it any more. One that has ended is still remembered."""
         held = self._by_task_id.get(task_id)
-        if held is not None:
+        if held is not None and held.result is not None:
+            self.acknowledged((task_id,))
+        elif held is not None:
             self._stop(held)
 
     def acknowledged(self, task_ids: tuple[str, ...]) -> None:
@@ -148,6 +155,8 @@ class Holding:
             if held is None or held.identity not in self._unacknowledged:
                 continue
             self._drop_result(held)
+            if held.acknowledged_ms is None:
+                held.acknowledged_ms = self._clock.monotonic_ms()
             if _is_lost(held) or not _may_be_asked_again(held):
                 self._forget(held)
             else:
@@ -156,8 +165,16 @@ class Holding:
             self._wake()
 
     def connected(self) -> None:
-        """Say what is under way, and everything again that no server has acknowledged."""
+        """Say what is under way, and everything again that no server may have recorded.
+
+        A server that was killed may have had the result of a `once` call, and not its log: nobody
+        asks for such a call again, so its result is brought again that was acknowledged just now.
+        """
         self._granted = 0
+        since_ms = self._clock.monotonic_ms() - RECORDED_MS
+        for held in tuple(self._remembered.values()):
+            if held.once and (held.acknowledged_ms or 0) > since_ms and held.result is not None:
+                self._deliver(held, held.result)
         self._returning = True
         self._unsaid = dict(self._unacknowledged)
         self._begins = [held for held in self._under_way() if held.asked and not held.proceeded]
@@ -188,13 +205,14 @@ class Holding:
     def to_say(self, side: WorkerSide) -> list[str]:
         """Return the frames that say what there is to say now, in the order to send them.
 
-        What is under way goes first, and results before credit: a server gives out nothing anew
-        that is being done, or that they settle.
+        What the worker has goes first, with what it has results of, and these before credit: a
+        server takes nothing for lost that they settle, and gives out nothing anew.
         """
         said: list[str] = []
         if self._returning:
             self._returning = False
-            said += side.holds(tuple(held.task_id for held in self._under_way()))
+            here = [*self._under_way(), *self._unacknowledged.values()]
+            said += side.holds(tuple(held.task_id for held in here))
         begins, self._begins = self._begins, []
         said += (side.begin(held.task_id) for held in begins if held.result is None)
         said += self._text_due(side)
