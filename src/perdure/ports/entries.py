@@ -244,7 +244,7 @@ class Gard(Entry, frozen=True, kw_only=True):
     """A place that tools and model calls are bound to, held by one live worker at a time.
 
     Its claim token is shown once and kept as `claim_digest`. While it is `ready`, `worker_id` holds
-    it over a socket of `node`. A destroyed gard is archived.
+    it over the socket that `node` names. A destroyed gard is archived.
     """
 
     kind: ClassVar[str] = "gard"

@@ -32,9 +32,13 @@ def claim_digest(token: str) -> str:
 
 
 async def claim(
-    catalog: TenantCatalog, gard: str, token: str | None, worker_id: str, node: str
+    catalog: TenantCatalog, gard: str, token: str | None, worker_id: str, place: str
 ) -> Gard:
-    """Hold a gard for a worker. Raises `NotClaimed`; of several that try at once, one gets it."""
+    """Hold a gard for a worker. Raises `NotClaimed`; of several that try at once, one gets it.
+
+    `place` is like no other claim's. A worker that comes back takes over what it held before, and
+    `free` does nothing when its old connection ends at last.
+    """
     if not (gard.isascii() and gard.isdigit() and len(gard) < 19):
         raise NotClaimed("not_found")
 
@@ -46,7 +50,7 @@ async def claim(
             raise NotClaimed("already_claimed")
         if token is None or not same:
             raise NotClaimed("invalid_claim_token")
-        return replace(found, status="ready", worker_id=worker_id, node=node)
+        return replace(found, status="ready", worker_id=worker_id, node=place)
 
     claimed = await catalog.change(Gard, int(gard), held)
     if claimed is None:
@@ -54,14 +58,13 @@ async def claim(
     return claimed
 
 
-async def free(catalog: TenantCatalog, gard: int, worker_id: str, node: str) -> None:
-    """Let go of a gard that a worker held over this node; of one that it lost since, nothing."""
+async def free(catalog: TenantCatalog, claimed: Gard) -> None:
+    """Let go of a gard as it was claimed; of one that was claimed anew since, nothing."""
 
     def freed(found: Gard) -> Gard:
-        mine = (found.worker_id, found.node, found.status) == (worker_id, node, "ready")
-        return replace(found, status="disconnected", worker_id=None, node=None) if mine else found
+        return _freed(found) if found.node == claimed.node else found
 
-    await catalog.change(Gard, gard, freed)
+    await catalog.change(Gard, claimed.id, freed)
 
 
 async def free_all(catalog: Catalog) -> None:

@@ -189,7 +189,7 @@ class _Worker(_Peer):
                     registration.gard,
                     registration.claim_token,
                     registration.worker_id,
-                    self.service.node.owner,
+                    f"{self.service.node.owner}/{self.service.clock.fresh_id()}",
                 )
             except NotClaimed as refused:
                 self.say(self.wire.refuse_join(joins, refused.reason, "gard_claim_failed"))
@@ -230,11 +230,8 @@ class _Worker(_Peer):
         gard, self._gard = self._gard, None
         if member is not None:
             farewell(member)
-        if gard is not None and gard.worker_id is not None:
-            node = self.service.node.owner
-            self._freeing = asyncio.ensure_future(
-                free(self._desk.catalog, gard.id, gard.worker_id, node)
-            )
+        if gard is not None:
+            self._freeing = asyncio.ensure_future(free(self._desk.catalog, gard))
 
 
 class _Client(_Peer):
