@@ -256,6 +256,32 @@ async def test_a_foreign_worker_brings_nothing() -> None:
     assert len(desk.needs()) == 2
 
 
+@pytest.mark.parametrize("brings", [True, False], ids=["results", "claims"])
+@pytest.mark.parametrize("elsewhere", [{"tenant": "other"}, {"gard": "7"}])
+async def test_a_foreign_worker_takes_nothing_away(
+    elsewhere: dict[str, Any], brings: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by naming what others are at, nor by naming more than is kept."""
+    monkeypatch.setattr(returning, "TASKS_MAX", 10)
+    monkeypatch.setattr(returning, "RESULTS_MAX", 10)
+    desk = Desk()
+    peer = await native(desk)
+    stranger = await native(desk, "w1" if "tenant" in elsewhere else "w2", **elsewhere)
+    peer.holds(TOOL_ID)
+    if brings:
+        peer.ok(TOOL_ID)
+    stranger.holds(TOOL_ID, *(f"T{number}" for number in range(20)))
+    for number in range(20 if brings else 0):
+        stranger.ok(f"T{number}")
+    assert desk.pool.resume(ONCE, lambda _, report: desk.reports.append(report), print)
+    await settle()
+    if not brings:
+        desk.clock.advance(RETURN_ONCE_MS)
+        assert desk.reports == []
+        peer.ok(TOOL_ID)
+    assert desk.reports == [DONE_REPORT]
+
+
 async def test_a_pool_that_has_loaded_everything_knows_what_it_does_not_owe() -> None:
     """Then what nobody owes is stopped, and its result dropped."""
     desk = Desk()
