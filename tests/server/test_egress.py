@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -342,6 +344,21 @@ async def test_what_comes_of_an_answer(said: bytes | None, expected: int | str) 
         else:
             with pytest.raises(EgressFailed, match=expected):
                 await egress.post("http://public.example/", {}, b"{}")
+
+
+async def test_names_that_nobody_answers_for_hold_up_nothing_else() -> None:
+    """A look-up takes none of the loop's own few threads, and waits for none."""
+    never = threading.Event()
+    loop, few = asyncio.get_running_loop(), ThreadPoolExecutor(1)
+    loop.set_default_executor(few)
+    try:
+        busy = loop.run_in_executor(None, never.wait)
+        async with asyncio.timeout(5):
+            with pytest.raises(EgressDenied):
+                await Egress().resolve("http://localhost/")
+    finally:
+        never.set()
+    await busy
 
 
 async def test_a_name_without_an_address_has_failed() -> None:

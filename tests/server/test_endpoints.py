@@ -171,3 +171,19 @@ async def test_where_webhooks_may_go_is_the_operators_to_say(
         answer = await h.ask("POST", "/endpoints", {"name": "ci", "url": url})
         assert answer.status_code == (422 if said else 201)
         assert said in answer.text
+
+
+async def test_an_endpoint_that_is_made_while_the_last_one_is_deleted_is_told() -> None:
+    """Whoever has just seen that there is none does not overlook it."""
+    async with house() as h:
+        webhooks, real = h.service.webhooks, h.catalog.list
+
+        async def slow(*args: Any, **query: Any) -> Any:
+            found = await real(*args, **query)
+            h.catalog.list = real  # type: ignore[method-assign]
+            await h.make("/endpoints", {"name": "ci", "url": "https://ci.example/hook"})
+            return found
+
+        h.catalog.list = slow  # type: ignore[method-assign]
+        await webhooks.load("acme")
+        assert webhooks.listens("acme")

@@ -20,6 +20,7 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -39,6 +40,8 @@ HEAD_BYTES_MAX: Final = 16 * 1024
 INTERIM_ANSWERS_MAX: Final = 4
 PORT_MAX: Final = 65_535
 PORTS_NAMED_MAX: Final = 10
+LOOKUPS_MAX: Final = 100
+"""So many names are looked up at a time, in threads that nothing else waits for."""
 
 _DENIED_V4: Final = [
     IPv4Network(network)
@@ -288,8 +291,8 @@ def _address(text: str) -> Address | None:
 
 
 async def _resolve(host: str, port: int) -> list[str]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_lookups(), look_up)
     return [str(address[0]) for *_, address in found]
 
 
@@ -299,6 +302,12 @@ async def _connect(to: Connect) -> Streams:
     return await asyncio.open_connection(
         to.address, to.port, ssl=context, server_hostname=to.tls_name, limit=HEAD_BYTES_MAX
     )
+
+
+@functools.cache
+def _lookups() -> ThreadPoolExecutor:
+    """Whose name servers do not answer holds up no other work: the loop's own threads are few."""
+    return ThreadPoolExecutor(LOOKUPS_MAX, "perdure-lookup")
 
 
 @functools.cache

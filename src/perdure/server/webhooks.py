@@ -31,10 +31,14 @@ class Webhooks:
 
     async def load(self, tenant: str) -> None:
         """Look whether a tenant has endpoints: at the start, and when one was deleted."""
-        if await self._catalog.list(tenant, Endpoint, limit=1):
-            self._listening.add(tenant)
-        else:
+        if not await self._has_endpoint(tenant):
             self._listening.discard(tenant)
+        # One that was made meanwhile may have been missed before, and is seen now.
+        if await self._has_endpoint(tenant):
+            self._listening.add(tenant)
+
+    async def _has_endpoint(self, tenant: str) -> bool:
+        return bool(await self._catalog.list(tenant, Endpoint, limit=1))
 
     def listens(self, tenant: str) -> bool:
         """Say whether a tenant's runs are to be told."""
