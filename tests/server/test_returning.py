@@ -149,6 +149,31 @@ async def test_a_worker_whose_old_connection_still_seems_to_live_comes_back_too(
     assert desk.reports == [DONE_REPORT]
 
 
+async def test_two_processes_of_one_name_put_nothing_in_doubt() -> None:
+    """The second takes the place of the first, which lives, and brings what it was at."""
+    desk = Desk()
+    first = await begun(desk)
+    second = await native(desk)
+    second.holds()
+    assert (first.closed, desk.reports) == (1012, [])
+    again = await native(desk)
+    again.holds(TOOL_ID)
+    again.ok(TOOL_ID)
+    assert (second.closed, desk.reports) == (1012, [DONE_REPORT])
+
+
+async def test_what_was_cancelled_meanwhile_is_stopped() -> None:
+    """Also soon after a start, when not every task is known yet."""
+    desk = Desk()
+    peer = await begun(desk)
+    peer.lose()
+    desk.pool.cancel(ONCE)
+    again = await native(desk)
+    again.holds(TOOL_ID, MODEL_ID)
+    await settle()
+    assert again.heard == [t.Cancel(TOOL_ID)]
+
+
 async def test_a_worker_that_leaves_does_not_come_back() -> None:
     """It says so: its calls are lost at once."""
     desk = Desk()

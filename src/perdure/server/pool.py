@@ -153,6 +153,8 @@ class Pool:
         """Stop a task: its worker is told if it wants to know; nothing is reported any more."""
         held = self._held.get(h.task_id(task))
         if held is not None and held.task is task:
+            if held.owner is None:
+                self._returning.stop(held.id)
             self._stop(held)
 
     async def close(self) -> None:
@@ -182,7 +184,7 @@ class Pool:
         replaced = self._roster.add(member)
         self._serve(member)
         if replaced is not None:
-            self._lose(replaced)
+            self._lose(replaced, replaced=True)
             replaced.connection.close(CLOSE_TRY_AGAIN)
         return member
 
@@ -231,6 +233,7 @@ class Pool:
         self._started += 1
         need = need_of(task, self._gard_of(task), self._is_native(task))
         held = Held(task, need, self._started, self._clock.now_ms(), on_report, on_text)
+        self._returning.ends(held.id)
         before = self._held.get(held.id)
         if before is not None:
             self._stop(before)
@@ -268,7 +271,7 @@ class Pool:
         """Give a worker back what it is at; what else it had, it has not any more."""
         for task_id in holds.task_ids:
             held = self._held.get(task_id)
-            if held is None and self._may_be_loaded_yet():
+            if held is None and self._may_be_loaded_yet() and not self._returning.ends(task_id):
                 self._returning.is_at(task_id, member)
             elif held is not None and held.owner is None and member.fits(held.need):
                 self._adopt(held, member)
@@ -440,10 +443,12 @@ class Pool:
         stopped = held.owner is not None and held.owner.tell(t.Cancel(held.id))
         self._end(held, h.too_late(held.task, limit_ms, stopped))
 
-    def _lose(self, member: Member, *, for_good: bool = False) -> None:
+    def _lose(self, member: Member, *, for_good: bool = False, replaced: bool = False) -> None:
         """Hand on what a worker had that is gone, unless it may come back with it.
 
-        What it cannot have acted on is given to another, the rest reported lost.
+        What it cannot have acted on is given to another, the rest reported lost. One that was
+        `replaced` while it was connected may be another process of the same name, which lives and
+        goes on: that the new one has nothing of it says nothing.
         """
         for_good = for_good or "holds" not in member.features
         if member.gone:
@@ -461,7 +466,7 @@ class Pool:
             elif for_good:
                 self._settle(held, h.lost(held.task, member.id))
             else:
-                self._expect(held, member.id)
+                self._expect(held, None if replaced else member.id)
 
     def _holds(self, held: Held) -> bool:
         return self._held.get(held.id) is held

@@ -30,6 +30,17 @@ class Returning:
     def __init__(self) -> None:
         self._workers = _Shelves[tuple[Member, bool]](TASKS_MAX)
         self._results = _Shelves[tuple[Member, Result]](RESULT_BYTES_MAX)
+        self._stopped: dict[str, None] = {}
+
+    def stop(self, task_id: str) -> None:
+        """Note that a task was stopped while nobody had it."""
+        self._stopped[task_id] = None
+        if len(self._stopped) > TASKS_MAX:
+            del self._stopped[next(iter(self._stopped))]
+
+    def ends(self, task_id: str) -> bool:
+        """Say, once, whether a task was stopped while nobody had it."""
+        return self._stopped.pop(task_id, self) is None
 
     def is_at(self, task_id: str, member: Member) -> None:
         """Note that a worker is at a task."""
