@@ -222,6 +222,29 @@ def test_only_so_many_runs_are_kept() -> None:
     assert cache.delta(0, HISTORY) is None
 
 
+def test_two_of_ours_keep_more_and_no_more_than_so_many_bytes() -> None:
+    """Both count alike, so that both forget the same; a run that alone is too much is not kept."""
+    ours = MessageCache.of({"native", "message_cache"})
+    for run in range(RUNS_MAX + 1):
+        ours.keep(run, HISTORY[:1])
+    assert ours.delta(0, HISTORY) is not None
+    assert MessageCache.of({"message_cache"})._runs_max == RUNS_MAX
+    one = len(msgspec.json.encode(HISTORY[0]))
+    sent, received = MessageCache(100, 5 * one), MessageCache(100, 5 * one)
+    for run, count in ((1, 1), (2, 2), (1, 2), (3, 1), (3, 2), (4, 1)):
+        delta = sent.delta(run, HISTORY[:count])
+        if delta is None:
+            received.keep(run, HISTORY[:count])
+        else:
+            assert received.applied(run, delta) == HISTORY[:count]
+        sent.keep(run, HISTORY[:count])
+        assert set(sent._runs) == set(received._runs)
+        assert sent._bytes == received._bytes == one * sum(map(len, sent._runs.values()))
+    assert set(sent._runs) == {1, 3, 4}
+    sent.keep(5, HISTORY)
+    assert (sent._runs, sent._bytes) == ({}, 0)
+
+
 def test_other_messages_come_whole() -> None:
     """A window that moved past all of them, or a summary in their place."""
     cache = MessageCache()

@@ -87,7 +87,11 @@ class Member:
         self.gone = False
         self._gathering = False
         self.tasks: dict[str, Any] = {}
-        self.cache = MessageCache() if "message_cache" in registration.features else None
+        self.cache = (
+            MessageCache.of(registration.features)
+            if "message_cache" in registration.features
+            else None
+        )
         self._tools = frozenset(tool.name for tool in registration.tools)
         self._agents = {agent.name: frozenset(agent.tools) for agent in registration.agents}
         self._counts_credit = "credit" in registration.features

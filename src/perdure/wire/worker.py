@@ -215,6 +215,7 @@ class WorkerSide:
         named = told.get("features")
         known = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
         self.features = self._registration.features.intersection(known)
+        self._cache = MessageCache.of(self.features)
         return Joined(self.features)
 
     def _told(self, frame: Frame) -> list[str | WorkerFact]:
