@@ -15,6 +15,7 @@ from perdure.wire import table as t
 from perdure.wire.registration import FEATURES
 from perdure.wire.results import Result
 from perdure.wire.tasks import LlmTask
+from tests.server.house import BOT, house
 from tests.server.peers import Peer
 from tests.server.test_pool import MODEL_ID, ONCE, TOOL_ID, Desk, model, settle, tool
 from tests.server.test_pool_in_node import DONE, Service, answer, model_only, result, spec
@@ -371,3 +372,16 @@ async def test_a_payment_outlives_its_server(comes_back: bool) -> None:
     assert ("tool_call_unknown" in await service.events(run)) is not comes_back
     assert [type(fact) for fact in again.tasks] == [LlmTask]
     await node.stop()
+
+
+async def test_what_a_server_that_stops_has_asked_is_not_asked_again() -> None:
+    """Its workers go on, and come back with the reply to the next one: it is paid for once."""
+    async with house() as first:
+        peer = first.worker(lambda task: None, features=NATIVE, agents={"bot": ()})
+        agent = await first.make("/agents", BOT)
+        await first.run(agent["id"])
+        (asked,) = peer.ids
+        await first.service.stop()
+        await first.settle()
+        assert peer.closed == 1012
+        assert t.Cancel(asked) not in peer.heard

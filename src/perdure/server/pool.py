@@ -106,6 +106,7 @@ class Pool:
         self._returning = Returning()
         self._loaded_ms = clock.monotonic_ms() + LOADING_MS
         self._started = 0
+        self._drains = False
         self._hears: dict[type, Callable[[Member, Any], None]] = {
             Result: self._result,
             t.Begin: self._begin,
@@ -156,6 +157,13 @@ class Pool:
             if held.owner is None:
                 self._returning.stop(held.id)
             self._stop(held)
+
+    def drain(self) -> None:
+        """Stop nothing any more where it is known by the next server: its worker brings it there.
+
+        What a model is asked is paid for already.
+        """
+        self._drains = True
 
     async def close(self) -> None:
         """Let every worker go; they come back to whoever takes the place of this node."""
@@ -435,7 +443,7 @@ class Pool:
     def _stop(self, held: Held) -> None:
         owner = self._forget(held)
         if owner is not None:
-            if held.sent:
+            if held.sent and not (self._drains and "holds" in owner.features):
                 owner.tell(t.Cancel(held.id))
             self._serve(owner)
 

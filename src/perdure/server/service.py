@@ -122,6 +122,7 @@ class Service:
         await self._watcher.stop()
         await self._herald.stop()
         await self._outbox.stop()
+        self.pool.drain()
         await self.node.stop()
 
     def desk(self, tenant: str) -> Desk:
