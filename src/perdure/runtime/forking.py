@@ -29,7 +29,6 @@ async def history_after(
     if step < 0:
         raise InvalidInput(f"step {step} cannot be: the first step is 1, and 0 is before it")
     cut = Cut(step)
-    cut = Cut(step)
     async for record in _records(store, row.session, row.started_seq - 1, read_batch_records):
         if not cut.feed(record.seq, decode_event(record.body)):
             break
