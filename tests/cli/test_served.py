@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from perdure.cli.progress import describe_waiting
 from tests.cli.hosted import Hosted, hosted
 
 
@@ -81,6 +83,48 @@ def test_a_question_is_answered_and_the_run_followed(server: Hosted) -> None:
     assert followed.endswith("I got yes please.\n")
     again = server.perdure("runs", "reply", run, "yes")
     assert (again.code, "409: run is not waiting for input" in again.err) == (1, True)
+
+
+def test_a_worker_that_is_missing_is_shown(server: Hosted) -> None:
+    server.ok("agents", "create", "alone", "--system-prompt", "x", "--model", "a:b")
+    run = server.ok("send", "alone", "hello").out.strip()
+    told = server.ok("runs", "show", run).out
+    assert "waits for a worker with llm for agent 'alone'" in told, told
+    assert "perdure worker FILE.py:NAME\n" in told
+
+
+@pytest.mark.parametrize(
+    ("wait", "told"),
+    [
+        (
+            {"what": "release", "call": "", "needs": "its log is broken"},
+            "Its session is in quarantine: its log is broken\n  perdure sessions release 7 --url u",
+        ),
+        (
+            {"what": "worker", "call": "1.1.m0", "needs": "a worker with llm for agent 'a'"},
+            (
+                "Call 1.1.m0 waits for a worker with llm for agent 'a': one that was cut off may "
+                "come back with it, else start one\n  perdure worker FILE.py:NAME --url u"
+            ),
+        ),
+        (
+            {"what": "time", "call": "1.1.t0", "due_at": "2026-07-26T10:11:12.500000Z"},
+            "Call 1.1.t0 waits until 2026-07-26 10:11:12Z, and goes on by itself",
+        ),
+        (
+            {"what": "retry", "call": "1.1.m0", "due_at": 1_000},
+            "A model call failed; it is made again by itself at 1970-01-01 00:00:01Z",
+        ),
+    ],
+)
+def test_whatever_a_run_waits_for_is_said_in_words(wait: dict[str, Any], told: str) -> None:
+    assert describe_waiting(3, [wait], " --url u", 7) == told
+
+
+def test_what_a_person_has_to_do_is_said_first() -> None:
+    later = {"what": "time", "call": "1.1.t0", "due_at": 1_000}
+    asked = {"what": "answer", "call": "1.1.t1", "question": "Shall I?"}
+    assert describe_waiting(3, [later, asked]).startswith("Shall I?\n  perdure runs reply 3")
 
 
 def test_a_reply_need_not_be_followed(server: Hosted) -> None:

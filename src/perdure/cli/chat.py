@@ -202,7 +202,8 @@ class _Talk:
                 self._page.line(f"The run is {how}: {plain(told['error'])}")
 
     def _waiting(self, run: Run) -> str:
-        return describe_waiting(run.id, msgspec.to_builtins(run.waits), self._option)
+        waits = msgspec.to_builtins(run.waits)
+        return describe_waiting(run.id, waits, self._option, run.conversation_id)
 
     @contextmanager
     def _explaining_quiet(self, run: RunHandle) -> Iterator[None]:

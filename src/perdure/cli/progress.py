@@ -21,6 +21,7 @@ PARKED = 9
 FAILED = 4
 CANCELLED = 5
 INTERRUPTED = 130
+FOR_A_PERSON = frozenset({"answer", "decision", "release"})
 TERMINAL_EXITS = {"completed": 0, "failed": FAILED, "cancelled": CANCELLED}
 
 
@@ -117,24 +118,55 @@ async def _parked(run: Run, output: Output) -> int:
     return PARKED
 
 
-def describe_waiting(run: str | int, waits: Iterable[Mapping[str, Any]], option: str = "") -> str:
-    """Return what a parked run waits for, and the command that gives it, with this option."""
-    lines = []
-    for wait in waits:
-        if wait["what"] == "answer":
-            lines.append(f"{plain(wait['question'])}\n  perdure runs reply {run} 'ANSWER'{option}")
-        elif wait["what"] == "decision":
-            lines.append(
+def describe_waiting(
+    run: str | int,
+    waits: Iterable[Mapping[str, Any]],
+    option: str = "",
+    session: str | int | None = None,
+) -> str:
+    """Return what a run waits for, and the command that gives it, with this option.
+
+    What a person has to do comes first. `session` is how a command names the run's session.
+    """
+    known = "SESSION" if session is None else session
+    told = sorted(waits, key=lambda wait: wait["what"] not in FOR_A_PERSON)
+    return "\n".join(_wait_in_words(run, wait, option, known) for wait in told)
+
+
+def _wait_in_words(run: str | int, wait: Mapping[str, Any], option: str, session: str | int) -> str:
+    match wait["what"]:
+        case "answer":
+            return f"{plain(wait['question'])}\n  perdure runs reply {run} 'ANSWER'{option}"
+        case "decision":
+            return (
                 f"Did {wait['tool']} (key {wait['key']}) take effect?\n"
                 f"  perdure runs resolve {run} {wait['call']} --attempt {wait['attempt']} "
                 f"happened|did-not-happen|tell-model{option}"
             )
-        elif wait["what"] == "release":
-            lines.append(
+        case "release":
+            return (
                 f"Its session is in quarantine: {plain(wait['needs'])}\n"
-                f"  perdure sessions release SESSION{option}"
+                f"  perdure sessions release {session}{option}"
             )
-    return "\n".join(lines)
+        case "worker":
+            return (
+                f"Call {wait['call']} waits for {plain(wait['needs'])}: one that was cut off may "
+                f"come back with it, else start one\n  perdure worker FILE.py:NAME{option}"
+            )
+        case "time":
+            return f"Call {wait['call']} waits until {_due(wait['due_at'])}, and goes on by itself"
+        case "retry":
+            return f"A model call failed; it is made again by itself at {_due(wait['due_at'])}"
+        case other:
+            return f"Call {wait['call']} waits: {plain(other)}"
+
+
+def _due(at: str | int | None) -> str:
+    """Return a time as people read it: of a store it is in milliseconds since 1970, of a server
+    a timestamp.
+    """
+    text = at if isinstance(at, str) else timestamp(at)
+    return "an unknown time" if text is None else f"{text[:10]} {text[11:19]}Z"
 
 
 async def finish(run: Run, output: Output) -> int:

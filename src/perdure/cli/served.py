@@ -142,7 +142,8 @@ class Served:
         return TERMINAL_EXITS[outcome]
 
     def _waiting(self, run: Run) -> str:
-        return describe_waiting(run.id, msgspec.to_builtins(run.waits), self._option)
+        waits = msgspec.to_builtins(run.waits)
+        return describe_waiting(run.id, waits, self._option, run.conversation_id)
 
     async def _told(self, run: AsyncRunHandle, after: int = 0) -> list[Event]:
         from perdure.api.shapes import EventQuery
