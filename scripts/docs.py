@@ -25,6 +25,7 @@ from perdure.api.timeline import BECOMES
 from perdure.bootstrap import Node
 from perdure.cli import common, progress
 from perdure.cli.main import main as command_line
+from perdure.cli.refusals import MEANS
 from perdure.client import dialogues
 from perdure.core import limits
 from perdure.core.errors import PerdureError
@@ -477,6 +478,8 @@ def _exit_codes() -> list[tuple[str, str]]:
     for kind, code in common.EXIT_CODES:
         first = (getdoc(kind) or "").split(";")[0].split(":")[0].rstrip(".")
         more = f"`{kind.__name__}`: {first[0].lower()}{first[1:]}."
+        if statuses := [str(status) for status, means in MEANS.items() if means is kind]:
+            more += f" A server answered {', '.join(statuses)}."
         said[code] = f"{said[code]} {more}" if code in said else more
     return [(f"`{code}`", said[code]) for code in sorted(said)]
 

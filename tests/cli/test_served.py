@@ -69,7 +69,7 @@ def test_a_run_that_takes_longer_goes_on(server: Hosted) -> None:
 def test_a_busy_session_rejects_who_says_so(server: Hosted) -> None:
     server.perdure("send", "helper", "sleep", "--session", "busy")
     done = server.perdure("send", "helper", "and?", "--session", "busy", "--mode", "reject")
-    assert (done.code, "409: agent is busy" in done.err) == (1, True), done
+    assert (done.code, "refused this: agent is busy" in done.err) == (6, True), done
     [run] = server.json("runs", "list", "--agent", "helper", "--session", "busy")
     assert server.perdure("runs", "cancel", str(run["id"])).code == 0
 
@@ -82,7 +82,7 @@ def test_a_question_is_answered_and_the_run_followed(server: Hosted) -> None:
     assert "waiting_for_user" not in followed, "what was before the reply is not told again"
     assert followed.endswith("I got yes please.\n")
     again = server.perdure("runs", "reply", run, "yes")
-    assert (again.code, "409: run is not waiting for input" in again.err) == (1, True)
+    assert (again.code, "refused this: run is not waiting for input" in again.err) == (6, True)
 
 
 def test_a_worker_that_is_missing_is_shown(server: Hosted) -> None:
@@ -145,7 +145,7 @@ def test_a_run_is_cancelled_and_listed_so(server: Hosted) -> None:
 
 def test_only_a_call_in_doubt_is_resolved(server: Hosted) -> None:
     done = server.perdure("runs", "resolve", waiting(server), "1.1.t0", "did-not-happen")
-    assert (done.code, "409: call '1.1.t0' is not owed" in done.err) == (1, True), done
+    assert (done.code, "refused this: call '1.1.t0' is not owed" in done.err) == (6, True), done
 
 
 def test_a_failed_run_is_retried_as_a_new_one(server: Hosted) -> None:
@@ -160,7 +160,7 @@ def test_a_run_is_gone_on_with_from_its_middle(server: Hosted) -> None:
     forked = server.ok("runs", "fork", run, "--step", "1", "--message", "hello")
     assert forked.out.endswith("You said hello.\n")
     beyond = server.perdure("runs", "fork", run, "--step", "9")
-    assert (beyond.code, "is beyond the run's last step" in beyond.err) == (1, True)
+    assert (beyond.code, "is beyond the run's last step" in beyond.err) == (2, True)
 
 
 def test_events_are_lines_or_objects(server: Hosted) -> None:
@@ -190,7 +190,11 @@ def test_sessions_are_listed_named_archived_and_restored(server: Hosted) -> None
     ("arguments", "code", "said"),
     [
         (("send", "nobody", "x"), 3, "there is no agent 'nobody' on the server"),
-        (("runs", "show", "0199"), 1, "404: not found"),
+        (("runs", "show", "0199"), 3, "there is no run 199 on http://127.0.0.1:"),
+        (("runs", "cancel", "99"), 3, "there is no run 99 on http://127.0.0.1:"),
+        (("agents", "show", "99"), 3, "there is no agent 99 on http://127.0.0.1:"),
+        (("keys", "revoke", "99"), 3, "there is no key 99 on http://127.0.0.1:"),
+        (("sessions", "show", "99"), 3, "there is no session 99 on http://127.0.0.1:"),
         (("runs", "show", "abc"), 2, "'abc' is no run of a server"),
         (("runs", "list", "--session", "s"), 2, "--session needs --agent"),
         (("runs", "reply", "1", "yes", "--by", "me"), 2, "--by is for a store"),

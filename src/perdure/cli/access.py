@@ -13,7 +13,8 @@ import click
 from click.core import ParameterSource
 
 from perdure.cli.common import store_option
-from perdure.core.errors import InvalidInput, PerdureError
+from perdure.cli.refusals import refusal
+from perdure.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,10 +38,11 @@ key_option = click.option(
 
 
 class Access(NamedTuple):
-    """A server and the key to it."""
+    """A server and the key to it. `kept_in` is the file that the key is from, if none was given."""
 
     url: str
     key: str
+    kept_in: str | None = None
 
     @property
     def option(self) -> str:
@@ -58,18 +60,13 @@ class Access(NamedTuple):
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """Say of a refused key what can be done about it."""
+        """Say of what is refused, in words, what it means and what can be done about it."""
         from perdure.client import ApiError
 
         try:
             yield
         except ApiError as error:
-            if error.status != 401:
-                raise
-            raise PerdureError(
-                f"the server at {self.url} does not know this key, or no longer: give another one "
-                f"with --key or {KEY_VARIABLE}"
-            ) from None
+            raise refusal(error, self.url, self.key, self.kept_in) from None
 
 
 def access(url: str | None, key: str | None) -> Access:
@@ -78,12 +75,14 @@ def access(url: str | None, key: str | None) -> Access:
     The key of `perdure dev` is an admin's: it goes to this machine and nowhere else.
     """
     where = (url or LOCAL_URL).rstrip("/")
-    key = key or (kept_key(Path(FOLDER)) if where == LOCAL_URL else None)
-    if not key:
+    if key:
+        return Access(where, key)
+    kept = kept_key(Path(FOLDER)) if where == LOCAL_URL else None
+    if not kept:
         raise InvalidInput(
             f"the server at {where} needs an API key: give --key, or set {KEY_VARIABLE}"
         )
-    return Access(where, key)
+    return Access(where, kept, str(Path(FOLDER) / KEY_FILE))
 
 
 def kept_key(folder: Path) -> str | None:

@@ -111,7 +111,7 @@ async def worker(
     """
     from perdure.bootstrap import Worker
 
-    url, key = access(url, key)
+    url, key, _ = access(url, key)
     found = [load_agent(agent)[0] for agent in agents]
     click.echo(f"worker for {', '.join(agent.name for agent in found)} at {url}", err=True)
     _tell_of_the_connection()

@@ -11,8 +11,9 @@ from perdure.core.errors import PerdureError
 class ApiError(PerdureError):
     """The server refused a request: `status` is its answer's, `error` its words.
 
-    `error` is a sentence, or for each field that is wrong what was expected of it. A 429 says in
-    `retry_after_s` when to ask again.
+    `error` is a sentence, or for each field that is wrong what was expected of it; `words` is the
+    same in one line. `asked` is the method and the path. A 429 says in `retry_after_s` when to ask
+    again.
     """
 
     def __init__(
@@ -22,14 +23,15 @@ class ApiError(PerdureError):
         error: str | Mapping[str, Sequence[str]],
         retry_after_s: float | None = None,
     ) -> None:
+        self.asked = asked
         self.status = status
         self.error = error
         self.retry_after_s = retry_after_s
         if isinstance(error, str):
-            said = error
+            self.words = error
         else:
-            said = "; ".join(f"{field} {', '.join(words)}" for field, words in error.items())
-        super().__init__(f"{asked} was answered {status}: {said}")
+            self.words = "; ".join(f"{field} {', '.join(words)}" for field, words in error.items())
+        super().__init__(f"{asked} was answered {status}: {self.words}")
 
 
 class Unreachable(PerdureError):
