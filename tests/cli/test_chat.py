@@ -177,6 +177,8 @@ class TestOnATerminal:
             screen.type(b"ask me\n")
             screen.until("? ")
             screen.interrupt()
+            screen.until("no answer: cancelling run")
+            screen.until("Ctrl-C again leaves")
             screen.until("The run is cancelled")
             screen.until("> ")
             screen.type(END)
@@ -187,6 +189,33 @@ class TestOnATerminal:
             screen.until("Ctrl-C again leaves")
             screen.until("> ")
             screen.interrupt()
+
+    def test_the_interrupt_after_the_one_that_cancelled_leaves(self, server: Hosted) -> None:
+        with on_a_terminal(server, "helper", 130) as screen:
+            screen.type(b"sleep\n")
+            screen.until("until 2")
+            screen.interrupt()
+            screen.until("Ctrl-C again leaves")
+            screen.until("The run is cancelled: interrupted in a chat")
+            screen.until("> ")
+            screen.interrupt()
+
+    def test_a_message_after_an_interrupt_makes_the_next_one_the_first(
+        self, server: Hosted
+    ) -> None:
+        with on_a_terminal(server, "helper", 0) as screen:
+            screen.type(b"sleep\n")
+            screen.until("until 2")
+            screen.interrupt()
+            screen.until("The run is cancelled")
+            screen.until("> ")
+            screen.type(b"hello\n")
+            screen.until("You said ")
+            screen.until("> ")
+            screen.interrupt()
+            screen.until("Ctrl-C again leaves")
+            screen.until("> ")
+            screen.type(END)
 
     def test_a_worker_that_is_missing_is_told(self, server: Hosted) -> None:
         server.perdure("agents", "create", "lonely", "--system-prompt", "x", "--model", "a:b")

@@ -41,8 +41,8 @@ def chat(agent: str, session: str | None, url: str | None, key: str | None) -> i
     """Talk with AGENT of a server.
 
     Its text is shown as it is written, and its calls in a line each. What it asks is answered right
-    here. Ctrl-C cancels the run, a second one leaves, and so does the end of the input. The same
-    --session goes on where it was left.
+    here. Ctrl-C cancels the run, also at a question; a second one leaves, and so does the end of
+    the input. The same --session goes on where it was left.
     """
     from perdure.client import Client
 
@@ -53,7 +53,7 @@ def chat(agent: str, session: str | None, url: str | None, key: str | None) -> i
     with server.explaining(), Client(server.url, server.key) as client:
         found = client.agent(int(agent) if agent.isdecimal() else agent)
         talk = _Talk(client, found.id, session or f"chat-{uuid4().hex[:12]}", server.option)
-        _note(f"{plain(found.name)} listens; Ctrl-D leaves")
+        _note(f"{plain(found.name)} listens; Ctrl-C cancels what it does, Ctrl-D leaves")
         try:
             return talk.go_on(is_new=session is None)
         finally:
@@ -112,6 +112,9 @@ class _Talk:
         self._seen: dict[int, int] = {}
         self._page = Page()
         self._is_parked = False
+        self._is_asking = False
+        # Once Ctrl-C has cancelled a run, the next one leaves.
+        self._is_interrupted = False
 
     def go_on(self, is_new: bool) -> int:
         """Talk until there is no more input; return the exit code."""
@@ -119,7 +122,8 @@ class _Talk:
             if not is_new and (run := self._unfinished()) is not None:
                 self._follow(run)
             while True:
-                self._follow(self._client.send(self._agent, _message(), session=self.session))
+                said = _message(leaves_at_once=self._is_interrupted)
+                self._follow(self._client.send(self._agent, said, session=self.session))
         return PARKED if self._is_parked else 0
 
     def _unfinished(self) -> RunHandle | None:
@@ -139,15 +143,15 @@ class _Talk:
 
     def _follow(self, run: RunHandle) -> None:
         """Show a run to its end; the first Ctrl-C cancels it."""
-        is_cancelled = False
+        self._is_interrupted = False
         while True:
             try:
                 self._show(run)
             except KeyboardInterrupt:
-                if is_cancelled:
+                if self._is_interrupted:
                     self._page.line(f"run {run.id} is being cancelled", is_aside=True)
                     raise
-                is_cancelled = True
+                self._is_interrupted = True
                 self._cancel(run)
             else:
                 return
@@ -155,7 +159,9 @@ class _Talk:
     def _cancel(self, run: RunHandle) -> None:
         from perdure.client import ApiError
 
-        self._page.line("cancelled; Ctrl-C again leaves", is_aside=True)
+        unanswered = "no answer: " if self._is_asking else ""
+        self._is_asking = False
+        self._page.line(f"{unanswered}cancelling run {run.id}; Ctrl-C again leaves", is_aside=True)
         try:
             run.cancel("interrupted in a chat")
         except ApiError as error:
@@ -231,12 +237,14 @@ class _Talk:
         if call not in {wait.call for wait in found.waits}:
             return
         self._page.line(plain_lines(question))
+        self._is_asking = True
         try:
             answer = _read_something("? ")
         except EOFError:
             self._is_parked = True
             self._page.line(self._waiting(found))
             raise
+        self._is_asking = False
         try:
             run.reply(answer, call=call)
         except ApiError as error:
@@ -245,14 +253,15 @@ class _Talk:
             self._page.line("it was answered meanwhile", is_aside=True)
 
 
-def _message() -> str:
-    """Return what is to be sent. Ctrl-C twice leaves."""
-    while True:
-        try:
-            return _read_something("> ")
-        except KeyboardInterrupt:
-            _note("\nCtrl-C again leaves")
-            return _read_something("> ")
+def _message(leaves_at_once: bool) -> str:
+    """Return what is to be sent. Ctrl-C twice leaves, or once if it was pressed before."""
+    try:
+        return _read_something("> ")
+    except KeyboardInterrupt:
+        if leaves_at_once:
+            raise
+        _note("\nCtrl-C again leaves")
+        return _read_something("> ")
 
 
 def _read_something(prompt: str) -> str:
