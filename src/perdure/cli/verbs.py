@@ -58,7 +58,7 @@ WORDS: Mapping[str, str] = {
     "system_prompt": "What the model is told first.",
     "template": "What it was made from.",
     "time_zone": "Where the clock of the cron expression hangs, as Europe/Berlin.",
-    "title": "A title; an empty one takes it away.",
+    "title": "A title.",
     "tools_config": "Which tools it may use, as a JSON object.",
     "url": "Where it is told: an http or https URL of a public address.",
 }
