@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from perdure.core import commands as c
 from perdure.core.agent import ToolSpec
 from perdure.core.ids import SessionId
+from perdure.core.limits import JSON_DEPTH_MAX
 from perdure.core.messages import AssistantMessage, ModelReply, UserMessage
 from perdure.ports.models import ModelRequest
 from perdure.ports.workers import ModelTask, Task, ToolTask
@@ -21,7 +22,7 @@ from perdure.server.pool import Pool
 from perdure.testing.clock import FakeClock
 from perdure.wire import table as t
 from perdure.wire import tasks
-from perdure.wire.results import CACHE_MISS
+from perdure.wire.results import CACHE_MISS, Result
 from tests.runtime.world import Telemetry
 from tests.server.peers import Peer, registration
 
@@ -355,6 +356,27 @@ async def test_a_result_without_a_task_is_dropped() -> None:
     for junk in ({}, {"task_id": 7}, {"task_id": "x"}, {"task_id": ["x"]}):
         peer.say(peer.side._say("tool_result", junk))
     assert desk.telemetry.count("result.dropped") == 4
+
+
+async def test_a_result_that_is_too_deep_fails_its_own_call() -> None:
+    """And none of those that came in the same frame."""
+    deep: Any = []
+    for _ in range(JSON_DEPTH_MAX):
+        deep = [deep]
+    desk = Desk()
+    peer = desk.peer("w1", "charge", features=("results",))
+    desk.start(tool(), tool("1.1.t1"))
+    await settle()
+    results = [
+        Result(task_id=id, status="ok", result=result)
+        for id, result in zip(peer.ids, (deep, "done"), strict=True)
+    ]
+    peer.say(*peer.side.results(tuple(results)))
+    assert [(report.ok, report.kind) for report in desk.reports] == [
+        (False, "result_too_deep"),
+        (True, "result"),
+    ]
+    assert peer.closed is None
 
 
 async def test_what_nobody_has_may_be_answered_by_who_might_have_had_it() -> None:

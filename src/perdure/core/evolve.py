@@ -184,7 +184,7 @@ def _model_replied(state: State, event: e.ModelReplied, version: int, status: An
         version=version,
         status=status,
         calls=_without(state, event),
-        run=replace(spent(run, event.model, state.agent, usage), retries=0),
+        run=spent(run, event.model, state.agent, usage, retries=0),
         marks=_mark(state, version, 1 + len(event.tool_calls)),
         context_tokens=usage.input_tokens,
         compaction_tried=False,

@@ -77,17 +77,27 @@ class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     meta: dict[str, Any] | None = None
 
 
-def spent(run: Run, model: str | None, agent: str, usage: Usage) -> Run:
-    """Return the run after a model was used for `agent`; `model` is what it named itself."""
+def spent(
+    run: Run, model: str | None, agent: str, usage: Usage, *, retries: int | None = None
+) -> Run:
+    """Return the run after a model was used for `agent`; `model` is what it named itself.
+
+    With `retries` that is how often its next call has been tried again.
+    """
     digest = None if model else agent
-    same = [one for one in run.use if (one.model, one.agent) == (model, digest)]
-    before = same[0] if same else ModelUse(model, digest, 0, Usage())
-    now = ModelUse(model, digest, before.calls + 1, plus(before.usage, usage))
+    others = run.use
+    now = ModelUse(model, digest, 1, usage)
+    for place, one in enumerate(run.use):
+        if one.model == model and one.agent == digest:
+            others = (*run.use[:place], *run.use[place + 1 :])
+            now = ModelUse(model, digest, one.calls + 1, plus(one.usage, usage))
+            break
     return msgspec.structs.replace(
         run,
+        retries=run.retries if retries is None else retries,
         input_tokens=run.input_tokens + usage.input_tokens,
         output_tokens=run.output_tokens + usage.output_tokens,
-        use=(*(one for one in run.use if one not in same), now),
+        use=(*others, now),
     )
 
 

@@ -22,6 +22,10 @@ SERVER_FRAME_BYTES_MAX = REPLY_BYTES_MAX + FRAME_BYTES_MAX
 FRAME_DEPTH_MAX = JSON_DEPTH_MAX + 8
 """How deeply a frame may be nested: what the core takes, in the envelope that carries it."""
 
+OF_MANY = frozenset({"tool_result", "results", "tasks"})
+"""Events that bear what is judged one by one when it is read: a result that is nested too deeply
+fails its own call, and closes nothing."""
+
 CLOSE_PROTOCOL_ERROR = 1002
 CLOSE_NOT_TEXT = 1003
 CLOSE_NOT_JSON = 1007
@@ -89,7 +93,7 @@ def decode(data: str | bytes, bytes_max: int = FRAME_BYTES_MAX) -> Frame:
         raise _too_large(len(body), bytes_max)
     try:
         frame = _frames.decode(body)
-        if may_be_too_deep(body, FRAME_DEPTH_MAX):
+        if frame.event not in OF_MANY and may_be_too_deep(body, FRAME_DEPTH_MAX):
             _refuse_depth(body)
     except msgspec.ValidationError as error:
         expected = "expected [join_ref, ref, topic, event, payload]"

@@ -45,6 +45,8 @@ class MessageCache:
         base = self._runs.get(run)
         if base is None:
             return None
+        if messages[: len(base)] == base:
+            return MessagesDelta(base_count=len(base), drop=0, append=messages[len(base) :])
         for drop in _possible_drops(base, messages):
             kept = len(base) - drop
             if kept <= len(messages) and base[drop:] == messages[:kept]:
