@@ -7,7 +7,7 @@ most follow from what it takes: a key, ids in the path, parameters, a body.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -96,7 +96,12 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
             plain[status] = [*plain.get(status, []), sentence]
         if self.query is not None or self.body is not None or self.idempotent or self.refusals:
             plain[422] = ["What is wrong, field by field.", *self.refusals]
-        return {status: "; ".join(said) for status, said in sorted(plain.items())}
+        return {status: _joined(said) for status, said in sorted(plain.items())}
+
+
+def _joined(said: Iterable[str]) -> str:
+    """Return sentences, and what a server may say instead, as one text."""
+    return "; ".join(said).replace(".; ", ". ")
 
 
 def _get(id: str, path: str, answer: Any, summary: str, **more: Any) -> Operation:
