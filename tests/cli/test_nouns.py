@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from perdure.cli.access import access
+from perdure.core.errors import InvalidInput
 from tests.cli.hosted import Hosted, hosted
 
 
@@ -171,3 +173,38 @@ def test_the_key_of_this_machine_goes_nowhere_else(
     (tmp_path / ".perdure" / "dev.key").write_text("nrn_of-this-machine-only")
     done = server.perdure("agents", "list", key=None)
     assert (done.code, f"{server.url} needs an API key" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("noted", "url", "where"),
+    [
+        (None, None, "http://127.0.0.1:4000"),
+        (None, "http://127.0.0.1:4000/", "http://127.0.0.1:4000"),
+        (None, "http://localhost:4000", "http://localhost:4000"),
+        ("http://127.0.0.1:4567\n", None, "http://127.0.0.1:4567"),
+        ("http://127.0.0.1:4567\n", "http://localhost:4567", "http://localhost:4567"),
+        ("http://127.0.0.1:4567\n", "http://localhost:4000", "http://localhost:4000"),
+        ("http://127.0.0.1:4567\n", "http://localhost:4568", None),
+        ("http://127.0.0.1:4567\n", "http://localhost.evil:4567", None),
+        ("http://127.0.0.1:1@evil:4567", "http://127.0.0.1:1@evil:4567", None),
+        ("http://evil:4567", "http://evil:4567", None),
+        ("http://evil:4567", None, "http://127.0.0.1:4000"),
+    ],
+)
+def test_the_server_and_key_of_this_folder_are_found(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    noted: str | None,
+    url: str | None,
+    where: str | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".perdure").mkdir()
+    (tmp_path / ".perdure" / "dev.key").write_text("prd_kept")
+    if noted is not None:
+        (tmp_path / ".perdure" / "dev.url").write_text(noted)
+    if where is None:
+        with pytest.raises(InvalidInput, match="needs an API key"):
+            access(url, None)
+    else:
+        assert access(url, None)[:2] == (where, "prd_kept")

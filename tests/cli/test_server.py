@@ -104,6 +104,23 @@ def test_a_refund_over_http_is_asked_for_answered_and_paid(tmp_path: Path) -> No
         assert types[-1] == "run_completed"
 
 
+def test_commands_of_the_folder_find_the_server_whatever_its_port(tmp_path: Path) -> None:
+    with dev(tmp_path) as server:
+        assert server.process.stdout is not None
+        assert server.process.stdout.readline() == "talk with it: perdure chat support\n"
+        server.worker_pid()
+        listed = subprocess.run(
+            [sys.executable, "-m", "perdure", "agents", "list", "--json"],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=SECONDS_MAX,
+            check=True,
+        )
+        assert json.loads(listed.stdout)["name"] == "support"
+        assert (tmp_path / ".perdure" / "dev.url").read_text() == f"{server.url}\n"
+    assert not (tmp_path / ".perdure" / "dev.url").exists()
+
+
 def test_the_worker_is_started_again_and_nothing_is_lost(tmp_path: Path) -> None:
     with dev(tmp_path) as server:
         [agent] = until_agents(server)

@@ -25,12 +25,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 T = TypeVar("T")
 
 FOLDER = ".perdure"
-KEY_FILE = "dev.key"
+KEY_FILE, URL_FILE = "dev.key", "dev.url"
 URL_VARIABLE, KEY_VARIABLE = "PERDURE_URL", "PERDURE_KEY"
-LOCAL_URL = "http://127.0.0.1:4000"
+LOCAL_HOST = "http://127.0.0.1:"
+LOCAL_URL = f"{LOCAL_HOST}4000"
 
 url_option = click.option(
-    "--url", envvar=URL_VARIABLE, help=f"The server; {LOCAL_URL} if not given."
+    "--url",
+    envvar=URL_VARIABLE,
+    help=f"The server; else that of `perdure dev` in this folder, or {LOCAL_URL}.",
 )
 key_option = click.option(
     "--key", envvar=KEY_VARIABLE, help="An API key. That of `perdure dev` needs no --url."
@@ -70,19 +73,32 @@ class Access(NamedTuple):
 
 
 def access(url: str | None, key: str | None) -> Access:
-    """Return how to reach the server that the options name.
+    """Return how to reach the server that the options name, or that `perdure dev` runs here.
 
     The key of `perdure dev` is an admin's: it goes to this machine and nowhere else.
     """
-    where = (url or LOCAL_URL).rstrip("/")
+    home = home_url(Path(FOLDER))
+    where = (url or home).rstrip("/")
     if key:
         return Access(where, key)
-    kept = kept_key(Path(FOLDER)) if where == LOCAL_URL else None
+    here = where.replace("http://localhost:", LOCAL_HOST) in (home, LOCAL_URL)
+    kept = kept_key(Path(FOLDER)) if here else None
     if not kept:
         raise InvalidInput(
             f"the server at {where} needs an API key: give --key, or set {KEY_VARIABLE}"
         )
     return Access(where, kept, str(Path(FOLDER) / KEY_FILE))
+
+
+def home_url(folder: Path) -> str:
+    """Return where the `perdure dev` of a folder runs: what it has noted there, or the usual place.
+
+    Only an address of this machine counts: the key goes where it says.
+    """
+    path = folder / URL_FILE
+    noted = path.read_text().strip() if path.is_file() else ""
+    port = noted.removeprefix(LOCAL_HOST)
+    return noted if noted.startswith(LOCAL_HOST) and port.isdecimal() else LOCAL_URL
 
 
 def kept_key(folder: Path) -> str | None:

@@ -10,13 +10,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import click
 import msgspec
 
-from perdure.cli.access import LOCAL_URL, access, server_options
+from perdure.cli.access import FOLDER, access, home_url, server_options
 from perdure.cli.common import blocking_body
 from perdure.cli.events import arguments_of
 from perdure.cli.output import plain, short
@@ -58,7 +59,8 @@ def chat(agent: str, session: str | None, url: str | None, key: str | None) -> i
             return talk.go_on(is_new=session is None)
         finally:
             again = f"perdure chat {plain(found.name)} --session {plain(talk.session)}"
-            _note(f"\ngo on with: {again}{'' if server.url == LOCAL_URL else server.option}")
+            is_home = server.url == home_url(Path(FOLDER))
+            _note(f"\ngo on with: {again}{'' if is_home else server.option}")
 
 
 class Page:

@@ -18,9 +18,10 @@ from perdure.cli.access import (
     FOLDER,
     KEY_FILE,
     KEY_VARIABLE,
-    LOCAL_URL,
+    URL_FILE,
     URL_VARIABLE,
     access,
+    home_url,
     kept_key,
     server_options,
 )
@@ -186,7 +187,8 @@ async def _serve(
         open_service(folder, store, os.environ, offers_setup=not is_dev) as (service, made),
         _Children() as children,
     ):
-        key = made
+        key, noted = made, folder / URL_FILE
+        noted.unlink(missing_ok=True)
         if is_dev:
             key = _given_key(os.environ) or _keep_key(folder, made)
             if agents and key is None:
@@ -203,12 +205,23 @@ async def _serve(
                 click.echo(f"with the code {service.setup.code}, within an hour")
             if is_dev and key:
                 click.echo(f"key: {key}")
-            for name in talks if url == LOCAL_URL else ():
-                click.echo(f"talk with it: perdure chat {plain(name)}")
+                noted.write_text(f"{url}\n")
+                for name in talks:
+                    click.echo(f"talk with it: perdure chat {plain(name)}{_more(url, key)}")
             if agents and key:
                 children.start(agents, url, key)
 
-        await serve(service, host, port, ready, children.stop)
+        try:
+            await serve(service, host, port, ready, children.stop)
+        finally:
+            noted.unlink(missing_ok=True)
+
+
+def _more(url: str, key: str) -> str:
+    """Return what a command in this folder has to be told to reach a server that runs here."""
+    here = Path(FOLDER)
+    is_found = home_url(here) == url and kept_key(here) == key
+    return "" if is_found else f" --url {url} --key KEY"
 
 
 def _reachable(url: str) -> str:

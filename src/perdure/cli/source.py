@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from perdure.bootstrap import Agent, open_reader, quarantined, sqlite_path
-from perdure.cli.access import FOLDER, LOCAL_URL, kept_key
+from perdure.cli.access import FOLDER, home_url, kept_key
 from perdure.cli.loading import load_agent
 from perdure.core.codec import Record, decode_event
 from perdure.core.commands import SendMessage, decode_command
@@ -45,7 +45,7 @@ async def reading(store: str) -> AsyncIterator[Any]:
     path = sqlite_path(store)
     if path is None or not path.exists():
         has_server = kept_key(Path(FOLDER)) is not None
-        hint = f"; what the server of `perdure dev` has is at --url {LOCAL_URL}"
+        hint = f"; what the server of `perdure dev` has is at --url {home_url(Path(FOLDER))}"
         raise NotFound(f"there is no store at {store}{hint if has_server else ''}")
     reader = await open_reader(store)
     try:
