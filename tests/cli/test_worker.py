@@ -80,6 +80,15 @@ async def test_a_connection_that_comes_back_is_told(tmp_path: Path) -> None:
     assert worker.said[:2] == [f"worker for helper at {served.url}", "connected"]
 
 
+async def test_a_workers_key_is_told_to_define_nothing(tmp_path: Path) -> None:
+    async with a_server(tmp_path) as served, AsyncClient(served.url, KEY) as client:
+        made = await client.call("create_key", body=KeyCreate(scope="worker"))
+        async with a_worker(tmp_path, served, made.key) as worker:
+            assert await client.agents() == []
+    assert worker.said[1].startswith("a worker's key defines no agents: helper must be there")
+    assert worker.said[2] == "connected"
+
+
 async def test_a_gard_is_served_by_who_has_its_claim_token(tmp_path: Path) -> None:
     async with a_server(tmp_path) as served, AsyncClient(served.url, KEY) as client:
         gard = await client.call("create_gard", body=GardCreate(name="sandbox"))

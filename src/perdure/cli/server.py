@@ -29,6 +29,7 @@ from perdure.cli.common import EXIT_CODES, command_body
 from perdure.cli.doctor import missing_model
 from perdure.cli.loading import load_agent
 from perdure.cli.output import plain
+from perdure.cli.refusals import WORKER_KEY_PREFIX
 from perdure.core.errors import InvalidInput, WorkerRefused
 
 STORE_FILE = "server.db"
@@ -114,7 +115,15 @@ async def worker(
 
     url, key, _ = access(url, key)
     found = [load_agent(agent)[0] for agent in agents]
-    click.echo(f"worker for {', '.join(agent.name for agent in found)} at {url}", err=True)
+    names = ", ".join(plain(agent.name) for agent in found)
+    click.echo(f"worker for {names} at {url}", err=True)
+    if key.startswith(WORKER_KEY_PREFIX):
+        click.echo(
+            f"a worker's key defines no agents: {names} must be there already, or nothing will "
+            "come. Somebody with an admin's key starts this worker once, or defines them with "
+            "`perdure agents create`",
+            err=True,
+        )
     _tell_of_the_connection()
     working = Worker(
         url,
