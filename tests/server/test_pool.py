@@ -361,15 +361,15 @@ async def test_a_result_without_a_task_is_dropped() -> None:
 async def test_a_result_that_is_too_deep_fails_its_own_call() -> None:
     """And none of those that came in the same frame."""
     deep: Any = []
-    for _ in range(JSON_DEPTH_MAX):
+    for _ in range(JSON_DEPTH_MAX + 5):
         deep = [deep]
     desk = Desk()
     peer = desk.peer("w1", "charge", features=("results",))
     desk.start(tool(), tool("1.1.t1"))
     await settle()
     results = [
-        Result(task_id=id, status="ok", result=result)
-        for id, result in zip(peer.ids, (deep, "done"), strict=True)
+        Result(task_id=task, status="ok", result=result)
+        for task, result in zip(peer.ids, (deep, "done"), strict=True)
     ]
     peer.say(*peer.side.results(tuple(results)))
     assert [(report.ok, report.kind) for report in desk.reports] == [
