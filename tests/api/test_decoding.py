@@ -54,7 +54,30 @@ WRONG: list[tuple[Any, type[Any], Any]] = [
     ),
     ({}, shapes.MessageCreate, "missing required field: content"),
     ({"content": None}, shapes.MessageCreate, "missing required field: content"),
-    ({"content": " "}, shapes.MessageCreate, "missing required field: content"),
+    ({"content": ""}, shapes.MessageCreate, {"content": ["can't be blank"]}),
+    ({"content": " "}, shapes.MessageCreate, {"content": ["can't be blank"]}),
+    (
+        {"name": "ci", "url": "https://x", "events": ["run.failed", "run.done"]},
+        shapes.EndpointCreate,
+        {
+            "events": [
+                (
+                    "is invalid: expected run.started, run.waiting, run.completed, run.failed or "
+                    "run.cancelled at [1]"
+                )
+            ]
+        },
+    ),
+    (
+        {"events": "run.done"},
+        shapes.EndpointUpdate,
+        {"events": ["is invalid: expected a list"]},
+    ),
+    (
+        {"content": "hi", "context": {"messages": [{"role": "tool", "content": "x"}]}},
+        shapes.MessageCreate,
+        {"context": ["is invalid: expected user or assistant at messages[0].role"]},
+    ),
     (
         {"content": 5},
         shapes.MessageCreate,

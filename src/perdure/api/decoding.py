@@ -32,6 +32,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 _AS_TEXT = re.compile(r"-?\d{1,19}(\.\d{1,9})?|true|false")
 _LENGTH = re.compile(r"of length (>=|<=) (\d+)")
 _BOUND = re.compile(r"(>=|<=|<|>) (-?\d+)")
+_STEP = re.compile(r"\.(\w+)|\[[^\]]*\]")
 _KINDS = {
     "str": "a string",
     "int": "an integer",
@@ -138,18 +139,20 @@ def decode_fields(values: Mapping[str, Any], shape: type[T], unknown: list[str] 
         if field.name in values or field.required:
             _take(field, values.get(field.name), taken, wrong)
     if wrong:
-        raise Rejected(422, _sentence(shape, wrong) or wrong)
+        raise Rejected(422, _sentence(shape, wrong, values) or wrong)
     return shape(**taken)
 
 
-def _sentence(shape: type[msgspec.Struct], wrong: Mapping[str, list[str]]) -> str | None:
+def _sentence(
+    shape: type[msgspec.Struct], wrong: Mapping[str, list[str]], values: Mapping[str, Any]
+) -> str | None:
     """Return the one sentence that clients of Norns expect instead of a map, if it is such."""
     always: Mapping[str, str] = getattr(shape, "SAID_IF_WRONG", {})
     missing: Mapping[str, str] = getattr(shape, "SAID_IF_MISSING", {})
     for name, said in wrong.items():
         if name in always:
             return always[name]
-        if name in missing and said == [BLANK]:
+        if name in missing and said == [BLANK] and values.get(name) is None:
             return missing[name]
     return None
 
@@ -190,8 +193,8 @@ def _said(error: str, field: _Field) -> str:
             ">": "greater than",
         }
         return f"must be {words[found[1]]} {found[2]}{where}"
-    if field.choices and not path:
-        return f"{INVALID}: expected {_or(field.choices)}"
+    if choices := field.choices if not path else _choices_at(field.type, path):
+        return f"{INVALID}: expected {_or(choices)}{where}"
     if found := re.match(r"Expected `([^`]+)`", text):
         kinds = [_KINDS.get(kind.strip(), kind.strip()) for kind in found[1].split("|")]
         return f"{INVALID}: expected {_or(kinds)}{where}"
@@ -221,6 +224,23 @@ def _fields(shape: type[msgspec.Struct]) -> tuple[_Field, ...]:
             )
         )
     return tuple(found)
+
+
+def _choices_at(type_: Any, path: str) -> list[Any]:
+    """Return what may stand at a place inside a field, as msgspec names it: `$.messages[0].role`.
+
+    None where anything of a kind may.
+    """
+    parts = _parts(type_)
+    for name in _STEP.findall(path):
+        if name:
+            shapes = [part for part in parts if isinstance(part, type)]
+            hints = [get_type_hints(shape, include_extras=True) for shape in shapes]
+            inside = [found[name] for found in hints if name in found]
+        else:
+            inside = [one for part in parts for one in get_args(_plain(part))[:1]]
+        parts = [part for one in inside for part in _parts(one)]
+    return [choice for part in parts for choice in _choices(part)]
 
 
 def _plain(type_: Any) -> Any:
