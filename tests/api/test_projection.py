@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +15,7 @@ from perdure.api.projection import (
     RunFacts,
     SessionFacts,
     conversation_object,
+    is_asked,
     output_text,
     row_statuses,
     run_object,
@@ -28,7 +29,7 @@ from perdure.api.shapes.common import timestamp
 from perdure.api.transcript import Transcript
 from perdure.core import events as e
 from perdure.core.evolve import evolve
-from perdure.core.runs import RunRow, rows_of, run_row
+from perdure.core.runs import RowStatus, RunRow, rows_of, run_row
 from perdure.core.state import EMPTY
 from tests.api import logs
 from tests.core.story import SESSION, Story, call
@@ -211,6 +212,24 @@ def test_every_row_is_found_under_the_status_it_reads_as(status: Any) -> None:
     for found in row_statuses(status):
         waits = ({"call": "c", "what": "answer", "question": "?"},) if status == "waiting" else ()
         assert run_status(row(found, waiting_for=waits)) == status
+
+
+@pytest.mark.parametrize(
+    ("status", "found"),
+    [
+        ("failed", {"failed", "cancelled"}),
+        ("cancelled", {"cancelled"}),
+        ("pending", {"queued"}),
+        ("queued", {"queued"}),
+        ("merged", {"merged"}),
+    ],
+)
+def test_runs_are_asked_for_by_what_they_read_as_or_more_finely(
+    status: Any, found: set[RowStatus]
+) -> None:
+    every = get_args(RowStatus)
+    assert {one for one in every if is_asked(row(one), status)} == found
+    assert found <= set(row_statuses(status))
 
 
 def facts_of_session() -> SessionFacts:

@@ -241,6 +241,7 @@ async def test_a_run_is_followed_from_message_to_answer() -> None:
         listed = await h.get("/runs")
         assert [one["id"] for one in listed] == [silent, again["run_id"], failed, asking]
         assert await h.get(f"/agents/{agent}/runs") == listed
+        assert [one["id"] for one in await h.get("/runs?status=cancelled")] == [silent]
         usage = await h.get("/usage")
         assert (usage["runs"], usage["input_tokens"]) == (4, 10)
 

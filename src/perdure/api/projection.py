@@ -14,6 +14,7 @@ import msgspec
 from perdure.api.cost import DEFAULT_PRICES, Prices, cost_of, sum_of
 from perdure.api.shapes.common import timestamp, timestamp_or_none
 from perdure.api.shapes.runs import (
+    AskedStatus,
     Cost,
     Event,
     EventGlimpse,
@@ -38,13 +39,17 @@ _STATUS: Mapping[RowStatus, RunStatus] = {
     "cancelled": "failed",
     "merged": "running",
 }
-_ROWS: Mapping[RunStatus, tuple[RowStatus, ...]] = {
+_ROWS: Mapping[AskedStatus, tuple[RowStatus, ...]] = {
     "pending": ("queued",),
     "running": ("running", "waiting"),
     "waiting": ("waiting",),
     "completed": ("completed",),
     "failed": ("failed", "cancelled"),
+    "queued": ("queued",),
+    "cancelled": ("cancelled",),
+    "merged": ("merged",),
 }
+_FINER = frozenset({"queued", "cancelled", "merged"})
 _FOR_SOMEBODY = frozenset({"answer", "decision"})
 
 
@@ -148,9 +153,14 @@ def run_status(row: RunRow) -> RunStatus:
     return _STATUS[row.status]
 
 
-def row_statuses(status: RunStatus) -> tuple[RowStatus, ...]:
-    """Return the statuses of rows that may read as `status`; `run_status` has the last word."""
+def row_statuses(status: AskedStatus) -> tuple[RowStatus, ...]:
+    """Return the statuses of rows that may be meant by `status`; `is_asked` has the last word."""
     return _ROWS[status]
+
+
+def is_asked(row: RunRow, status: AskedStatus) -> bool:
+    """Say whether a run is among those that are asked for by a status."""
+    return status == (row.status if status in _FINER else run_status(row))
 
 
 def output_text(content: Any) -> str | None:

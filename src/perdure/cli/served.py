@@ -5,7 +5,7 @@ What `--json` prints here are the objects of the REST API.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +33,6 @@ if TYPE_CHECKING:
 ASKS = frozenset({"waiting_for_user", "decision_requested"})
 COLUMNS = ("id", "row_status", "inserted_at", "agent", "conversation_id", "trigger_type")
 SHOWN_OTHERWISE = ("output", "waits", "waiting_for", "failure_inspector", "cost", "total_cost")
-STATUS_THERE: Mapping[str, str | None] = {
-    "queued": "pending",
-    "running": "running",
-    "cancelled": "failed",
-    "merged": None,
-}
-"""What the API calls a status, where it has another word for it or none."""
 
 
 class Served:
@@ -69,8 +62,8 @@ class Served:
                 raise InvalidInput("--session needs --agent: sessions are an agent's")
             path = {"id": asked["agent_id"], "key": session}
             conversation = (await self.client.call("get_conversation", **path)).id
-        if status is not None and (there := STATUS_THERE.get(status, status)):
-            asked["status"] = there
+        if status is not None:
+            asked["status"] = status
         items: list[Run] = []
         async for item in pages(self.client, "list_runs", None, **asked):
             if status in (None, item.row_status) and conversation in (None, item.conversation_id):

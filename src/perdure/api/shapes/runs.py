@@ -17,6 +17,9 @@ from perdure.api.shapes.common import Content, Id, Name, PageQuery, Shape, Times
 from perdure.core.runs import RowStatus
 
 RunStatus = Literal["pending", "running", "waiting", "completed", "failed"]
+AskedStatus = Literal[
+    "pending", "running", "waiting", "completed", "failed", "queued", "cancelled", "merged"
+]
 TriggerType = Literal["message", "schedule", "webhook", "fork"]
 Source = Literal["system", "user", "worker"]
 
@@ -125,9 +128,13 @@ class Run(Shape, frozen=True, kw_only=True):
 
 
 class RunQuery(PageQuery, frozen=True, kw_only=True):
-    """Which runs to list, newest first."""
+    """Which runs to list, newest first.
 
-    status: RunStatus | UnsetType = UNSET
+    `status` is a run's `status`, or what its `row_status` says more finely: `queued`, `cancelled`
+    or `merged`.
+    """
+
+    status: AskedStatus | UnsetType = UNSET
     agent_id: Id | UnsetType = UNSET
 
 

@@ -12,7 +12,7 @@ from perdure.api.decoding import decode_id
 from perdure.api.errors import Rejected
 from perdure.api.limits import EVENTS_PAGE_ITEMS_MAX, PAGE_ITEMS, RUNS_PAGE_ITEMS
 from perdure.api.pages import cursor, page, page_items
-from perdure.api.projection import row_statuses, run_status
+from perdure.api.projection import is_asked, row_statuses
 from perdure.api.summary import summarise
 from perdure.core.errors import NotFound, Refused
 from perdure.core.messages import INHERITED_CONTEXT, AssistantMessage, UserMessage
@@ -70,7 +70,7 @@ async def list_runs(desk: Desk, request: Request) -> Answer:
         agent=None if query.agent_id is UNSET else str(query.agent_id),
         statuses=(None,) if isinstance(status, UnsetType) else row_statuses(status),
         before=place(query, tuple[int, str]),
-        wanted=lambda row: status is UNSET or run_status(row) == status,
+        wanted=lambda row: isinstance(status, UnsetType) or is_asked(row, status),
     )
     return Answer(await _run_page(desk, rows, limit, asked=query.after is not UNSET))
 
