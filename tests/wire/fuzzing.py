@@ -7,8 +7,10 @@ for each kind of thing that was caused for the first time. Options are those of 
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import resource
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +25,7 @@ with atheris.instrument_imports(include=["perdure.wire", "perdure.core"]):
     from perdure.wire import results
     from perdure.wire import table as t
     from perdure.wire.frames import BadFrame, decode
-    from perdure.wire.message_cache import RUNS_MAX
+    from perdure.wire.message_cache import NATIVE_RUNS_MAX
     from perdure.wire.registration import FEATURES, Registration
     from perdure.wire.server import (
         CHANNELS_MAX,
@@ -36,6 +38,8 @@ with atheris.instrument_imports(include=["perdure.wire", "perdure.core"]):
     from perdure.wire.worker import Joined, WorkerSide
 
 CLOSE_CODES = (1002, 1007, 1009)
+MEMORY_MIB_MAX = 400
+INPUTS_LOOKED_AFTER = 1_000
 OURS = Registration(worker_id="w1", tools=(), features=FEATURES)
 BEAT = '[null,"1","phoenix","heartbeat",{}]'
 STRANGE: list[Any] = [
@@ -43,6 +47,7 @@ STRANGE: list[Any] = [
     "a" * 300, "1" * 30, [None] * 5, {"worker_id": "w"}, 7.5, False,
 ]  # fmt: skip
 seen: set[str] = set()
+inputs = itertools.count(1)
 
 
 class Server:
@@ -86,7 +91,7 @@ class Worker:
                 decode(thing)
             elif isinstance(thing, Joined):
                 self.side.result(results.Result(task_id="T1", status="ok"))
-        assert len(self.side._cache._runs) <= RUNS_MAX
+        assert len(self.side._cache._runs) <= NATIVE_RUNS_MAX
 
 
 ENDS = (lambda: Server("worker"), lambda: Server("agent"), Worker)
@@ -117,6 +122,17 @@ def fuzz(data: bytes) -> None:
         if bad.close_code not in CLOSE_CODES:
             raise
     assert len(bystander.feed(BEAT)) == 1
+    if next(inputs) % INPUTS_LOOKED_AFTER == 0 and resident_mib() > MEMORY_MIB_MAX:
+        raise MemoryError(f"{resident_mib()} MiB are in use; the limit is {MEMORY_MIB_MAX}")
+
+
+def resident_mib() -> int:
+    """Return how much memory this process has now.
+
+    Its peak, which libFuzzer would look at, begins with that of the process that started it.
+    """
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() // 2**20
 
 
 def mutate(data: bytes, size_max: int, seed: int) -> bytes:

@@ -23,7 +23,6 @@ from perdure.wire.worker import WorkerFact
 HERE = Path(__file__).parent
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "10"))
 SLACK_SECONDS = 60
-MEMORY_MIB_MAX = 400
 WHEELS = ((3, 11), (3, 12), (3, 13))
 """The versions of Python that atheris is published for, all of them for Linux on x86-64."""
 
@@ -110,7 +109,7 @@ def fuzz(folder: Path, seconds: int) -> str:
         [
             python_for(HERE / "atheris.txt", HERE), HERE / "fuzzing.py", corpus,
             f"-max_total_time={seconds}", "-max_len=8192", "-timeout=10", "-seed=1",
-            f"-rss_limit_mb={MEMORY_MIB_MAX}", f"-artifact_prefix={folder}/", "-verbosity=0",
+            "-rss_limit_mb=0", f"-artifact_prefix={folder}/", "-verbosity=0",
         ],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         timeout=seconds + SLACK_SECONDS,
