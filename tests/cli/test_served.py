@@ -192,6 +192,8 @@ def test_sessions_are_listed_named_archived_and_restored(server: Hosted) -> None
         (("send", "nobody", "x"), 3, "there is no agent 'nobody' on the server"),
         (("runs", "show", "0199"), 3, "there is no run 199 on http://127.0.0.1:"),
         (("runs", "cancel", "99"), 3, "there is no run 99 on http://127.0.0.1:"),
+        (("runs", "reply", "99", "yes"), 3, "there is no run 99 on http://127.0.0.1:"),
+        (("runs", "resolve", "99", "c", "happened"), 3, "there is no run 99 on http://127.0.0.1:"),
         (("agents", "show", "99"), 3, "there is no agent 99 on http://127.0.0.1:"),
         (("keys", "revoke", "99"), 3, "there is no key 99 on http://127.0.0.1:"),
         (("sessions", "show", "99"), 3, "there is no session 99 on http://127.0.0.1:"),
@@ -208,6 +210,7 @@ def test_what_is_wrong_is_said_in_a_line(
     done = server.perdure(*arguments)
     assert (done.code, done.out) == (code, ""), done
     assert said in done.err
+    assert "Warning" not in done.err
 
 
 def test_a_store_on_the_command_line_wins_over_a_server_of_the_environment(

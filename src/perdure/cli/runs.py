@@ -263,7 +263,7 @@ async def reply(
             raise InvalidInput("--by is for a store; a server goes by the key")
         async with served(server, Output(as_json)) as there:
             run = there.run(run_id)
-            return await there.tell(run, run.reply(answer, call=call), not no_follow)
+            return await there.tell(run, lambda: run.reply(answer, call=call), not no_follow)
 
     async def telling(node: Node, row: RunRow) -> Run | None:
         await node.reply(row.id, answer, call=call, by=by)
@@ -302,8 +302,11 @@ async def resolve(
     if server is not None:
         async with served(server, Output(as_json)) as there:
             run = there.run(run_id)
-            told = run.resolve(call, verdict, attempt=attempt, content=content)
-            return await there.tell(run, told, not no_follow)
+            return await there.tell(
+                run,
+                lambda: run.resolve(call, verdict, attempt=attempt, content=content),
+                not no_follow,
+            )
 
     async def telling(node: Node, row: RunRow) -> Run | None:
         await node.resolve(

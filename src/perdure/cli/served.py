@@ -5,7 +5,7 @@ What `--json` prints here are the objects of the REST API.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -112,11 +112,11 @@ class Served:
         return self.finish(await run.wait())
 
     async def tell(
-        self, run: AsyncRunHandle, telling: Coroutine[Any, Any, None], is_followed: bool
+        self, run: AsyncRunHandle, tell: Callable[[], Awaitable[None]], is_followed: bool
     ) -> int:
         """Tell a run something, and follow what comes of it; return the exit code."""
         told = await self._told(run)
-        await telling
+        await tell()
         return await self.follow(run, told[-1].sequence) if is_followed else 0
 
     def finish(self, run: Run) -> int:
