@@ -88,6 +88,10 @@ class Unavailable(StoreError):
     """The store could not answer; whether a write happened is unknown until it is read again."""
 
 
+class Broken(Unavailable):
+    """The store answers no more until it is opened again: a disk failed, or it was closed."""
+
+
 class KeyReused(StoreError):
     """An idempotency key was used again with other content."""
 

@@ -8,17 +8,17 @@ read). A store applies the commits of one session in the order they were submitt
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Collection
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
 from perdure.core.codec import Record
+from perdure.core.durability import Durability
 from perdure.core.errors import StoreError
 from perdure.core.ids import SessionId
 from perdure.core.runs import RowStatus, RunRow
-
-Durability = Literal["memory", "os", "fsynced"]
 
 
 class Token(NamedTuple):
@@ -29,12 +29,22 @@ class Token(NamedTuple):
 
 
 class InboxEntry(msgspec.Struct, frozen=True, gc=False):
-    """A command that was accepted: its id is the client's idempotency key within the session."""
+    """A command that was accepted: its id is the client's idempotency key within the session.
+
+    `generation` is what a node has to read to understand it (see `StepCommit`).
+    """
 
     id: str
     session: SessionId
     command: bytes
     accepted_at: int
+    generation: int = 0
+
+
+class Settled(msgspec.Struct, frozen=True, gc=False):
+    """What became of an inbox entry that was consumed; `refusal` is empty if it was not refused."""
+
+    refusal: bytes = b""
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -50,7 +60,8 @@ class Loaded(msgspec.Struct, frozen=True, gc=False):
     """A session as it stands: the snapshot, the records after it, and the unconsumed inbox.
 
     `head` is the hash of the log at `version`; `strikes` counts the claims in a row that were not
-    released; `quarantine` says why the session may not be claimed.
+    released; `quarantine` says why the session may not be claimed. It is `suspect` when the store
+    was distrusted after the session's last progress: what was acknowledged may be missing.
     """
 
     session: SessionId
@@ -61,6 +72,7 @@ class Loaded(msgspec.Struct, frozen=True, gc=False):
     inbox: tuple[InboxEntry, ...]
     strikes: int = 0
     quarantine: str | None = None
+    suspect: bool = False
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):
@@ -73,7 +85,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
 class NotClaimed(msgspec.Struct, frozen=True, gc=False):
     """A claim that did not: who holds the session, or why it may not be claimed."""
 
-    why: Literal["held", "absent", "quarantined", "struck"]
+    why: Literal["held", "absent", "quarantined", "struck", "newer"]
     owner: str | None = None
 
 
@@ -86,7 +98,10 @@ class StepCommit(msgspec.Struct, frozen=True, gc=False):
     1970) is when somebody must look at the session if nobody runs it; None: only when something is
     accepted. `rows` are upserted, but keep the `created_at` of their first write; `snapshot` is of
     the version after the commit; `blobs` are kept by content. A commit with records is progress:
-    it resets the session's strikes.
+    it resets the session's strikes, and what was claimed after a distrust is suspect no more.
+
+    `refusals` say of ids among `consumed` why nothing came of them. `generation` is that of the
+    newest schema in the commit: from then on only those who read it may claim the session.
 
     `postponed` is how many unconsumed inbox entries the owner knows and leaves where they are. If
     the session has more than that, one was accepted meanwhile: the store then ignores `wake_at` and
@@ -103,6 +118,8 @@ class StepCommit(msgspec.Struct, frozen=True, gc=False):
     rows: tuple[RunRow, ...] = ()
     snapshot: bytes | None = None
     blobs: tuple[tuple[str, bytes], ...] = ()
+    refusals: tuple[tuple[str, bytes], ...] = ()
+    generation: int = 0
 
 
 class RunQuery(msgspec.Struct, frozen=True, gc=False):
@@ -120,12 +137,38 @@ class RunQuery(msgspec.Struct, frozen=True, gc=False):
 CommitDone = Callable[[StoreError | None], None]
 
 
-class SessionStore(Protocol):
-    """Facts about sessions, kept with the durability that `durability` names.
-
-    `identity` is what no other store has, and stays the same as long as the facts do.
+class SessionReader(Protocol):
+    """What can be read of sessions without the right to write any.
 
     Any method may raise `Unavailable`. Methods are called from one event loop.
+    """
+
+    async def load(self, session: SessionId) -> Loaded | None:
+        """Read a session; None if there is none."""
+        ...
+
+    async def read(self, session: SessionId, after: int, limit: int) -> list[Record]:
+        """Return up to `limit` records after position `after`, in order."""
+        ...
+
+    async def list(self, query: RunQuery) -> builtins.list[RunRow]:
+        """Return the rows of runs that match, newest first."""
+        ...
+
+    async def blob(self, address: str) -> bytes | None:
+        """Return the bytes kept under a content address."""
+        ...
+
+    async def settled(self, session: SessionId, id: str) -> Settled | None:
+        """Say what became of an inbox entry; None while it waits, or if there is none."""
+        ...
+
+
+class SessionStore(SessionReader, Protocol):
+    """Facts about sessions, kept with the durability that `durability` names.
+
+    `identity` is what no other store has, and stays the same as long as the facts do. A method may
+    raise `Broken`, which is an `Unavailable` after which this object answers no more.
     """
 
     durability: Durability
@@ -138,23 +181,27 @@ class SessionStore(Protocol):
         gives the same receipt and writes nothing; with another command it raises `KeyReused`.
         Raises `LimitExceeded` for a command that asks for a run when `INBOX_ENTRIES_MAX` entries
         are unconsumed (what answers or ends a run is always accepted), and `InvalidInput` for a
-        name that is not Unicode. Makes the session due at once.
+        name that is not Unicode. Makes the session due at once. The session's generation becomes
+        at least that of the entry.
         """
         ...
 
     async def claim(
-        self, session: SessionId, owner: str, nonce: str, strikes_max: int | None = None
+        self,
+        session: SessionId,
+        owner: str,
+        nonce: str,
+        strikes_max: int | None = None,
+        reads: int | None = None,
     ) -> Claimed | NotClaimed:
         """Take the right to write a session, then read it, in one transaction.
 
         Never steals from an owner whose lease is alive (the same owner may claim again). The epoch
         grows by one; a claim that follows one without a release counts a strike. One after which
-        the session would have more than `strikes_max` is refused as "struck", and counts none.
+        the session would have more than `strikes_max` is refused as "struck", and one of a session
+        whose generation is greater than `reads` as "newer"; neither counts a strike. When several
+        reasons hold, the first of absent, quarantined, held, newer, struck is given.
         """
-        ...
-
-    async def load(self, session: SessionId) -> Loaded | None:
-        """Read a session without the right to write it; None if there is none."""
         ...
 
     def commit(self, step: StepCommit, done: CommitDone) -> None:
@@ -191,23 +238,27 @@ class SessionStore(Protocol):
         ...
 
     async def due(
-        self, now: int, limit: int, agents: Collection[str] | None = None
-    ) -> tuple[list[SessionId], int | None]:
+        self,
+        now: int,
+        limit: int,
+        agents: Collection[str] | None = None,
+        reads: int | None = None,
+    ) -> tuple[builtins.list[SessionId], int | None]:
         """Return sessions nobody runs that are due at `now`, and the time of the next one after.
 
-        Only sessions of `agents`, if they are given. The earliest come first. Whether an owner's
-        lease is alive is for the store's clock to say.
+        Only sessions of `agents`, and of no generation greater than `reads`, if they are given. The
+        earliest come first. Whether an owner's lease is alive is for the store's clock to say.
         """
         ...
 
-    async def read(self, session: SessionId, after: int, limit: int) -> list[Record]:
-        """Return up to `limit` records after position `after`, in order."""
+    async def unread(self, owner: str, limit: int) -> builtins.list[SessionId]:
+        """Return up to `limit` sessions for which something was accepted that their owner,
+        `owner`, may not know of: they have more entries than it read, or said it postponed.
+
+        It may name one whose owner does know; it never leaves out one whose owner does not.
+        """
         ...
 
-    async def list(self, query: RunQuery) -> list[RunRow]:
-        """Return the rows of runs that match, newest first."""
-        ...
-
-    async def blob(self, address: str) -> bytes | None:
-        """Return the bytes kept under a content address."""
+    async def distrust(self) -> None:
+        """Make every session suspect: the store was restored, or failed over with a loss."""
         ...
