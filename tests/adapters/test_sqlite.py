@@ -492,7 +492,7 @@ class TestSchema:
         """Its work must not grow with what is parked: both of its queries search one index."""
         db = apsw.Connection(":memory:")
         SCHEMA.migrate(db, Path("memory"), 1, SCHEMA.migrations())
-        values = {"agent": "a", "now": 1, "limit": 1}
+        values = {"agent": "a", "now": 1, "limit": 1, "reads": None}
         for query, bounds in ((reading.UNOWNED_DUE, "<"), (reading.UNOWNED_NEXT, ">")):
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", values)]
             assert plan == [

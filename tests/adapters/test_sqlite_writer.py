@@ -337,9 +337,9 @@ class TestFailing:
             submit(store, step), store.accept(entry("m1")), return_exceptions=True
         )
         assert isinstance(found[1], Unavailable)
-        assert [type(error).__name__ for error in found[0]] == ["Unavailable"]
+        assert [type(error).__name__ for error in found[0]] == ["Broken"]
         hook.failing = None
-        assert set((await everything(store, owner)).values()) == {"Unavailable"}
+        assert set((await everything(store, owner)).values()) == {"Broken"}
         assert f"planned at {site}" in store.facts()["failure"]
         await store.close()
         store = await SqliteStore.open(path, FakeClock())
@@ -360,7 +360,7 @@ class TestFailing:
             acknowledged += error is None
         assert isinstance(error, Unavailable)
         assert "FullError" in str(error)
-        assert set((await everything(store, owner)).values()) == {"Unavailable"}
+        assert set((await everything(store, owner)).values()) == {"Broken"}
         await store.close()
         store = await SqliteStore.open(path, FakeClock())
         assert len(await store.read(SESSION, 0, 1000)) == acknowledged > 10
@@ -377,7 +377,7 @@ class TestFailing:
             text=True,
             check=False,
         )
-        assert done.stdout.startswith("Unavailable "), done.stdout + done.stderr
+        assert done.stdout.startswith("Broken "), done.stdout + done.stderr
         acknowledged = int(done.stdout.split()[1])
 
         async def count() -> int:
@@ -395,7 +395,7 @@ class TestFailing:
         told: list[StoreError | None] = []
         store.commit(owner.step(b"before"), told.append)
         await store.close()
-        assert set((await everything(store, owner)).values()) == {"Unavailable"}
+        assert set((await everything(store, owner)).values()) == {"Broken"}
         assert told == [None]
         assert store.facts()["log_bytes"] == 0
 

@@ -92,12 +92,12 @@ def test_every_pure_package_is_under_the_pure_contract() -> None:
 
 
 def test_every_adapter_is_under_the_contract_of_siblings() -> None:
-    """Stores and catalogs are adapters of their own; of the other folders the whole folder is.
+    """Stores, catalogs and clusters are adapters; of the other folders the whole folder is one.
 
-    What all SQLite files have in common is no adapter: several stand on it.
+    What the adapters of one kind of server or file have in common is none: several stand on it.
     """
     adapters = tidy.SRC / "adapters"
-    families = {"catalog", "stores"}
+    families = {"catalog", "cluster", "stores"}
     children = [adapters, *(adapters / family for family in families)]
     children = [child for folder in children for child in folder.iterdir()]
     existing = {
@@ -106,7 +106,8 @@ def test_every_adapter_is_under_the_contract_of_siblings() -> None:
         if (child.is_dir() or child.suffix == ".py")
         and child.name not in {*families, "__init__.py", "__pycache__"}
     }
-    assert existing - {"perdure.adapters.sqlite"} == set(CONTRACTS["siblings"]["modules"])
+    common = {f"perdure.adapters.{name}" for name in ("nats", "postgres", "redis", "sqlite")}
+    assert existing - common == set(CONTRACTS["siblings"]["modules"])
 
 
 @pytest.fixture(scope="module")

@@ -29,16 +29,12 @@ class Token(NamedTuple):
 
 
 class InboxEntry(msgspec.Struct, frozen=True, gc=False):
-    """A command that was accepted: its id is the client's idempotency key within the session.
-
-    `generation` is what a node has to read to understand it (see `StepCommit`).
-    """
+    """A command that was accepted: its id is the client's idempotency key within the session."""
 
     id: str
     session: SessionId
     command: bytes
     accepted_at: int
-    generation: int = 0
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False):
@@ -174,15 +170,17 @@ class SessionStore(SessionReader, Protocol):
     durability: Durability
     identity: str
 
-    async def accept(self, entry: InboxEntry, row: RunRow | None = None) -> Receipt:
+    async def accept(
+        self, entry: InboxEntry, row: RunRow | None = None, generation: int = 0
+    ) -> Receipt:
         """Put a command into a session's inbox, creating the session if it is new.
 
         `row` is the row of the run that the command asks for. A known id with the same command
         gives the same receipt and writes nothing; with another command it raises `KeyReused`.
         Raises `LimitExceeded` for a command that asks for a run when `INBOX_ENTRIES_MAX` entries
         are unconsumed (what answers or ends a run is always accepted), and `InvalidInput` for a
-        name that is not Unicode. Makes the session due at once. The session's generation becomes
-        at least that of the entry.
+        name that is not Unicode. Makes the session due at once. `generation` is what a node has to
+        read to understand the command; the session's becomes at least that (see `StepCommit`).
         """
         ...
 

@@ -84,7 +84,7 @@ def accept(session: SessionId, name: str) -> writer.Request:
     """Return the request that puts a command into an inbox, with the row of its run."""
     entry = InboxEntry(name, session, f'"{name}"'.encode(), NOW)
     return writer.Request(
-        session, lambda db, ids: operations.accept(db, entry, row(session, name), NOW), None
+        session, lambda db, ids: operations.accept(db, entry, row(session, name), 0, NOW), None
     )
 
 

@@ -15,8 +15,8 @@ from typing import Literal
 import apsw
 
 from perdure.adapters.sqlite import log
+from perdure.core.durability import Durability
 from perdure.core.errors import StoreRefused, Unavailable
-from perdure.ports.session_store import Durability
 
 Synchronous = Literal["FULL", "NORMAL"]
 

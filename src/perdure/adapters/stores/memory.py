@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import hashlib
 from collections.abc import Callable, Collection
 from typing import Protocol
@@ -10,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from perdure.core.codec import Record, genesis
+from perdure.core.durability import Durability
 from perdure.core.errors import (
     Conflict,
     Fenced,
@@ -25,12 +27,12 @@ from perdure.core.runs import RunRow
 from perdure.ports.session_store import (
     Claimed,
     CommitDone,
-    Durability,
     InboxEntry,
     Loaded,
     NotClaimed,
     Receipt,
     RunQuery,
+    Settled,
     StepCommit,
     Token,
 )
@@ -47,20 +49,28 @@ class _Session:
         "claimed",
         "digests",
         "epoch",
+        "generation",
         "inbox",
+        "known",
         "log",
         "number",
         "owner",
         "quarantine",
+        "refusals",
         "snapshot",
         "snapshot_version",
         "strikes",
         "token",
+        "trusted",
+        "trusts",
         "wake_at",
     )
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, incarnation: int) -> None:
         self.number = number
+        self.trusted = self.trusts = incarnation
+        self.generation = 0
+        self.known = 0
         self.epoch = 0
         self.token: Token | None = None
         self.owner: str | None = None
@@ -72,6 +82,7 @@ class _Session:
         self.snapshot_version = 0
         self.inbox: dict[str, InboxEntry] = {}
         self.digests: dict[str, bytes] = {}
+        self.refusals: dict[str, bytes] = {}
         self.wake_at: int | None = None
 
 
@@ -92,12 +103,17 @@ class MemoryStore:
         self._leases: dict[str, int] = {}
         self._rows: dict[str, dict[str, RunRow]] = {}
         self._blobs: dict[str, bytes] = {}
+        self._incarnation = 0
         self._untold: dict[tuple[SessionId, Token], list[StoreError]] = {}
 
-    async def accept(self, entry: InboxEntry, row: RunRow | None = None) -> Receipt:
+    async def accept(
+        self, entry: InboxEntry, row: RunRow | None = None, generation: int = 0
+    ) -> Receipt:
         """Put a command into a session's inbox."""
         _check_names(entry)
-        session = self._sessions.get(entry.session) or _Session(len(self._sessions))
+        session = self._sessions.get(entry.session) or _Session(
+            len(self._sessions), self._incarnation
+        )
         digest = hashlib.sha256(entry.command).digest()
         known = session.digests.get(entry.id)
         if known is not None:
@@ -111,6 +127,7 @@ class MemoryStore:
         self._sessions[entry.session] = session
         session.digests[entry.id] = digest
         session.inbox[entry.id] = entry
+        session.generation = max(session.generation, generation)
         now = self._now()
         session.wake_at = now if session.wake_at is None else min(session.wake_at, now)
         if row is not None:
@@ -118,7 +135,12 @@ class MemoryStore:
         return Receipt(entry.id, entry.session, self.durability)
 
     async def claim(
-        self, session: SessionId, owner: str, nonce: str, strikes_max: int | None = None
+        self,
+        session: SessionId,
+        owner: str,
+        nonce: str,
+        strikes_max: int | None = None,
+        reads: int | None = None,
     ) -> Claimed | NotClaimed:
         """Take the right to write a session, then read it."""
         found = self._sessions.get(session)
@@ -128,6 +150,8 @@ class MemoryStore:
             return NotClaimed("quarantined")
         if found.owner != owner and self._is_held(found):
             return NotClaimed("held", found.owner)
+        if reads is not None and found.generation > reads:
+            return NotClaimed("newer")
         if strikes_max is not None and found.strikes + found.claimed > strikes_max:
             return NotClaimed("struck")
         found.strikes += found.claimed
@@ -135,6 +159,8 @@ class MemoryStore:
         found.epoch += 1
         found.token = Token(found.epoch, nonce)
         found.owner = owner
+        found.known = len(found.inbox)
+        found.trusts = self._incarnation
         return Claimed(found.token, self._loaded(session, found))
 
     async def load(self, session: SessionId) -> Loaded | None:
@@ -188,8 +214,12 @@ class MemoryStore:
             found.strikes = 0
 
     async def due(
-        self, now: int, limit: int, agents: Collection[str] | None = None
-    ) -> tuple[list[SessionId], int | None]:
+        self,
+        now: int,
+        limit: int,
+        agents: Collection[str] | None = None,
+        reads: int | None = None,
+    ) -> tuple[builtins.list[SessionId], int | None]:
         """Return sessions nobody runs that are due at `now`, and the time of the next one after."""
         ready: list[tuple[int, int, SessionId]] = []
         later: list[int] = []
@@ -198,6 +228,8 @@ class MemoryStore:
                 continue
             if agents is not None and session.agent not in agents:
                 continue
+            if reads is not None and found.generation > reads:
+                continue
             if found.wake_at <= now:
                 ready.append((found.wake_at, found.number, session))
             else:
@@ -205,12 +237,32 @@ class MemoryStore:
         ready.sort()
         return [session for *_, session in ready[:limit]], min(later, default=None)
 
-    async def read(self, session: SessionId, after: int, limit: int) -> list[Record]:
+    async def unread(self, owner: str, limit: int) -> builtins.list[SessionId]:
+        """Return sessions for which something was accepted that their owner may not know of."""
+        unread = [
+            session
+            for session, found in self._sessions.items()
+            if found.owner == owner and len(found.inbox) > found.known
+        ]
+        return unread[:limit]
+
+    async def distrust(self) -> None:
+        """Make every session suspect."""
+        self._incarnation += 1
+
+    async def settled(self, session: SessionId, id: str) -> Settled | None:
+        """Say what became of an inbox entry; None while it waits, or if there is none."""
+        found = self._sessions.get(session)
+        if found is None or id not in found.digests or id in found.inbox:
+            return None
+        return Settled(found.refusals.get(id, b""))
+
+    async def read(self, session: SessionId, after: int, limit: int) -> builtins.list[Record]:
         """Return up to `limit` records after position `after`, in order."""
         found = self._sessions.get(session)
         return [] if found is None else found.log[after : after + limit]
 
-    async def list(self, query: RunQuery) -> list[RunRow]:
+    async def list(self, query: RunQuery) -> builtins.list[RunRow]:
         """Return the rows of runs that match, newest first."""
         rows = self._rows.get(query.tenant, {})
         if query.run is not None:
@@ -242,6 +294,7 @@ class MemoryStore:
             inbox=tuple(found.inbox.values()),
             strikes=found.strikes,
             quarantine=found.quarantine,
+            suspect=found.trusted < self._incarnation,
         )
 
     def _why_refused(self, step: StepCommit) -> StoreError | None:
@@ -264,10 +317,14 @@ class MemoryStore:
         session.log.extend(step.records)
         for entry in step.consumed:
             del session.inbox[entry]
+        session.refusals.update(step.refusals)
+        session.known = step.postponed
+        session.generation = max(session.generation, step.generation)
         known = len(session.inbox) <= step.postponed
         session.wake_at = step.wake_at if known else DUE_AT_ONCE
         if step.records:
             session.strikes = 0
+            session.trusted = session.trusts
         if step.snapshot is not None:
             session.snapshot_version, session.snapshot = len(session.log), step.snapshot
         for row in step.rows:

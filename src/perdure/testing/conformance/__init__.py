@@ -7,6 +7,7 @@ pytest.register_assert_rewrite(
     f"{__name__}.catalogs",
     f"{__name__}.claimant",
     f"{__name__}.claiming",
+    f"{__name__}.clusters",
     f"{__name__}.committing",
     f"{__name__}.listing",
     f"{__name__}.loading",

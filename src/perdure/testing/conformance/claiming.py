@@ -7,11 +7,13 @@ import asyncio
 import pytest
 
 from perdure.core.errors import Fenced, NotFound
+from perdure.core.ids import SessionId
 from perdure.ports.session_store import Claimed, NotClaimed, SessionStore, Token
 from perdure.testing.clock import FakeClock
 from perdure.testing.conformance.claimant import (
     LEASE_MS,
     SESSION,
+    Claimant,
     claim,
     created,
     dump,
@@ -26,6 +28,13 @@ async def strikes(store: SessionStore) -> int:
     loaded = await store.load(SESSION)
     assert loaded is not None
     return loaded.strikes
+
+
+async def suspect(store: SessionStore, session: SessionId) -> bool:
+    """Say whether a session is suspect."""
+    loaded = await store.load(session)
+    assert loaded is not None
+    return loaded.suspect
 
 
 class Claiming:
@@ -172,6 +181,62 @@ class Claiming:
         await store.release(SESSION, found.token)
         assert isinstance(await store.claim(SESSION, "node", "p", strikes_max=0), Claimed)
         assert await outcomes(store, owner.step(b"event")) == ["Fenced"]
+
+    async def test_a_session_that_is_newer_than_its_reader_is_left_to_others(
+        self, store: SessionStore, clock: FakeClock
+    ) -> None:
+        owner = await created(store)
+        assert await submit(store, owner.step(b"event", wake_at=0, generation=2)) == [None]
+        await store.release(SESSION, owner.token)
+        before = await dump(store, SESSION)
+        assert await store.claim(SESSION, "old", "o", reads=1) == NotClaimed("newer")
+        assert await dump(store, SESSION) == before
+        assert await store.due(clock.now_ms(), 10, reads=1) == ([], None)
+        assert await store.due(clock.now_ms(), 10, reads=2) == ([SESSION], None)
+        found = await store.claim(SESSION, "new", "n2", reads=2)
+        assert isinstance(found, Claimed)
+        assert found.loaded.strikes == 0
+        assert await submit(store, Claimant(found).step(b"event", generation=1)) == [None]
+        await store.release(SESSION, found.token)
+        assert await store.claim(SESSION, "old", "o", reads=1) == NotClaimed("newer")
+
+    async def test_a_command_of_a_newer_generation_is_left_to_who_reads_it(
+        self, store: SessionStore
+    ) -> None:
+        await store.accept(entry("m1"), generation=3)
+        assert await store.claim(SESSION, "old", "o", reads=2) == NotClaimed("newer")
+        assert isinstance(await store.claim(SESSION, "new", "n", reads=3), Claimed)
+
+    async def test_the_first_reason_why_a_claim_is_refused_is_given(
+        self, store: SessionStore, clock: FakeClock
+    ) -> None:
+        owner = await created(store)
+        assert await submit(store, owner.step(wake_at=0, generation=2)) == [None]
+        asked = (SESSION, "other", "o", 0, 1)
+        assert await store.claim(*asked) == NotClaimed("held", "node")
+        clock.advance(LEASE_MS)
+        assert await store.claim(*asked) == NotClaimed("newer")
+        assert await store.claim(SESSION, "other", "o", 0, 2) == NotClaimed("struck")
+        await store.release(SESSION, None, quarantine="no")
+        assert await store.claim(*asked) == NotClaimed("quarantined")
+
+    async def test_what_was_there_when_the_store_was_distrusted_is_suspect_until_it_gets_on(
+        self, store: SessionStore
+    ) -> None:
+        before = await created(store)
+        await store.distrust()
+        after = await created(store, SESSION._replace(key="after"))
+        assert [await suspect(store, one) for one in (SESSION, after.session)] == [True, False]
+        assert await submit(store, before.step(b"claimed before that")) == [None]
+        assert await suspect(store, SESSION)
+        owner = await claim(store, nonce="b")
+        assert owner.loaded.suspect
+        assert await submit(store, owner.step(wake_at=0)) == [None]
+        assert await suspect(store, SESSION)
+        assert await submit(store, owner.step(b"event")) == [None]
+        assert not await suspect(store, SESSION)
+        await store.release(SESSION, owner.token)
+        assert not (await claim(store, nonce="c")).loaded.suspect
 
     async def test_a_release_resets_the_strikes(self, store: SessionStore) -> None:
         await store.accept(entry("m1"))

@@ -12,7 +12,14 @@ import pytest
 from perdure.core.codec import Record, verify_chain
 from perdure.core.errors import StoreError
 from perdure.core.runs import RunRow
-from perdure.ports.session_store import CommitDone, RunQuery, SessionStore, StepCommit, Token
+from perdure.ports.session_store import (
+    CommitDone,
+    RunQuery,
+    SessionStore,
+    Settled,
+    StepCommit,
+    Token,
+)
 from perdure.testing.conformance.claimant import (
     SESSION,
     Claimant,
@@ -180,6 +187,19 @@ class Committing:
         assert await outcomes(store, *steps) == ["Fenced", "written", "written", "Fenced"]
         log = await store.read(SESSION, 0, 10)
         assert [record.body for record in log] == [b"o"]
+
+    async def test_what_became_of_a_command_is_known_once_it_is_consumed(
+        self, store: SessionStore
+    ) -> None:
+        owner = await prepared(store)
+        await store.accept(entry("refused"))
+        assert await store.settled(SESSION, "open") is None
+        step = owner.step(b"x", consumed=("open", "refused"), refusals=(("refused", b"why"),))
+        assert await submit(store, step) == [None]
+        assert await store.settled(SESSION, "open") == Settled()
+        assert await store.settled(SESSION, "refused") == Settled(b"why")
+        assert await store.settled(SESSION, "never accepted") is None
+        assert await store.settled(OTHER, "open") is None
 
     async def test_one_command_is_consumed_by_one_step(self, store: SessionStore) -> None:
         owner = await prepared(store)

@@ -52,16 +52,20 @@ MANY = 10**6
 EVERYTHING = frozenset({
     "accept: accepted", "accept: duplicate", "accept: KeyReused", "accept: LimitExceeded",
     "claim: claimed", "claim: strike", "claim: absent", "claim: held", "claim: quarantined",
+    "claim: newer", "claim: suspect",
     "commit: written", "commit: Fenced", "commit: Conflict", "commit: after a refused one",
     "renew: in time", "renew: too late",
     "release: released", "release: Fenced", "release: NotFound", "release: quarantine",
-    "due: somebody", "due: nobody yet", "read: a page", "list: a page",
+    "due: somebody", "due: nobody yet", "unread: something", "settled: refused", "settled: done",
+    "read: a page", "list: a page",
 })  # fmt: skip
 
 sessions = st.sampled_from(SESSIONS[:1] * 3 + SESSIONS)
 owners = st.sampled_from(OWNERS)
 names = st.sampled_from(["c1", "c2", "c3", "c4", "c5"])
 statuses = st.sampled_from(["queued", "running", "failed", "merged"])
+generations = st.sampled_from([0] * 6 + [1])
+readers = st.sampled_from([None, None, 1, 0])
 moments = st.sampled_from([None, 0, 10**12, 2 * 10**12])
 Ahead = tuple[int, bytes, list[str]]
 """The version, the head and the waiting commands that an owner decides its next step on."""
@@ -129,13 +133,16 @@ class StoreMachine(RuleBasedStateMachine):
         name=names,
         command=st.sampled_from([b"{}", b"[]"]),
         run=st.none() | statuses,
+        generation=generations,
     )
-    def accept(self, session: SessionId, name: str, command: bytes, run: str | None) -> None:
+    def accept(
+        self, session: SessionId, name: str, command: bytes, run: str | None, generation: int = 0
+    ) -> None:
         """Anybody accepts a command."""
         entry = InboxEntry(name, session, command, self.clock.now_ms())
         row = None if run is None else self.row(name, session, run)
-        expected = self.oracle.accept(entry, row, self.clock.now_ms())
-        found = self.attempt(self.store.accept(entry, row))
+        expected = self.oracle.accept(entry, row, self.clock.now_ms(), generation)
+        found = self.attempt(self.store.accept(entry, row, generation))
         if not isinstance(found, str):
             assert (found.id, found.session) == (name, session)
             assert found.durability == self.store.durability
@@ -149,12 +156,12 @@ class StoreMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.accept(session, self.clock.fresh_id(), b"{}", "queued")
 
-    @rule(session=sessions, owner=owners)
-    def claim(self, session: SessionId, owner: str) -> None:
+    @rule(session=sessions, owner=owners, reads=readers)
+    def claim(self, session: SessionId, owner: str, reads: int | None = None) -> None:
         """A node claims."""
         nonce = self.clock.fresh_id()
-        expected = self.oracle.claim(session, owner, nonce, self.clock.now_ms())
-        found = self.wait(self.store.claim(session, owner, nonce))
+        expected = self.oracle.claim(session, owner, nonce, self.clock.now_ms(), reads)
+        found = self.wait(self.store.claim(session, owner, nonce, reads=reads))
         if isinstance(found, NotClaimed):
             assert (found.why, found.owner) == expected
             self.note("claim", found.why)
@@ -162,6 +169,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert (found.token, plain(found.loaded)) == expected
         self.tokens[session].append(found.token)
         self.note("claim", "strike" if found.loaded.strikes else "claimed")
+        if found.loaded.suspect:
+            self.note("claim", "suspect")
 
     @precondition(lambda self: self.owned())
     @rule(data=st.data(), count=st.integers(1, 3))
@@ -233,17 +242,43 @@ class StoreMachine(RuleBasedStateMachine):
         """The store's clock moves."""
         self.clock.advance(passed_ms)
 
-    @rule(offset=st.sampled_from([-(10**13), -1, 0, 10**13]), limit=st.integers(0, 4))
-    def due(self, offset: int, limit: int) -> None:
+    @rule(
+        offset=st.sampled_from([-(10**13), -1, 0, 10**13]), limit=st.integers(0, 4), reads=readers
+    )
+    def due(self, offset: int, limit: int, reads: int | None) -> None:
         """Recovery scans."""
         now = self.clock.now_ms()
-        expected = self.oracle.due(now + offset, limit, now)
-        found = self.wait(self.store.due(now + offset, limit))
-        assert found == expected
+        found = self.wait(self.store.due(now + offset, limit, reads=reads))
+        check_due(found, limit, self.oracle.due(now + offset, now, reads))
         if found[0]:
             self.note("due", "somebody")
         elif found[1] is not None:
             self.note("due", "nobody yet")
+
+    @rule(owner=owners, limit=st.integers(0, 2))
+    def unread(self, owner: str, limit: int) -> None:
+        """A node asks for what was accepted elsewhere for the sessions that it runs."""
+        found = self.wait(self.store.unread(owner, limit))
+        expected = self.oracle.unread(owner)
+        assert len(found) == len(set(found)) == min(limit, len(expected))
+        assert expected.issuperset(found)
+        if found:
+            self.note("unread", "something")
+
+    @rule(session=sessions, name=names)
+    def settled(self, session: SessionId, name: str) -> None:
+        """Whoever accepted a command asks what became of it."""
+        found = self.wait(self.store.settled(session, name))
+        assert plain(found) == self.oracle.settled(session, name)
+        if found is not None:
+            self.note("settled", "refused" if found.refusal else "done")
+
+    @rule(crowd=st.integers(0, 6))
+    def distrust(self, crowd: int) -> None:
+        """A backup was restored."""
+        if crowd == 0:
+            self.oracle.distrust()
+            self.wait(self.store.distrust())
 
     @rule(session=sessions, after=st.integers(0, 6), limit=st.integers(0, 4))
     def read(self, session: SessionId, after: int, limit: int) -> None:
@@ -280,15 +315,14 @@ class StoreMachine(RuleBasedStateMachine):
         """Read the whole store."""
         now, store, oracle = self.clock.now_ms(), self.store, self.oracle
         queries = [RunQuery(tenant=tenant, limit=MANY) for tenant in TENANTS]
+        check_due(await store.due(now, MANY), MANY, oracle.due(now, now))
         found = await asyncio.gather(
-            store.due(now, MANY),
             *(store.load(session) for session in SESSIONS),
             *(store.read(session, 0, MANY) for session in SESSIONS),
             *(store.list(query) for query in queries),
             *(store.blob(address) for address in ADDRESSES),
         )
         assert [plain(one) for one in found] == [
-            oracle.due(now, MANY, now),
             *(oracle.load(session) for session in SESSIONS),
             *(oracle.read(session, 0, MANY) for session in SESSIONS),
             *(oracle.list(query) for query in queries),
@@ -325,6 +359,7 @@ class StoreMachine(RuleBasedStateMachine):
         consumed = waiting[: data.draw(st.integers(0, len(waiting)))]
         ahead[session] = (version, head, waiting[len(consumed) :])
         status = data.draw(st.none() | statuses)
+        refused = consumed[: data.draw(st.integers(0, 1))]
         return StepCommit(
             session=session,
             token=self.oracle.token(session) or Token(1, "never"),
@@ -336,6 +371,8 @@ class StoreMachine(RuleBasedStateMachine):
             rows=() if status is None else (self.row(data.draw(names), session, status),),
             snapshot=data.draw(st.none() | st.binary(max_size=3)),
             blobs=tuple(data.draw(contents).items()),
+            refusals=tuple((name, b"no") for name in refused),
+            generation=data.draw(generations),
         )
 
     def spoilt(self, data: st.DataObject, step: StepCommit) -> StepCommit:
@@ -358,6 +395,18 @@ class StoreMachine(RuleBasedStateMachine):
         if loaded is None:
             return 0, b"", []
         return loaded["version"], loaded["head"], [entry.id for entry in loaded["inbox"]]
+
+
+def check_due(
+    found: tuple[list[SessionId], int | None],
+    limit: int,
+    expected: tuple[dict[SessionId, int], int | None],
+) -> None:
+    """Check what a scan found against when everything fell due: ties come in any order."""
+    (sessions, next_at), (ready, expected_next) = found, expected
+    assert len(set(sessions)) == len(sessions)
+    assert [ready[session] for session in sessions] == sorted(ready.values())[:limit]
+    assert next_at == expected_next
 
 
 def plain(found: Any) -> Any:

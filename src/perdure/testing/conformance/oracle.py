@@ -25,8 +25,11 @@ class Oracle:
         self.lease_ends: dict[str, int] = {}
         self.run_rows: dict[tuple[str, str], dict[str, Any]] = {}
         self.contents: dict[str, bytes] = {}
+        self.distrusts = 0
 
-    def accept(self, entry: InboxEntry, row: RunRow | None, now: int) -> Outcome:
+    def accept(
+        self, entry: InboxEntry, row: RunRow | None, now: int, generation: int = 0
+    ) -> Outcome:
         facts = self.facts.get(entry.session)
         if facts is not None and entry.id in facts["ever"]:
             return "duplicate" if facts["ever"][entry.id] == entry.command else "KeyReused"
@@ -37,16 +40,20 @@ class Oracle:
             facts = self.facts[entry.session] = {
                 "epoch": 0, "token": None, "owner": None, "open_claim": False, "strikes": 0,
                 "quarantine": None, "records": [], "snapshot": (0, None), "ever": {},
-                "waiting": [], "wake_at": None, "order": len(self.facts),
+                "waiting": [], "wake_at": None, "generation": 0, "known": 0, "answers": {},
+                "trusted": self.distrusts, "trusted_next": self.distrusts,
             }  # fmt: skip
         facts["ever"][entry.id] = entry.command
         facts["waiting"].append(entry)
+        facts["generation"] = max(facts["generation"], generation)
         if facts["wake_at"] is None or facts["wake_at"] > now:
             facts["wake_at"] = now
         self._upsert([] if row is None else [row])
         return "accepted"
 
-    def claim(self, session: SessionId, owner: str, nonce: str, now: int) -> Outcome:
+    def claim(
+        self, session: SessionId, owner: str, nonce: str, now: int, reads: int | None = None
+    ) -> Outcome:
         facts = self.facts.get(session)
         if facts is None:
             return ("absent", None)
@@ -54,10 +61,13 @@ class Oracle:
             return ("quarantined", None)
         if facts["owner"] not in (None, owner) and self._alive(facts["owner"], now):
             return ("held", facts["owner"])
+        if reads is not None and reads < facts["generation"]:
+            return ("newer", None)
         if facts["open_claim"]:
             facts["strikes"] += 1
         facts["epoch"] += 1
         facts.update(open_claim=True, owner=owner, token=(facts["epoch"], nonce))
+        facts.update(known=len(facts["waiting"]), trusted_next=self.distrusts)
         return (facts["token"], self.load(session))
 
     def load(self, session: SessionId) -> Outcome:
@@ -74,6 +84,7 @@ class Oracle:
             "inbox": tuple(facts["waiting"]),
             "strikes": facts["strikes"],
             "quarantine": facts["quarantine"],
+            "suspect": facts["trusted"] != self.distrusts,
         }
 
     def token(self, session: SessionId) -> Token | None:
@@ -122,17 +133,36 @@ class Oracle:
             facts.update(open_claim=False, strikes=0)
         return "released"
 
-    def due(self, at: int, limit: int, now: int) -> Outcome:
-        nobody_runs = [
-            (facts["wake_at"], facts["order"], session)
+    def due(self, at: int, now: int, reads: int | None = None) -> Outcome:
+        """Return when each session that is due fell due, and the time of the next one."""
+        nobody_runs = {
+            session: facts["wake_at"]
             for session, facts in self.facts.items()
             if facts["wake_at"] is not None
             and facts["quarantine"] is None
+            and (reads is None or facts["generation"] <= reads)
             and not (facts["owner"] is not None and self._alive(facts["owner"], now))
-        ]
-        later = [wake_at for wake_at, _, _ in nobody_runs if wake_at > at]
-        ready = sorted(one for one in nobody_runs if one[0] <= at)
-        return [session for _, _, session in ready][:limit], min(later) if later else None
+        }
+        later = [wake_at for wake_at in nobody_runs.values() if wake_at > at]
+        ready = {session: when for session, when in nobody_runs.items() if when <= at}
+        return ready, min(later) if later else None
+
+    def unread(self, owner: str) -> set[SessionId]:
+        return {
+            session
+            for session, facts in self.facts.items()
+            if facts["owner"] == owner and len(facts["waiting"]) > facts["known"]
+        }
+
+    def settled(self, session: SessionId, id: str) -> Outcome:
+        facts = self.facts.get(session)
+        if facts is None or id not in facts["ever"]:
+            return None
+        waits = any(entry.id == id for entry in facts["waiting"])
+        return None if waits else {"refusal": facts["answers"].get(id, b"")}
+
+    def distrust(self) -> None:
+        self.distrusts += 1
 
     def read(self, session: SessionId, after: int, limit: int) -> list[Record]:
         records = self.facts[session]["records"] if session in self.facts else []
@@ -175,9 +205,13 @@ class Oracle:
             waiting.remove(name)
         facts["records"] = facts["records"] + list(step.records)
         facts["waiting"] = [entry for entry in facts["waiting"] if entry.id in waiting]
+        facts["known"] = step.postponed
+        facts["answers"].update(dict(step.refusals))
+        facts["generation"] = max(facts["generation"], step.generation)
         facts["wake_at"] = 0 if len(waiting) > step.postponed else step.wake_at
         if step.records:
             facts["strikes"] = 0
+            facts["trusted"] = facts["trusted_next"]
         if step.snapshot is not None:
             facts["snapshot"] = (len(facts["records"]), step.snapshot)
         self._upsert(step.rows)

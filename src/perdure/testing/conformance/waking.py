@@ -158,6 +158,35 @@ class Waking:
         await store.release(SESSION, owner.token, snapshot=(1, b"state"))
         assert await store.due(clock.now_ms(), 10) == ([SESSION], None)
 
+    async def test_an_owner_is_told_of_what_was_accepted_behind_its_back(
+        self, store: SessionStore
+    ) -> None:
+        owner = await created(store)
+        idle = await created(store, SESSION._replace(key="idle"))
+        assert await store.unread("node", 10) == []
+        await store.accept(entry("m1"))
+        assert await store.unread("node", 10) == [SESSION]
+        assert (await store.unread("other", 10), await store.unread("node", 0)) == ([], [])
+        assert await submit(store, owner.step(b"event", postponed=0)) == [None]
+        assert await store.unread("node", 10) == [SESSION]
+        assert await submit(store, owner.step(postponed=1)) == [None]
+        assert await store.unread("node", 10) == []
+        await store.accept(entry("m2"))
+        await store.accept(entry("m1", session=idle.session))
+        assert sorted(await store.unread("node", 10)) == [idle.session, SESSION]
+        assert len(await store.unread("node", 1)) == 1
+        assert await submit(store, owner.step(b"event", consumed=("m1", "m2"))) == [None]
+        assert await store.unread("node", 10) == [idle.session]
+        await store.release(idle.session, idle.token)
+        assert await store.unread("node", 10) == []
+
+    async def test_what_an_owner_read_with_its_claim_it_knows(self, store: SessionStore) -> None:
+        await store.accept(entry("m1"))
+        await claim(store)
+        assert await store.unread("node", 10) == []
+        await store.accept(entry("m2"))
+        assert await store.unread("node", 10) == [SESSION]
+
     async def test_a_session_in_quarantine_is_not_due_until_it_is_released(
         self, store: SessionStore, clock: FakeClock
     ) -> None:

@@ -288,15 +288,17 @@ def receipt_before_commit(patches: Patches) -> None:
     queue_of = _put_off(patches, LATE_SECONDS)
 
     def accept(original: Any) -> Any:
-        async def hasty(self: Any, entry: InboxEntry, row: RunRow | None = None) -> Receipt:
+        async def hasty(
+            self: Any, entry: InboxEntry, row: RunRow | None = None, generation: int = 0
+        ) -> Receipt:
             await queue_of(self).drained()
             known = RunQuery(tenant=entry.session.tenant, run=entry.id, limit=1)
             if row is None or await self.list(known):
-                receipt: Receipt = await original(self, entry, row)
+                receipt: Receipt = await original(self, entry, row, generation)
                 return receipt
 
             async def write() -> None:
-                await original(self, entry, row)
+                await original(self, entry, row, generation)
 
             queue_of(self).put(write)
             return Receipt(entry.id, entry.session, self.durability)

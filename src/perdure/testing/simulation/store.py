@@ -9,6 +9,7 @@ what was submitted before a refusal is known is refused with it. Everything else
 from __future__ import annotations
 
 import asyncio
+import builtins
 import random
 import types
 from collections import deque
@@ -17,18 +18,19 @@ from typing import Any, Protocol, TypeVar
 
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.core.codec import Record
+from perdure.core.durability import Durability
 from perdure.core.errors import PerdureError, StoreError, Unavailable
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
 from perdure.ports.session_store import (
     Claimed,
     CommitDone,
-    Durability,
     InboxEntry,
     Loaded,
     NotClaimed,
     Receipt,
     RunQuery,
+    Settled,
     StepCommit,
     Token,
 )
@@ -197,16 +199,24 @@ class Connection:
         self._doomed: dict[tuple[SessionId, Token], StoreError] = {}
         self._cut = False
 
-    async def accept(self, entry: InboxEntry, row: RunRow | None = None) -> Receipt:
+    async def accept(
+        self, entry: InboxEntry, row: RunRow | None = None, generation: int = 0
+    ) -> Receipt:
         """Put a command into a session's inbox."""
-        receipt: Receipt = await self._ask("accept", entry, row)
+        receipt: Receipt = await self._ask("accept", entry, row, generation)
         return receipt
 
     async def claim(
-        self, session: SessionId, owner: str, nonce: str, strikes_max: int | None = None
+        self,
+        session: SessionId,
+        owner: str,
+        nonce: str,
+        strikes_max: int | None = None,
+        reads: int | None = None,
     ) -> Claimed | NotClaimed:
         """Take the right to write a session, then read it."""
-        claimed: Claimed | NotClaimed = await self._ask("claim", session, owner, nonce, strikes_max)
+        asked = (session, owner, nonce, strikes_max, reads)
+        claimed: Claimed | NotClaimed = await self._ask("claim", *asked)
         return claimed
 
     async def load(self, session: SessionId) -> Loaded | None:
@@ -230,20 +240,39 @@ class Connection:
         await self._ask("release", session, token, snapshot, quarantine)
 
     async def due(
-        self, now: int, limit: int, agents: Collection[str] | None = None
-    ) -> tuple[list[SessionId], int | None]:
+        self,
+        now: int,
+        limit: int,
+        agents: Collection[str] | None = None,
+        reads: int | None = None,
+    ) -> tuple[builtins.list[SessionId], int | None]:
         """Return what is due."""
-        found: tuple[list[SessionId], int | None] = await self._ask("due", now, limit, agents)
+        asked = (now, limit, agents, reads)
+        found: tuple[builtins.list[SessionId], int | None] = await self._ask("due", *asked)
         return found
 
-    async def read(self, session: SessionId, after: int, limit: int) -> list[Record]:
+    async def unread(self, owner: str, limit: int) -> builtins.list[SessionId]:
+        """Return sessions of an owner for which something was accepted."""
+        found: builtins.list[SessionId] = await self._ask("unread", owner, limit)
+        return found
+
+    async def distrust(self) -> None:
+        """Make every session suspect."""
+        await self._ask("distrust")
+
+    async def settled(self, session: SessionId, id: str) -> Settled | None:
+        """Say what became of an inbox entry."""
+        found: Settled | None = await self._ask("settled", session, id)
+        return found
+
+    async def read(self, session: SessionId, after: int, limit: int) -> builtins.list[Record]:
         """Return records."""
-        records: list[Record] = await self._ask("read", session, after, limit)
+        records: builtins.list[Record] = await self._ask("read", session, after, limit)
         return records
 
-    async def list(self, query: RunQuery) -> list[RunRow]:
+    async def list(self, query: RunQuery) -> builtins.list[RunRow]:
         """Return the rows of runs that match."""
-        rows: list[RunRow] = await self._ask("list", query)
+        rows: builtins.list[RunRow] = await self._ask("list", query)
         return rows
 
     async def blob(self, address: str) -> bytes | None:

@@ -25,11 +25,17 @@ UPDATE sessions SET
     version = ?1,
     head = coalesce(?2, head),
     claims = iif(?1 > version, 1, claims),
+    trusted = iif(?1 > version, trusts, trusted),
     unconsumed = unconsumed - ?3,
-    wake_at = iif(unconsumed - ?3 > ?4, 0, ?5)
-WHERE id = ?6 AND epoch = ?7 AND nonce = ?8 AND version = ?9
+    known = ?4,
+    wake_at = iif(unconsumed - ?3 > ?4, 0, ?5),
+    generation = max(generation, ?6)
+WHERE id = ?7 AND epoch = ?8 AND nonce = ?9 AND version = ?10
 """
-CONSUME = "UPDATE inbox SET command = NULL WHERE session = ? AND id = ? AND command IS NOT NULL"
+CONSUME = """
+UPDATE inbox SET command = NULL, refusal = ?
+WHERE session = ? AND id = ? AND command IS NOT NULL
+"""
 APPEND = "INSERT INTO events (session, seq, body, hash) VALUES (?, ?, ?, ?)"
 KEEP_BLOB = "INSERT INTO blobs (address, body) VALUES (?, ?) ON CONFLICT DO NOTHING"
 KEEP_SNAPSHOT = """
@@ -54,7 +60,7 @@ def write_all(db: apsw.Connection, ids: RowIds, steps: Iterable[StepCommit]) -> 
     guards: list[tuple[object, ...]] = []
     events: list[tuple[int, int, bytes, bytes]] = []
     blobs: list[tuple[str, bytes]] = []
-    consumed: list[tuple[int, str]] = []
+    consumed: list[tuple[bytes | None, int, str]] = []
     rows: list[RunRow] = []
     snapshots: list[tuple[int, int, bytes]] = []
     for step in steps:
@@ -73,8 +79,9 @@ def write_all(db: apsw.Connection, ids: RowIds, steps: Iterable[StepCommit]) -> 
             events.append((rowid, seq, stored, head))
         used = step.consumed
         if used:
-            consumed += [(rowid, entry) for entry in used]
-        standing = (version, head, len(used), step.postponed, step.wake_at)
+            refusals = dict(step.refusals)
+            consumed += [(refusals.get(entry), rowid, entry) for entry in used]
+        standing = (version, head, len(used), step.postponed, step.wake_at, step.generation)
         guards.append((*standing, rowid, *step.token, step.expected))
         rows += step.rows
         if step.snapshot is not None:

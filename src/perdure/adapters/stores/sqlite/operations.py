@@ -24,27 +24,37 @@ OPEN_INBOX = """
 SELECT id, unconsumed FROM sessions WHERE tenant = ? AND agent = ? AND key = ?
 """
 CREATE = """
-INSERT INTO sessions (tenant, agent, key, epoch, version, head, unconsumed, claims)
-VALUES (?, ?, ?, 0, 0, ?, 0, 0) RETURNING id, unconsumed
+INSERT INTO sessions (tenant, agent, key, epoch, version, head, unconsumed, claims, trusted)
+VALUES (?, ?, ?, 0, 0, ?, 0, 0, (SELECT incarnation FROM identity)) RETURNING id, unconsumed
 """
 KNOWN = "SELECT digest FROM inbox WHERE session = ? AND id = ?"
 PUT_IN = "INSERT INTO inbox (session, id, digest, command, accepted_at) VALUES (?, ?, ?, ?, ?)"
 MAKE_DUE = """
-UPDATE sessions SET unconsumed = unconsumed + 1, wake_at = min(coalesce(wake_at, ?2), ?2)
+UPDATE sessions SET
+    unconsumed = unconsumed + 1,
+    wake_at = min(coalesce(wake_at, ?2), ?2),
+    generation = max(generation, ?3)
 WHERE id = ?1
 """
 
 CLAIM = """
-UPDATE sessions SET epoch = epoch + 1, nonce = :nonce, owner = :owner, claims = claims + 1
+UPDATE sessions SET
+    epoch = epoch + 1,
+    nonce = :nonce,
+    owner = :owner,
+    claims = claims + 1,
+    known = unconsumed,
+    trusts = (SELECT incarnation FROM identity)
 WHERE tenant = :tenant AND agent = :agent AND key = :key AND quarantine IS NULL
-AND (:strikes_max IS NULL OR claims <= :strikes_max) AND (
+AND (:strikes_max IS NULL OR claims <= :strikes_max)
+AND (:reads IS NULL OR generation <= :reads) AND (
     owner IS NULL OR owner = :owner OR NOT EXISTS (
         SELECT 1 FROM nodes WHERE nodes.owner = sessions.owner AND lease_until > :now
     )
 ) RETURNING id, epoch
 """
 HOLDER = """
-SELECT owner, quarantine, EXISTS (
+SELECT owner, quarantine, generation, EXISTS (
     SELECT 1 FROM nodes WHERE nodes.owner = sessions.owner AND lease_until > ?4
 ) FROM sessions WHERE tenant = ?1 AND agent = ?2 AND key = ?3
 """
@@ -69,9 +79,12 @@ UPDATE sessions SET owner = NULL, nonce = NULL, claims = max(0, claims - 1) WHER
 """
 VOID_ALL = "UPDATE sessions SET owner = NULL, nonce = NULL WHERE owner IS NOT NULL"
 FORGET_NODES = "DELETE FROM nodes"
+DISTRUST = "UPDATE identity SET incarnation = incarnation + 1"
 
 
-def accept(db: apsw.Connection, entry: InboxEntry, row: RunRow | None, now: int) -> bool:
+def accept(
+    db: apsw.Connection, entry: InboxEntry, row: RunRow | None, generation: int, now: int
+) -> bool:
     """Put a command into an inbox; True if the same one was there before.
 
     Raises `KeyReused` and `LimitExceeded`.
@@ -90,7 +103,7 @@ def accept(db: apsw.Connection, entry: InboxEntry, row: RunRow | None, now: int)
             )
     rowid, _ = found or one(db, CREATE, (*entry.session, genesis(entry.session)))
     db.execute(PUT_IN, (rowid, entry.id, digest, entry.command, entry.accepted_at))
-    db.execute(MAKE_DUE, (rowid, now))
+    db.execute(MAKE_DUE, (rowid, now, generation))
     if row is not None:
         keep_rows(db, (row,))
     return False
@@ -104,6 +117,7 @@ def claim(
     nonce: str,
     now: int,
     strikes_max: int | None = None,
+    reads: int | None = None,
 ) -> Claimed | NotClaimed:
     """Take the right to write a session by a conditional update, and read it after that.
 
@@ -111,10 +125,11 @@ def claim(
     """
     with db:
         names = dict(zip(SessionId._fields, session, strict=True))
-        wanted = {"owner": owner, "nonce": nonce, "now": now, "strikes_max": strikes_max}
+        wanted = {"owner": owner, "nonce": nonce, "now": now}
+        wanted |= {"strikes_max": strikes_max, "reads": reads}
         taken = one(db, CLAIM, {**names, **wanted})
         if taken is None:
-            return _not_claimed(db, session, owner, now)
+            return _not_claimed(db, session, owner, now, reads)
         rowid, epoch = taken
         db.execute(KNOW_NODE, (owner,))
         loaded = load_row(db, session, rowid)
@@ -122,14 +137,19 @@ def claim(
     return Claimed(Token(epoch, nonce), loaded)
 
 
-def _not_claimed(db: apsw.Connection, session: SessionId, asks: str, now: int) -> NotClaimed:
+def _not_claimed(
+    db: apsw.Connection, session: SessionId, asks: str, now: int, reads: int | None
+) -> NotClaimed:
     found = one(db, HOLDER, (*session, now))
     if found is None:
         return NotClaimed("absent")
-    owner, quarantine, alive = found
+    owner, quarantine, generation, alive = found
     if quarantine is not None:
         return NotClaimed("quarantined")
-    return NotClaimed("held", owner) if alive and owner != asks else NotClaimed("struck")
+    if alive and owner != asks:
+        return NotClaimed("held", owner)
+    newer = reads is not None and generation > reads
+    return NotClaimed("newer" if newer else "struck")
 
 
 def release(
@@ -164,6 +184,11 @@ def renew(db: apsw.Connection, owner: str, lease_ms: int, now: int) -> bool:
         return True
     db.execute(VOID, (owner,))
     return False
+
+
+def distrust(db: apsw.Connection) -> None:
+    """Make every session suspect."""
+    db.execute(DISTRUST)
 
 
 def free_claims(db: apsw.Connection) -> None:

@@ -16,7 +16,7 @@ from perdure.core.codec import Record
 from perdure.core.errors import NotFound, StoreRefused
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
-from perdure.ports.session_store import Loaded, RunQuery
+from perdure.ports.session_store import Loaded, RunQuery, Settled
 
 
 class SqliteReader:
@@ -60,6 +60,10 @@ class SqliteReader:
     async def blob(self, address: str) -> bytes | None:
         """Return the bytes kept under a content address."""
         return await self._thread.run(lambda db: reading.blob(db, address))
+
+    async def settled(self, session: SessionId, id: str) -> Settled | None:
+        """Say what became of an inbox entry; None while it waits, or if there is none."""
+        return await self._thread.run(lambda db: reading.settled(db, session, id))
 
     async def facts(self) -> dict[str, str | int]:
         """Return what `perdure doctor` shows of this file."""

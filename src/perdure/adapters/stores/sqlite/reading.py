@@ -12,10 +12,13 @@ from perdure.adapters.stores.sqlite.payloads import ZIPPED, restore, unpack
 from perdure.core.codec import Record
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
-from perdure.ports.session_store import InboxEntry, Loaded, RunQuery
+from perdure.ports.session_store import InboxEntry, Loaded, RunQuery, Settled
 
 FIND = "SELECT id FROM sessions WHERE tenant = ? AND agent = ? AND key = ?"
-SESSION = "SELECT version, head, claims, quarantine FROM sessions WHERE id = ?"
+SESSION = """
+SELECT version, head, claims, quarantine, trusted < (SELECT incarnation FROM identity)
+FROM sessions WHERE id = ?
+"""
 SNAPSHOT = "SELECT version, body FROM snapshots WHERE session = ?"
 TAIL = "SELECT seq, body, hash FROM events WHERE session = ? AND seq > ? ORDER BY seq LIMIT ?"
 INBOX = """
@@ -23,9 +26,18 @@ SELECT id, command, accepted_at FROM inbox
 WHERE session = ? AND command IS NOT NULL ORDER BY number
 """
 RUNS = "SELECT row, created_at FROM runs"
+SETTLED = (
+    "SELECT coalesce(refusal, x'') FROM inbox WHERE session = ? AND id = ? AND command IS NULL"
+)
+UNREAD = """
+SELECT tenant, agent, key FROM sessions WHERE owner = ? AND unconsumed > known LIMIT ?
+"""
 BLOB = "SELECT body FROM blobs WHERE address = ?"
 
-UNOWNED = "FROM sessions WHERE owner IS NULL AND quarantine IS NULL"
+UNOWNED = """
+FROM sessions WHERE owner IS NULL AND quarantine IS NULL
+AND (:reads IS NULL OR generation <= :reads)
+"""
 UNOWNED_DUE = f"""
 SELECT wake_at, id, tenant, agent, key {UNOWNED} AND agent = :agent AND wake_at <= :now
 ORDER BY wake_at, id LIMIT :limit
@@ -35,6 +47,7 @@ AGENTS = f"SELECT DISTINCT agent {UNOWNED} AND wake_at IS NOT NULL"
 ORPHANS = """
 FROM nodes JOIN sessions ON sessions.owner = nodes.owner
 WHERE coalesce(nodes.lease_until, 0) <= :clock AND quarantine IS NULL
+AND (:reads IS NULL OR generation <= :reads)
 AND (:agents IS NULL OR agent IN (SELECT value FROM json_each(:agents)))
 """
 ORPHANED_DUE = f"""
@@ -71,7 +84,7 @@ def load(db: apsw.Connection, session: SessionId) -> Loaded | None:
 
 def load_row(db: apsw.Connection, session: SessionId, rowid: int) -> Loaded:
     """Return the session with a known row id; the caller holds a transaction."""
-    version, head, claims, quarantine = one(db, SESSION, (rowid,))
+    version, head, claims, quarantine, suspect = one(db, SESSION, (rowid,))
     since, snapshot = one(db, SNAPSHOT, (rowid,)) or (0, None)
     return Loaded(
         session=session,
@@ -85,6 +98,7 @@ def load_row(db: apsw.Connection, session: SessionId, rowid: int) -> Loaded:
         ),
         strikes=max(0, claims - 1),
         quarantine=quarantine,
+        suspect=bool(suspect),
     )
 
 
@@ -105,7 +119,12 @@ def blob(db: apsw.Connection, address: str) -> bytes | None:
 
 
 def due(
-    db: apsw.Connection, now: int, clock: int, limit: int, agents: Collection[str] | None = None
+    db: apsw.Connection,
+    now: int,
+    clock: int,
+    limit: int,
+    agents: Collection[str] | None = None,
+    reads: int | None = None,
 ) -> tuple[list[SessionId], int | None]:
     """Return sessions that are due at `now` and have no owner with a lease at `clock`, and when
     the next one is.
@@ -114,10 +133,10 @@ def due(
     """
     with db:
         wanted = None if agents is None else msgspec.json.encode(list(agents)).decode()
-        names = {"now": now, "clock": clock, "limit": limit, "agents": wanted}
+        names = {"now": now, "clock": clock, "limit": limit, "agents": wanted, "reads": reads}
         ready = list(db.execute(ORPHANED_DUE, names))
         nexts = [db.execute(ORPHANED_NEXT, names).get]
-        each = {agent for (agent,) in db.execute(AGENTS)} if agents is None else set(agents)
+        each = {agent for (agent,) in db.execute(AGENTS, names)} if agents is None else set(agents)
         for agent in each:
             names["agent"] = agent
             ready += db.execute(UNOWNED_DUE, names)
@@ -125,6 +144,18 @@ def due(
     ready.sort()
     sessions = [SessionId(*names) for _, _, *names in ready[:limit]]
     return sessions, min((at for at in nexts if at is not None), default=None)
+
+
+def unread(db: apsw.Connection, owner: str, limit: int) -> list[SessionId]:
+    """Return sessions with more in their inboxes than their owner knows of."""
+    return [SessionId(*names) for names in db.execute(UNREAD, (owner, max(0, limit)))]
+
+
+def settled(db: apsw.Connection, session: SessionId, id: str) -> Settled | None:
+    """Say what became of an inbox entry; None while it waits, or if there is none."""
+    rowid = find(db, session)
+    found = None if rowid is None else one(db, SETTLED, (rowid, id))
+    return None if found is None else Settled(found[0])
 
 
 def list_runs(db: apsw.Connection, query: RunQuery) -> list[RunRow]:

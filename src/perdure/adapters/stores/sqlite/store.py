@@ -19,18 +19,19 @@ from perdure.adapters.stores.sqlite import operations, reading
 from perdure.adapters.stores.sqlite.schema import SCHEMA
 from perdure.adapters.stores.sqlite.writer import Commit, Request, Work, Writer
 from perdure.core.codec import Record
-from perdure.core.errors import InvalidInput, Unavailable
+from perdure.core.durability import Durability
+from perdure.core.errors import Broken, InvalidInput
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
 from perdure.ports.session_store import (
     Claimed,
     CommitDone,
-    Durability,
     InboxEntry,
     Loaded,
     NotClaimed,
     Receipt,
     RunQuery,
+    Settled,
     StepCommit,
     Token,
 )
@@ -45,7 +46,7 @@ class _HasTime(Protocol):
 class SqliteStore:
     """A store in one SQLite file, which it locks for this process.
 
-    After a failed write (a full disk, an I/O error) every operation raises `Unavailable` with the
+    After a failed write (a full disk, an I/O error) every operation raises `Broken` with the
     reason, until the store is opened again. What was acknowledged stays.
     """
 
@@ -121,7 +122,9 @@ class SqliteStore:
         self._writer.stop()
         self._lock.release()
 
-    async def accept(self, entry: InboxEntry, row: RunRow | None = None) -> Receipt:
+    async def accept(
+        self, entry: InboxEntry, row: RunRow | None = None, generation: int = 0
+    ) -> Receipt:
         """Put a command into a session's inbox, creating the session if it is new."""
         try:
             "".join((*entry.session, entry.id)).encode()
@@ -130,18 +133,25 @@ class SqliteStore:
             raise InvalidInput(why) from None
         now = self._now()
         duplicate: bool = await self._ask(
-            entry.session, lambda db, ids: operations.accept(db, entry, row, now)
+            entry.session, lambda db, ids: operations.accept(db, entry, row, generation, now)
         )
         return Receipt(entry.id, entry.session, self.durability, duplicate)
 
     async def claim(
-        self, session: SessionId, owner: str, nonce: str, strikes_max: int | None = None
+        self,
+        session: SessionId,
+        owner: str,
+        nonce: str,
+        strikes_max: int | None = None,
+        reads: int | None = None,
     ) -> Claimed | NotClaimed:
         """Take the right to write a session, then read it, in one transaction."""
         now = self._now()
         claimed: Claimed | NotClaimed = await self._ask(
             session,
-            lambda db, ids: operations.claim(db, ids, session, owner, nonce, now, strikes_max),
+            lambda db, ids: operations.claim(
+                db, ids, session, owner, nonce, now, strikes_max, reads
+            ),
         )
         return claimed
 
@@ -152,7 +162,7 @@ class SqliteStore:
     def commit(self, step: StepCommit, done: CommitDone) -> None:
         """Submit a step commit; `done` is called on the event loop once its fate is known."""
         if self._closed:
-            asyncio.get_running_loop().call_soon(done, self._unavailable())
+            asyncio.get_running_loop().call_soon(done, self._broken())
         else:
             self._writer.submit(Commit(step, done))
 
@@ -178,11 +188,27 @@ class SqliteStore:
         )
 
     async def due(
-        self, now: int, limit: int, agents: Collection[str] | None = None
+        self,
+        now: int,
+        limit: int,
+        agents: Collection[str] | None = None,
+        reads: int | None = None,
     ) -> tuple[builtins.list[SessionId], int | None]:
         """Return sessions nobody runs that are due at `now`, and the time of the next one after."""
         clock = self._now()
-        return await self._read(lambda db: reading.due(db, now, clock, limit, agents))
+        return await self._read(lambda db: reading.due(db, now, clock, limit, agents, reads))
+
+    async def unread(self, owner: str, limit: int) -> builtins.list[SessionId]:
+        """Return sessions for which something was accepted that their owner may not know of."""
+        return await self._read(lambda db: reading.unread(db, owner, limit))
+
+    async def distrust(self) -> None:
+        """Make every session suspect."""
+        await self._ask(None, lambda db, ids: operations.distrust(db))
+
+    async def settled(self, session: SessionId, id: str) -> Settled | None:
+        """Say what became of an inbox entry; None while it waits, or if there is none."""
+        return await self._read(lambda db: reading.settled(db, session, id))
 
     async def read(self, session: SessionId, after: int, limit: int) -> builtins.list[Record]:
         """Return up to `limit` records after position `after`, in order."""
@@ -206,17 +232,17 @@ class SqliteStore:
             "failure": self._writer.failure,
         }
 
-    def _unavailable(self) -> Unavailable:
-        return Unavailable(self._writer.failure or f"the store {self._path} is closed")
+    def _broken(self) -> Broken:
+        return Broken(self._writer.failure or f"the store {self._path} is closed")
 
     async def _ask(self, session: SessionId | None, work: Work) -> Any:
         if self._closed:
-            raise self._unavailable()
+            raise self._broken()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._writer.submit(Request(session, work, future))
         return await future
 
     async def _read(self, query: Callable[[apsw.Connection], T]) -> T:
         if self._closed or self._writer.failure is not None:
-            raise self._unavailable()
+            raise self._broken()
         return await self._reader.run(query)

@@ -17,7 +17,7 @@ import apsw
 
 from perdure.adapters.sqlite.group_commit import GroupCommit
 from perdure.adapters.stores.sqlite.commits import RowIds, why_refused, write_all
-from perdure.core.errors import Conflict, PerdureError, StoreError, Unavailable
+from perdure.core.errors import Broken, Conflict, PerdureError, StoreError
 from perdure.core.ids import SessionId
 from perdure.ports import faults
 from perdure.ports.session_store import CommitDone, StepCommit, Token
@@ -108,7 +108,7 @@ class Writer(GroupCommit[Operation]):
                 self._fail(error)
         if self.failure is not None:
             for operation in batch:
-                operation.error = Unavailable(self.failure)
+                operation.error = Broken(self.failure)
         return refused
 
     def _transact(self, batch: Sequence[Operation]) -> list[ClaimKey]:

@@ -1,0 +1,1 @@
+"""Ways to know of other nodes, and to reach them."""
