@@ -56,8 +56,9 @@ class Loaded(msgspec.Struct, frozen=True, gc=False):
     """A session as it stands: the snapshot, the records after it, and the unconsumed inbox.
 
     `head` is the hash of the log at `version`; `strikes` counts the claims in a row that were not
-    released; `quarantine` says why the session may not be claimed. It is `suspect` when the store
-    was distrusted after the session's last progress: what was acknowledged may be missing.
+    released; `quarantine` says why the session may not be claimed. `suspect` is the time at which
+    the store was distrusted last, if that was after the session's last progress: what was
+    acknowledged may be missing, and what was accepted before that may have been done.
     """
 
     session: SessionId
@@ -68,7 +69,7 @@ class Loaded(msgspec.Struct, frozen=True, gc=False):
     inbox: tuple[InboxEntry, ...]
     strikes: int = 0
     quarantine: str | None = None
-    suspect: bool = False
+    suspect: int | None = None
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):
@@ -258,5 +259,8 @@ class SessionStore(SessionReader, Protocol):
         ...
 
     async def distrust(self) -> None:
-        """Make every session suspect: the store was restored, or failed over with a loss."""
+        """Make every session suspect: the store was restored, or failed over with a loss.
+
+        A later distrust has a greater time, whatever the clock says.
+        """
         ...

@@ -248,7 +248,7 @@ class MemoryStore:
 
     async def distrust(self) -> None:
         """Make every session suspect."""
-        self._incarnation += 1
+        self._incarnation = max(self._now(), self._incarnation + 1)
 
     async def settled(self, session: SessionId, id: str) -> Settled | None:
         """Say what became of an inbox entry; None while it waits, or if there is none."""
@@ -294,7 +294,7 @@ class MemoryStore:
             inbox=tuple(found.inbox.values()),
             strikes=found.strikes,
             quarantine=found.quarantine,
-            suspect=found.trusted < self._incarnation,
+            suspect=self._incarnation if found.trusted < self._incarnation else None,
         )
 
     def _why_refused(self, step: StepCommit) -> StoreError | None:

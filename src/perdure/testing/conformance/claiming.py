@@ -30,8 +30,8 @@ async def strikes(store: SessionStore) -> int:
     return loaded.strikes
 
 
-async def suspect(store: SessionStore, session: SessionId) -> bool:
-    """Say whether a session is suspect."""
+async def suspect(store: SessionStore, session: SessionId) -> int | None:
+    """Return since when a session is suspect."""
     loaded = await store.load(session)
     assert loaded is not None
     return loaded.suspect
@@ -221,22 +221,24 @@ class Claiming:
         assert await store.claim(*asked) == NotClaimed("quarantined")
 
     async def test_what_was_there_when_the_store_was_distrusted_is_suspect_until_it_gets_on(
-        self, store: SessionStore
+        self, store: SessionStore, clock: FakeClock
     ) -> None:
         before = await created(store)
+        clock.advance(5)
         await store.distrust()
+        since = clock.now_ms()
         after = await created(store, SESSION._replace(key="after"))
-        assert [await suspect(store, one) for one in (SESSION, after.session)] == [True, False]
+        assert [await suspect(store, one) for one in (SESSION, after.session)] == [since, None]
         assert await submit(store, before.step(b"claimed before that")) == [None]
-        assert await suspect(store, SESSION)
+        assert await suspect(store, SESSION) == since
         owner = await claim(store, nonce="b")
-        assert owner.loaded.suspect
+        assert owner.loaded.suspect == since
         assert await submit(store, owner.step(wake_at=0)) == [None]
-        assert await suspect(store, SESSION)
+        assert await suspect(store, SESSION) == since
         assert await submit(store, owner.step(b"event")) == [None]
-        assert not await suspect(store, SESSION)
-        await store.release(SESSION, owner.token)
-        assert not (await claim(store, nonce="c")).loaded.suspect
+        assert await suspect(store, SESSION) is None
+        await store.distrust()
+        assert await suspect(store, SESSION) == since + 1
 
     async def test_a_release_resets_the_strikes(self, store: SessionStore) -> None:
         await store.accept(entry("m1"))

@@ -277,7 +277,7 @@ class StoreMachine(RuleBasedStateMachine):
     def distrust(self, crowd: int) -> None:
         """A backup was restored."""
         if crowd == 0:
-            self.oracle.distrust()
+            self.oracle.distrust(self.clock.now_ms())
             self.wait(self.store.distrust())
 
     @rule(session=sessions, after=st.integers(0, 6), limit=st.integers(0, 4))

@@ -25,7 +25,7 @@ class Oracle:
         self.lease_ends: dict[str, int] = {}
         self.run_rows: dict[tuple[str, str], dict[str, Any]] = {}
         self.contents: dict[str, bytes] = {}
-        self.distrusts = 0
+        self.distrusted = 0
 
     def accept(
         self, entry: InboxEntry, row: RunRow | None, now: int, generation: int = 0
@@ -41,7 +41,7 @@ class Oracle:
                 "epoch": 0, "token": None, "owner": None, "open_claim": False, "strikes": 0,
                 "quarantine": None, "records": [], "snapshot": (0, None), "ever": {},
                 "waiting": [], "wake_at": None, "generation": 0, "known": 0, "answers": {},
-                "trusted": self.distrusts, "trusted_next": self.distrusts,
+                "trusted": self.distrusted, "trusted_next": self.distrusted,
             }  # fmt: skip
         facts["ever"][entry.id] = entry.command
         facts["waiting"].append(entry)
@@ -67,7 +67,7 @@ class Oracle:
             facts["strikes"] += 1
         facts["epoch"] += 1
         facts.update(open_claim=True, owner=owner, token=(facts["epoch"], nonce))
-        facts.update(known=len(facts["waiting"]), trusted_next=self.distrusts)
+        facts.update(known=len(facts["waiting"]), trusted_next=self.distrusted)
         return (facts["token"], self.load(session))
 
     def load(self, session: SessionId) -> Outcome:
@@ -84,7 +84,7 @@ class Oracle:
             "inbox": tuple(facts["waiting"]),
             "strikes": facts["strikes"],
             "quarantine": facts["quarantine"],
-            "suspect": facts["trusted"] != self.distrusts,
+            "suspect": None if facts["trusted"] == self.distrusted else self.distrusted,
         }
 
     def token(self, session: SessionId) -> Token | None:
@@ -161,8 +161,8 @@ class Oracle:
         waits = any(entry.id == id for entry in facts["waiting"])
         return None if waits else {"refusal": facts["answers"].get(id, b"")}
 
-    def distrust(self) -> None:
-        self.distrusts += 1
+    def distrust(self, now: int) -> None:
+        self.distrusted = now if now > self.distrusted else self.distrusted + 1
 
     def read(self, session: SessionId, after: int, limit: int) -> list[Record]:
         records = self.facts[session]["records"] if session in self.facts else []

@@ -79,7 +79,7 @@ UPDATE sessions SET owner = NULL, nonce = NULL, claims = max(0, claims - 1) WHER
 """
 VOID_ALL = "UPDATE sessions SET owner = NULL, nonce = NULL WHERE owner IS NOT NULL"
 FORGET_NODES = "DELETE FROM nodes"
-DISTRUST = "UPDATE identity SET incarnation = incarnation + 1"
+DISTRUST = "UPDATE identity SET incarnation = max(?, incarnation + 1)"
 
 
 def accept(
@@ -186,9 +186,9 @@ def renew(db: apsw.Connection, owner: str, lease_ms: int, now: int) -> bool:
     return False
 
 
-def distrust(db: apsw.Connection) -> None:
+def distrust(db: apsw.Connection, now: int) -> None:
     """Make every session suspect."""
-    db.execute(DISTRUST)
+    db.execute(DISTRUST, (now,))
 
 
 def free_claims(db: apsw.Connection) -> None:

@@ -16,7 +16,8 @@ from perdure.ports.session_store import InboxEntry, Loaded, RunQuery, Settled
 
 FIND = "SELECT id FROM sessions WHERE tenant = ? AND agent = ? AND key = ?"
 SESSION = """
-SELECT version, head, claims, quarantine, trusted < (SELECT incarnation FROM identity)
+SELECT version, head, claims, quarantine,
+    (SELECT incarnation FROM identity WHERE trusted < incarnation)
 FROM sessions WHERE id = ?
 """
 SNAPSHOT = "SELECT version, body FROM snapshots WHERE session = ?"
@@ -98,7 +99,7 @@ def load_row(db: apsw.Connection, session: SessionId, rowid: int) -> Loaded:
         ),
         strikes=max(0, claims - 1),
         quarantine=quarantine,
-        suspect=bool(suspect),
+        suspect=suspect,
     )
 
 

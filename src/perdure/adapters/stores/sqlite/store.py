@@ -204,7 +204,8 @@ class SqliteStore:
 
     async def distrust(self) -> None:
         """Make every session suspect."""
-        await self._ask(None, lambda db, ids: operations.distrust(db))
+        now = self._now()
+        await self._ask(None, lambda db, ids: operations.distrust(db, now))
 
     async def settled(self, session: SessionId, id: str) -> Settled | None:
         """Say what became of an inbox entry; None while it waits, or if there is none."""
