@@ -121,8 +121,11 @@ instead. No payload is ever among the fields."""
 SETTINGS_SAID: Final = {
     "lease_ms": "How long a node may write its sessions without renewing its lease. It renews three"
     " times in that time.",
-    "scan_interval_ms": "How often, at the latest, the node looks for sessions that are due.",
+    "scan_interval_ms": "How often, at the latest, the node looks for sessions that are due; 1,000 "
+    "by default where there are other nodes.",
     "scan_batch_sessions": "How many sessions one scan takes at most.",
+    "prefer_ms": "How long a due session is left to the node that should take it, where there are "
+    "several.",
     "activations_max": "How many sessions are being claimed and loaded at once, at most.",
     "linger_ms": "How long a session with nothing to do stays loaded.",
     "probation_ms": "How long a session that may be what killed its host runs before the next such "

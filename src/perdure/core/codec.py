@@ -16,6 +16,13 @@ from perdure.core.errors import BrokenChain, UnreadableEvent
 from perdure.core.events import AnyEvent, Event
 from perdure.core.ids import SessionId
 
+GENERATION = 1
+"""The newest schema of events and inbox commands that this version writes, and that it reads.
+
+Raise it with every new event, command or version of one: nodes that read less then leave sessions
+alone in which a newer one wrote.
+"""
+
 
 class Record(NamedTuple):
     """An event as it is stored: its position, its bytes, and the hash of the log up to it."""

@@ -129,13 +129,22 @@ class ReportProbe(Command, frozen=True, tag="report_probe"):
     content: Any = None
 
 
+class Doubt(Command, frozen=True, tag="doubt"):
+    """The session may lack what was acknowledged before `since`: what it was at is not repeated.
+
+    The run in progress fails, and of `Context.waiting` what was accepted before that is withdrawn:
+    a person says what is to be done again.
+    """
+
+    since: int
+
+
 class FireTimer(Command, frozen=True, tag="fire_timer"):
     """The time of a timer, a retry or the run's deadline (`call` is then the run) has come."""
 
     call: str
 
 
-InboxCommand = SendMessage | CancelRun | AnswerQuestion | ResolveCall
 Report = (
     ReportReply
     | ReportModelError
@@ -144,7 +153,16 @@ Report = (
     | ReportToolLost
     | ReportProbe
 )
-AnyCommand = InboxCommand | Report | FireTimer
+
+
+class BringReport(Accepted, frozen=True, tag="bring_report"):
+    """A report of a call that another node took in: it waits for whoever owns the session."""
+
+    report: Report
+
+
+InboxCommand = SendMessage | CancelRun | AnswerQuestion | ResolveCall | BringReport
+AnyCommand = InboxCommand | Report | Doubt | FireTimer
 
 _encoder = msgspec.json.Encoder()
 _inbox_decoder = msgspec.json.Decoder(InboxCommand)

@@ -29,6 +29,12 @@ UNKNOWN_TEXT = (
 )
 
 
+SUSPECT_TEXT = (
+    "the store was restored to an earlier state, or lost what it had acknowledged: this may have "
+    "been done already. See what took effect; then retry the run, or send the message again"
+)
+
+
 def decide(state: State, command: c.AnyCommand, context: Context) -> Decision:
     """Return the events that `command` causes, or why it causes none."""
     draft = Draft(state, context)
@@ -116,7 +122,14 @@ def _cancel_run(draft: Draft, command: c.CancelRun) -> Any:
     return None
 
 
-def _end_run(draft: Draft, how: str, reason: str, by: str | None = None, code: str = "") -> None:
+def _end_run(
+    draft: Draft,
+    how: str,
+    reason: str,
+    by: str | None = None,
+    code: str = "",
+    error_class: e.ErrorClass = "policy",
+) -> None:
     run = draft.state.run
     assert run is not None
     draft.close_calls("Cancelled." if how == "cancelled" else f"Given up: {reason}.")
@@ -124,7 +137,9 @@ def _end_run(draft: Draft, how: str, reason: str, by: str | None = None, code: s
         draft.add(e.RunCancelled(at=draft.now, run=run.id, reason=reason, by=by))
     else:
         draft.add(
-            e.RunFailed(at=draft.now, run=run.id, error_class="policy", code=code, message=reason)
+            e.RunFailed(
+                at=draft.now, run=run.id, error_class=error_class, code=code, message=reason
+            )
         )
 
 
@@ -319,6 +334,21 @@ def _report_probe(draft: Draft, command: c.ReportProbe) -> Any:
     return None
 
 
+def _bring_report(draft: Draft, command: c.BringReport) -> Any:
+    return _HANDLERS[type(command.report)](draft, command.report)
+
+
+def _doubt(draft: Draft, command: c.Doubt) -> Any:
+    for message in tuple(draft.waiting):
+        if message.accepted_at < command.since:
+            draft.waiting.remove(message)
+            draft.consumed.append(message.id)
+            draft.add(e.RunWithdrawn(at=draft.now, run=message.id, reason=SUSPECT_TEXT))
+    if draft.state.status != "idle":
+        _end_run(draft, "failed", SUSPECT_TEXT, code="suspect", error_class="internal")
+    return None
+
+
 def _fire_timer(draft: Draft, command: c.FireTimer) -> Any:
     state, now = draft.state, draft.context.now
     run = state.run
@@ -350,5 +380,7 @@ _HANDLERS: Mapping[type, Callable[[Draft, Any], Any]] = {
     c.ReportToolResult: _report_tool_result,
     c.ReportToolLost: _report_tool_lost,
     c.ReportProbe: _report_probe,
+    c.BringReport: _bring_report,
+    c.Doubt: _doubt,
     c.FireTimer: _fire_timer,
 }

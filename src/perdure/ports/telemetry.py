@@ -11,6 +11,9 @@
 | call.unserved | session, call, kind | no worker has what a call needs |
 | result.dropped | worker, task | a worker brought a result of a task that is not its own |
 | store.failed | error | the store cannot be relied on any more |
+| store.unavailable | session, error | the store did not answer; it is asked again |
+| cluster.unavailable | error | it is not known which nodes are there; the last answer counts |
+| message.dropped | error | another node sent what cannot be read |
 | recovery.scanned | due | a scan found so many sessions |
 | trigger.fired | tenant, trigger, minute | a minute's message was accepted |
 | trigger.refused | tenant, trigger, minute, error | its message was not, and will not be |

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.core.agent import Definition
-from perdure.core.commands import SendMessage
+from perdure.core.commands import Report, SendMessage
 from perdure.core.history import History
 from perdure.core.ids import SessionId
 from perdure.core.state import State
@@ -15,12 +15,17 @@ from perdure.ports.workers import Task, Worker
 class InFlight:
     """A task that a worker has.
 
-    `asked` once the worker asked to begin, `begun` once that is durable and the task may run.
+    `asked` once the worker asked to begin, `begun` once that is durable and the task may run. One
+    whose session was lost has no `actor`, and keeps the last `report` for whoever loads it again.
     """
 
-    __slots__ = ("asked", "attempt", "begun", "probing", "task", "worker")
+    __slots__ = ("actor", "asked", "attempt", "begun", "probing", "report", "task", "worker")
 
-    def __init__(self, task: Task, worker: Worker, attempt: int, probing: bool) -> None:
+    def __init__(
+        self, actor: Actor, task: Task, worker: Worker, attempt: int, probing: bool
+    ) -> None:
+        self.actor: Actor | None = actor
+        self.report: Report | None = None
         self.task = task
         self.worker = worker
         self.attempt = attempt

@@ -3,13 +3,16 @@
 It is called when everything decided for a session is durable, looks at what the state owes, and
 starts what no worker has yet. A `once` call that has begun and that no worker here has is never
 sent again: it is left to whoever may still be at it, or reported lost if nobody can be.
+
+When a session is lost, because the store did not answer or the lease ran out, its workers go on for
+a while: if the session is loaded here again, it finds them still at its calls.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from perdure.core.codec import decode_event
 from perdure.core.commands import (
@@ -21,9 +24,11 @@ from perdure.core.commands import (
 )
 from perdure.core.errors import PerdureError
 from perdure.core.history import History
+from perdure.core.ids import SessionId
 from perdure.core.session import Refusal
 from perdure.core.state import Call
 from perdure.ports import faults
+from perdure.ports.clock import Clock
 from perdure.ports.models import ModelRequest
 from perdure.ports.session_store import SessionStore
 from perdure.ports.telemetry import Telemetry
@@ -33,9 +38,14 @@ from perdure.runtime.actor import Actor, InFlight
 
 OnReport = Callable[[Actor, Report], Refusal | None]
 OnFailure = Callable[[Actor, PerdureError], None]
+Keep = Literal["all", "begun", "none"]
 HISTORY_SLACK_EVENTS = 1_000
 EXECUTABLE = frozenset({"intended", "begun", "unknown"})
 """The statuses of calls that a worker can do something for."""
+LEFT_MS = 60_000
+"""How long a worker goes on with a call whose session was lost."""
+Place = tuple[SessionId, str, int, bool]
+"""A session, a call of it, the attempt at it, and whether it is a probe."""
 
 
 class Dispatcher:
@@ -46,10 +56,13 @@ class Dispatcher:
         workers: Sequence[Worker],
         store: SessionStore,
         telemetry: Telemetry,
+        clock: Clock,
         read_batch_records: int,
         on_text: Callable[[Task, str], None],
     ) -> None:
         self._workers = workers
+        self._clock = clock
+        self._left: dict[Place, InFlight] = {}
         self._store = store
         self._telemetry = telemetry
         self._read_batch_records = read_batch_records
@@ -77,13 +90,18 @@ class Dispatcher:
                 if not self._start(actor, call):
                     return
             elif call.status == "begun" and not flight.begun:
-                flight.begun = True
                 self._proceed(flight)
 
-    def abandon(self, actor: Actor) -> None:
-        """Stop everything that workers do for a session."""
+    def abandon(self, actor: Actor, keep: Keep = "none") -> None:
+        """Stop what workers do for a session, or let them go on for whoever loads it again.
+
+        They go on with `all`, or with `once` calls that have `begun`, or with `none`.
+        """
         for flight in tuple(actor.inflight.values()):
-            flight.worker.cancel(flight.task)
+            if keep == "all" or (keep == "begun" and flight.begun):
+                self._leave(flight)
+            else:
+                flight.worker.cancel(flight.task)
         actor.inflight.clear()
 
     def cancel_unbegun(self, actor: Actor) -> None:
@@ -106,6 +124,8 @@ class Dispatcher:
 
     def _start(self, actor: Actor, call: Call) -> bool:
         """Give a call to a worker; False when nothing can be started for the session now."""
+        if self._left and self._take_up(actor, call):
+            return True
         if self.draining or not self.may_start():
             return False
         if call.kind == "tool" and call.name not in actor.agent.tools_by_name:
@@ -128,22 +148,49 @@ class Dispatcher:
             )
             return True
         faults.reach("dispatch.before")
-        flight = InFlight(task, worker, call.attempt, call.status == "unknown")
+        flight = InFlight(actor, task, worker, call.attempt, call.status == "unknown")
         actor.inflight[call.id] = flight
-        worker.start(task, self._listener(actor, flight), self._on_text)
+        worker.start(task, self._listener(flight), self._on_text)
         return True
 
     def _resume(self, actor: Actor, call: Call, task: ToolTask) -> bool:
         """Leave a begun call to whoever may still be at it; False if it is reported lost."""
         for worker in self._workers:
-            flight = InFlight(task, worker, call.attempt, probing=False)
+            flight = InFlight(actor, task, worker, call.attempt, probing=False)
             flight.asked = flight.begun = True
             actor.inflight[call.id] = flight
-            if worker.resume(task, self._listener(actor, flight), self._on_text):
+            if worker.resume(task, self._listener(flight), self._on_text):
                 return True
             del actor.inflight[call.id]
         self._on_report(actor, _lost(call))
         return False
+
+    def _leave(self, flight: InFlight) -> None:
+        """Let a worker go on with a call whose session was lost."""
+        place = _place(flight)
+        flight.actor = None
+        self._left[place] = flight
+
+        def give_up() -> None:
+            if self._left.get(place) is flight:
+                del self._left[place]
+                flight.worker.cancel(flight.task)
+
+        self._clock.call_later(LEFT_MS, give_up)
+
+    def _take_up(self, actor: Actor, call: Call) -> bool:
+        """Give a call back to the worker that was left with it; False if there is none."""
+        place = (actor.session, call.id, call.attempt, call.status == "unknown")
+        flight = self._left.pop(place, None)
+        if flight is None:
+            return False
+        flight.actor = actor
+        actor.inflight[call.id] = flight
+        if call.status == "begun" and not flight.begun:
+            self._proceed(flight)
+        elif flight.report is not None:
+            asyncio.get_running_loop().call_soon(self._reported, flight, flight.report)
+        return True
 
     def _tool_is_gone(self, actor: Actor, call: Call) -> None:
         """Answer a call of a tool that the agent's present definition does not have any more."""
@@ -161,11 +208,14 @@ class Dispatcher:
             )
         self._on_report(actor, report)
 
-    def _listener(self, actor: Actor, flight: InFlight) -> OnTaskReport:
-        return lambda _, report: self._reported(actor, flight, report)
+    def _listener(self, flight: InFlight) -> OnTaskReport:
+        return lambda _, report: self._reported(flight, report)
 
-    def _reported(self, actor: Actor, flight: InFlight, report: Report) -> None:
-        call = flight.task.call
+    def _reported(self, flight: InFlight, report: Report) -> None:
+        actor, call = flight.actor, flight.task.call
+        if actor is None:
+            flight.report = report
+            return
         if actor.inflight.get(call) is not flight:
             self._telemetry.emit(
                 "command.refused",
@@ -177,6 +227,7 @@ class Dispatcher:
         begins = isinstance(report, ReportToolBegin)
         if begins:
             flight.asked = True
+            flight.report = report
         else:
             del actor.inflight[call]
         refusal = self._on_report(actor, report)
@@ -186,6 +237,8 @@ class Dispatcher:
 
     @staticmethod
     def _proceed(flight: InFlight) -> None:
+        flight.asked = flight.begun = True
+        flight.report = None
         if isinstance(flight.task, ToolTask):
             flight.worker.proceed(flight.task)
 
@@ -264,6 +317,10 @@ class Dispatcher:
             actor.history = history
         if actor.submitted == 0:
             self.dispatch(actor)
+
+
+def _place(flight: InFlight) -> Place:
+    return flight.task.session, flight.task.call, flight.attempt, flight.probing
 
 
 def _lost(call: Call) -> Report:

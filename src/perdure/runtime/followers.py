@@ -41,6 +41,8 @@ class Followers:
         self._endings: WeakValueDictionary[str, Ending] = WeakValueDictionary()
         self._news: dict[SessionId, set[OnNews]] = {}
         self._watchers: dict[tuple[str, str], set[OnCommit]] = {}
+        self.on_wanted: Callable[[SessionId], None] = lambda session: None
+        """Called with a session that somebody begins to wait for."""
         self.on_rows: OnRows = lambda rows: None
         """Called with the rows of runs that a durable commit changed: begun, parked, ended."""
 
@@ -51,11 +53,13 @@ class Followers:
             future = Ending(loop=asyncio.get_running_loop())
             future.session = session
             self._endings[run] = future
+            self.on_wanted(session)
         return future
 
     def follow(self, session: SessionId, on_news: OnNews) -> Callable[[], None]:
         """Call back at news of a session until the returned function is called."""
         self._news.setdefault(session, set()).add(on_news)
+        self.on_wanted(session)
 
         def leave() -> None:
             waiting = self._news.get(session)
@@ -79,6 +83,36 @@ class Followers:
 
         return leave
 
+    def wanted(self) -> set[SessionId]:
+        """Return the sessions that somebody waits for."""
+        endings = {ending.session for ending in self._endings.values() if not ending.done()}
+        return endings.union(self._news)
+
+    def runs_of(self, session: SessionId) -> list[str]:
+        """Return the runs of a session whose end somebody waits for."""
+        endings = list(self._endings.items())
+        return [run for run, one in endings if one.session == session and not one.done()]
+
+    def watched(self) -> list[tuple[str, str]]:
+        """Return the agents whose sessions somebody watches, each with its tenant before it."""
+        return list(self._watchers)
+
+    def ended(self, ended: Ended) -> None:
+        """Tell of a run that ended; its answer can be read by whoever wants it."""
+        future = self._endings.get(ended.row.id)
+        if future is not None and not future.done():
+            future.set_result(ended)
+
+    def news(self, session: SessionId) -> None:
+        """Tell that a session has new durable facts, which can be read."""
+        for on_news in tuple(self._news.get(session, ())):
+            on_news(None, "")
+
+    def watched_news(self, session: SessionId) -> None:
+        """Tell those who watch a session's agent the same."""
+        for on_commit in tuple(self._watchers.get(session[:2], ())):
+            on_commit(session)
+
     def committed(
         self, session: SessionId, rows: Sequence[RunRow], version: int, events: Sequence[Event]
     ) -> None:
@@ -90,11 +124,10 @@ class Followers:
                     future.set_result(Ended(row, _content(row, version, events)))
         if rows:
             self.on_rows(rows)
-        for on_news in tuple(self._news.get(session, ())):
-            on_news(None, "")
+        if self._news:
+            self.news(session)
         if self._watchers:
-            for on_commit in tuple(self._watchers.get(session[:2], ())):
-                on_commit(session)
+            self.watched_news(session)
 
     def text(self, session: SessionId, run: str, piece: str) -> None:
         """Tell of a piece of text that a model is writing; nothing of it is durable yet."""

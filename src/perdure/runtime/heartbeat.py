@@ -3,7 +3,8 @@
 It is sent by the loop that runs the sessions, so a loop that is stuck loses its lease. While the
 last confirmed renewal is too old on the node's own monotonic clock, the node starts nothing new. A
 renewal that finds the lease alive ends that; one that comes too late means that others may have
-taken the sessions: the node drops them, and begins again with a new lease.
+taken the sessions: the node drops them, and begins again with a new lease. While the store does not
+answer it is asked again and again.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from perdure.core.errors import Fenced, StoreError, Unavailable
+from perdure.core.errors import Broken, Fenced, StoreError
 from perdure.ports.clock import Clock, Timer
 from perdure.ports.session_store import SessionStore
 
 MARGIN_PART = 5
 """A node stops a fifth of the lease before it runs out."""
+AGAIN_PART = 10
+"""A renewal that was not answered is tried again after a tenth of the lease."""
 
 
 class Heartbeat:
@@ -86,12 +89,17 @@ class Heartbeat:
     async def _beat_once(self) -> None:
         try:
             await self._renew()
+        except Broken as error:
+            self._on_lost(error)
+            return
         except Fenced as error:
             self._on_lost(error)
-            self._arm()
         except StoreError as error:
             self._on_lost(error)
+            if not self._stopped:
+                self._timer = self._clock.call_later(self._lease_ms // AGAIN_PART, self._beat)
+            return
         except Exception as error:  # noqa: BLE001  nobody else would see it
-            self._on_lost(Unavailable(f"the lease could not be renewed: {error!r}"))
-        else:
-            self._arm()
+            self._on_lost(Broken(f"the lease could not be renewed: {error!r}"))
+            return
+        self._arm()

@@ -3,7 +3,8 @@
 Decisions run ahead of the disk: a command is decided on the newest state while earlier commits are
 under way, and the store keeps their order. Nothing outside learns of a decision before it is
 durable. When a commit fails, everything decided after it fails too, and the session is loaded anew:
-facts that never happened leave no trace.
+facts that never happened leave no trace. So it is when the store did not answer, and nobody knows
+what it holds: the session is claimed again, and what is on record counts.
 """
 
 from __future__ import annotations
@@ -11,13 +12,32 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
-from perdure.core.codec import Record, seal
-from perdure.core.commands import Accepted, AnyCommand, FireTimer, Report, SendMessage
-from perdure.core.errors import Conflict, Fenced, PerdureError, Refused, StoreError, Unavailable
+import msgspec
+
+from perdure.core.codec import GENERATION, Record, seal
+from perdure.core.commands import (
+    Accepted,
+    AnyCommand,
+    Doubt,
+    FireTimer,
+    Report,
+    SendMessage,
+    decode_command,
+)
+from perdure.core.errors import (
+    Broken,
+    Conflict,
+    Fenced,
+    InvalidInput,
+    PerdureError,
+    Refused,
+    StoreError,
+    Unavailable,
+)
 from perdure.core.ids import SessionId
 from perdure.core.limits import SNAPSHOT_EVERY_EVENTS
 from perdure.core.runs import RunRow, rows_of
@@ -25,18 +45,26 @@ from perdure.core.session import Context, Decision, Refusal, decide, owed, wake_
 from perdure.core.state import State, encode_snapshot
 from perdure.ports import faults
 from perdure.ports.clock import Clock, Timer
-from perdure.ports.session_store import SessionStore, StepCommit
+from perdure.ports.session_store import NotClaimed, SessionStore, StepCommit
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.actor import Actor
 from perdure.runtime.agents import Agents
-from perdure.runtime.dispatcher import EXECUTABLE, Dispatcher
+from perdure.runtime.dispatcher import EXECUTABLE, Dispatcher, Keep
 from perdure.runtime.followers import Followers
-from perdure.runtime.loader import Loader
+from perdure.runtime.loader import Found, Loader
 from perdure.runtime.probation import Probation
 from perdure.runtime.settings import NodeSettings
 from perdure.runtime.timekeeper import Timekeeper
 
 DUE_AT_ONCE = 0
+AGAIN_MS, AGAIN_MS_MAX = 200, 3_000
+"""After how long a session is loaded again that the store did not answer for, at first and at most.
+"""
+OnElsewhere = Callable[[SessionId, str | None, Sequence[str]], None]
+"""Called with a session that another node runs, that node if it is known, and the ids of commands
+that were accepted here for it."""
+
+_encode_refusal = msgspec.json.Encoder().encode
 
 
 class Host:
@@ -74,11 +102,16 @@ class Host:
         self._verdicts: WeakValueDictionary[str, asyncio.Future[Refusal | None]] = (
             WeakValueDictionary()
         )
+        self._look_again: set[SessionId] = set()
+        self._pauses: dict[SessionId, int] = {}
+        self._unsaved: dict[SessionId, list[Report]] = {}
         self._progress = asyncio.Event()
         self._generation = 0
         self.draining = False
         self.on_store_failure: Callable[[StoreError], None] = lambda error: None
         self.on_parked: Callable[[int], None] = lambda at: None
+        self.on_committed: Callable[[SessionId], None] = lambda session: None
+        self.on_run_elsewhere: OnElsewhere = self._leave_undecided_elsewhere
         dispatcher.attach(self._report, self._dispatch_failed)
 
     def deliver(self, session: SessionId, command: AnyCommand) -> None:
@@ -103,6 +136,20 @@ class Host:
         if not loading:
             self._spawn(self._activate(session))
 
+    def look(self, session: SessionId) -> None:
+        """Take in what was accepted for a session at other nodes."""
+        actor = self._actors.get(session)
+        if actor is not None:
+            self._spawn(self._look(actor))
+        elif session in self._mailboxes:
+            self._look_again.add(session)
+        else:
+            self.activate(session)
+
+    def waiting_verdict(self, command_id: str) -> asyncio.Future[Refusal | None] | None:
+        """Return the future of what is said of a command, if somebody waits for it."""
+        return self._verdicts.get(command_id)
+
     def verdict(self, command_id: str) -> asyncio.Future[Refusal | None]:
         """Return the future of what is said of an inbox command: None, or why it was refused."""
         future: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
@@ -125,7 +172,7 @@ class Host:
 
     def busy(self) -> bool:
         """Say whether a session is being loaded, written, or waits for a worker."""
-        if self._mailboxes:
+        if self._mailboxes or self._pauses:
             return True
         return any(actor not in self._lingering for actor in self._actors.values())
 
@@ -156,10 +203,13 @@ class Host:
         is not, and nobody else could take that session while this node lives.
         """
         self._generation += 1
+        is_over = not isinstance(error, Fenced)
         for actor in tuple(self._actors.values()):
-            self._forget(actor)
-            if isinstance(error, Fenced):
-                self._spawn(self._let_go(actor, None, None))
+            self._forget(actor, "none" if is_over else "all")
+            if not is_over:
+                self._spawn(self._let_go_and_return(actor))
+        if not is_over:
+            return
         for future in list(self._verdicts.values()):
             if not future.done():
                 future.set_exception(error)
@@ -167,30 +217,84 @@ class Host:
 
     async def _activate(self, session: SessionId) -> None:
         generation, loaded = self._generation, None
+        failed: StoreError | None = None
         try:
             async with self._activations:
                 loaded = await self._loader.load(session)
         except (Fenced, Conflict) as error:
             self._telemetry.emit("session.fenced", session=str(session), version=str(error))
         except StoreError as error:
-            self._store_failed(error)
+            failed = error
         except Exception as error:  # noqa: BLE001  nobody else would see it
-            self._store_failed(Unavailable(f"{session} could not be claimed: {error!r}"))
+            failed = Broken(f"{session} could not be claimed: {error!r}")
         finally:
             mailbox = self._mailboxes.pop(session)
+            look_again = session in self._look_again
+            self._look_again.discard(session)
             self._progress.set()
-        if loaded is None or generation != self._generation:
-            if loaded is not None:
-                self._spawn(self._let_go(loaded[0], None, None))
-            self._leave_undecided(*mailbox)
+        if failed is not None:
+            self._try_again(session, failed)
             return
-        actor, inbox = loaded
-        self._actors[session] = actor
-        for command in (*inbox, *mailbox):
+        self._pauses.pop(session, None)
+        unsaved = self._unsaved.pop(session, [])
+        if isinstance(loaded, Found) and generation == self._generation:
+            self._begin(loaded, unsaved, mailbox)
+            if look_again:
+                self.look(session)
+        elif isinstance(loaded, Found):
+            self._spawn(self._let_go(loaded.actor, None, None))
+            self._leave_undecided(*mailbox)
+        elif isinstance(loaded, NotClaimed) and loaded.why == "held":
+            self.on_run_elsewhere(session, loaded.owner, [one.id for one in _accepted(mailbox)])
+        else:
+            self._leave_undecided(*mailbox)
+
+    def _begin(
+        self, found: Found, unsaved: Sequence[Report], mailbox: Sequence[AnyCommand]
+    ) -> None:
+        """Run a session that was loaded, with what waits for it."""
+        actor, inbox, suspect = found
+        self._actors[actor.session] = actor
+        if suspect is not None:
+            for message in inbox:
+                if isinstance(message, SendMessage) and message.accepted_at < suspect:
+                    actor.offered.add(message.id)
+                    actor.waiting[message.id] = message
+            self._handle(actor, Doubt(since=suspect))
+        for command in (*unsaved, *inbox, *mailbox):
             if not actor.gone:
                 self._handle(actor, command)
         if not actor.gone and actor.submitted == 0:
             self._settle(actor)
+
+    async def _look(self, actor: Actor) -> None:
+        try:
+            loaded = await self._store.load(actor.session)
+        except Unavailable:
+            return  # the next scan names the session again
+        for entry in loaded.inbox if loaded is not None else ():
+            if not actor.gone and entry.id not in actor.offered:
+                try:
+                    command = decode_command(entry.command, entry.accepted_at)
+                except InvalidInput as error:
+                    self._set_aside(actor, str(error))
+                    return
+                self._handle(actor, command)
+
+    def _try_again(self, session: SessionId, error: StoreError) -> None:
+        """Load a session again, since it is not known what the store holds of it."""
+        if isinstance(error, Broken):
+            self._store_failed(error)
+            return
+        self._telemetry.emit("store.unavailable", session=str(session), error=str(error))
+        pause_ms = self._pauses.get(session, AGAIN_MS)
+        self._pauses[session] = min(2 * pause_ms, AGAIN_MS_MAX)
+        self._clock.call_later(pause_ms, lambda: self.activate(session))
+
+    def _leave_undecided_elsewhere(
+        self, session: SessionId, owner: str | None, commands: Sequence[str]
+    ) -> None:
+        self._leave_undecided(*commands)
 
     def _leave_undecided(self, *commands: AnyCommand | str | None) -> None:
         """Tell those who wait for a verdict that there is none here for now."""
@@ -253,13 +357,18 @@ class Host:
         if decision.postponed and isinstance(command, SendMessage):
             actor.waiting[command.id] = command
         if decision.events or decision.consumed or decision.postponed:
-            self._submit(actor, decision, records, rows)
+            self._submit(actor, command, decision, records, rows)
         elif actor.submitted == 0:
             self._settle(actor)
         return decision.refusal
 
     def _submit(
-        self, actor: Actor, decision: Decision, records: list[Record], rows: tuple[RunRow, ...]
+        self,
+        actor: Actor,
+        command: AnyCommand,
+        decision: Decision,
+        records: list[Record],
+        rows: tuple[RunRow, ...],
     ) -> None:
         before, after = actor.state, decision.state
         for entry in decision.consumed:
@@ -280,6 +389,8 @@ class Host:
             rows=rows,
             snapshot=snapshot,
             blobs=() if kept or not records else tuple(actor.agent.blobs.items()),
+            refusals=_refused(decision),
+            generation=GENERATION,
         )
         actor.state = after
         if records:
@@ -288,13 +399,14 @@ class Host:
             for record, event in zip(records, decision.events, strict=True):
                 actor.history.fold(record.seq, event)
         actor.submitted += 1
-        done = functools.partial(self._done, actor, decision, before.version, rows)
+        done = functools.partial(self._done, actor, command, decision, before.version, rows)
         self._store.commit(step, done)
         faults.reach("commit.submitted")
 
     def _done(
         self,
         actor: Actor,
+        command: AnyCommand,
         decision: Decision,
         version: int,
         rows: tuple[RunRow, ...],
@@ -304,6 +416,9 @@ class Host:
         if self.draining:
             self._progress.set()
         if error is not None:
+            if isinstance(command, Report) and not isinstance(error, Fenced | Broken):
+                # Its worker has done its part and will not say it again.
+                self._unsaved.setdefault(actor.session, []).append(command)
             self._lose(actor, error)
             return
         faults.reach("commit.acknowledged")
@@ -311,6 +426,7 @@ class Host:
             self._definitions_kept.add(actor.agent.digest)
             self._probation.leave(actor.session)
         self._followers.committed(actor.session, rows, version, decision.events)
+        self.on_committed(actor.session)
         for entry in decision.consumed:
             future = self._verdicts.get(entry)
             if future is not None and not future.done():
@@ -364,6 +480,10 @@ class Host:
         self._leave_undecided(*actor.offered)
         self._spawn(self._let_go(actor, None, reason))
 
+    async def _let_go_and_return(self, actor: Actor) -> None:
+        await self._let_go(actor, None, None)
+        self.activate(actor.session)
+
     async def _let_go(
         self, actor: Actor, snapshot: tuple[int, bytes] | None, quarantine: str | None
     ) -> None:
@@ -374,37 +494,40 @@ class Host:
                 "session.fenced", session=str(actor.session), version=actor.state.version
             )
         except StoreError as error:
-            self._store_failed(error)
+            # While this node lives nobody else could take the session: it is loaded again.
+            self._try_again(actor.session, error)
         else:
             self._telemetry.emit(
                 "session.released", session=str(actor.session), version=actor.state.version
             )
             if quarantine is not None:
                 self._followers.set_aside(actor.session, quarantine)
+                self.on_committed(actor.session)
 
     def _lose(self, actor: Actor, error: StoreError) -> None:
         if actor.gone:
             return
-        self._forget(actor)
+        fenced = isinstance(error, Fenced)
+        self._forget(actor, "begun" if fenced else "all")
         if isinstance(error, Fenced | Conflict):
-            name = "session.fenced" if isinstance(error, Fenced) else "session.conflict"
+            name = "session.fenced" if fenced else "session.conflict"
             self._telemetry.emit(name, session=str(actor.session), version=actor.state.version)
-            if isinstance(error, Conflict):
-                self.activate(actor.session)
+            if fenced:
+                self.on_run_elsewhere(actor.session, None, tuple(actor.offered))
             else:
-                self._leave_undecided(*actor.offered)
+                self.activate(actor.session)
         else:
-            self._store_failed(error)
+            self._try_again(actor.session, error)
 
     def _store_failed(self, error: StoreError) -> None:
         self._telemetry.emit("store.failed", error=str(error))
         self.on_store_failure(error)
 
-    def _forget(self, actor: Actor) -> None:
+    def _forget(self, actor: Actor, keep: Keep = "none") -> None:
         actor.gone = True
         self._probation.leave(actor.session)
         self._progress.set()
-        self._dispatcher.abandon(actor)
+        self._dispatcher.abandon(actor, keep)
         self._timekeeper.arm(actor, None)
         self._lingering.pop(actor, None)
         if self._actors.get(actor.session) is actor:
@@ -414,6 +537,18 @@ class Host:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _accepted(commands: Iterable[AnyCommand]) -> Iterator[Accepted]:
+    return (command for command in commands if isinstance(command, Accepted))
+
+
+def _refused(decision: Decision) -> tuple[tuple[str, bytes], ...]:
+    """Return what is kept of a refusal, for whoever asked at another node."""
+    if decision.refusal is None:
+        return ()
+    said = _encode_refusal(decision.refusal)
+    return tuple((entry, said) for entry in decision.consumed)
 
 
 def _executable(state: State) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from perdure.core.agent import Definition
-from perdure.core.codec import Record, decode_event, genesis, verify_chain
+from perdure.core.codec import GENERATION, Record, decode_event, genesis, verify_chain
 from perdure.core.commands import InboxCommand, decode_command
 from perdure.core.errors import BrokenChain, StoreError
 from perdure.core.evolve import evolve
@@ -21,7 +22,13 @@ from perdure.runtime.actor import Actor
 from perdure.runtime.agents import Agents
 from perdure.runtime.probation import STRIKES_TOGETHER_MAX, Probation
 
-Found = tuple[Actor, list[InboxCommand]]
+
+class Found(NamedTuple):
+    """A session that was claimed and read, its inbox, and since when it is suspect."""
+
+    actor: Actor
+    inbox: list[InboxCommand]
+    suspect: int | None
 
 
 class Loader:
@@ -47,8 +54,8 @@ class Loader:
         self._on_set_aside = on_set_aside
         self._probation = probation
 
-    async def load(self, session: SessionId) -> Found | None:
-        """Claim and read a session; None if it is not ours to run.
+    async def load(self, session: SessionId) -> Found | NotClaimed | None:
+        """Claim and read a session; else say why not, or None if it is not ours to run.
 
         A session of an agent that is not registered here is left alone. A session whose log cannot
         be folded, or that was being run when its host died too often, is put in quarantine.
@@ -63,7 +70,7 @@ class Loader:
             if claimed.why == "quarantined":
                 loaded = await self._store.load(session)
                 self._on_set_aside(session, (loaded and loaded.quarantine) or "no reason is kept")
-            return None
+            return claimed
         return await self._read(session, agent, claimed)
 
     async def _load_on_probation(self, session: SessionId, agent: Definition) -> Found | None:
@@ -81,7 +88,8 @@ class Loader:
         return found
 
     async def _claim(self, session: SessionId, strikes_max: int | None) -> Claimed | NotClaimed:
-        return await self._store.claim(session, self._owner, self._clock.fresh_id(), strikes_max)
+        nonce = self._clock.fresh_id()
+        return await self._store.claim(session, self._owner, nonce, strikes_max, GENERATION)
 
     async def _read(self, session: SessionId, agent: Definition, claimed: Claimed) -> Found | None:
         faults.reach("claim.after")
@@ -107,7 +115,7 @@ class Loader:
             return None
         actor = Actor(session, agent, claimed.token, state, loaded.head, snapshot_version)
         actor.history = history
-        return actor, inbox
+        return Found(actor, inbox, loaded.suspect)
 
     async def set_aside(self, session: SessionId, claimed: Claimed, reason: str) -> None:
         """Put a session in quarantine: nobody claims it until it is released by hand."""

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from perdure.core.errors import Fenced, PerdureError, StoreError
+from msgspec.structs import replace
+
+from perdure.core.codec import GENERATION
+from perdure.core.errors import Broken, Fenced, PerdureError, StoreError
 from perdure.ports.clock import Clock
+from perdure.ports.cluster import Cluster, NodeCard
 from perdure.ports.session_store import SessionStore
 from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import ModelTask, Task, Worker
 from perdure.runtime.agents import Agents
+from perdure.runtime.bus import Bus, Released
 from perdure.runtime.dispatcher import Dispatcher
+from perdure.runtime.elsewhere import Elsewhere
 from perdure.runtime.followers import Followers, OnRows
 from perdure.runtime.heartbeat import Heartbeat
 from perdure.runtime.host import Host
 from perdure.runtime.loader import Loader
+from perdure.runtime.presence import Presence
 from perdure.runtime.probation import Probation
 from perdure.runtime.recovery import Recovery
-from perdure.runtime.settings import NodeSettings
+from perdure.runtime.settings import CLUSTERED, NodeSettings
 from perdure.runtime.tenancy import Tenancy
 
 IDLE_POLL_MS = 5
+RELEASED_EVERY_MS = 100
+"""How often a node that drains tells the others to look for what it let go."""
 
 
 class Node(Tenancy):
@@ -40,13 +50,21 @@ class Node(Tenancy):
         *,
         tenant: str = "default",
         settings: NodeSettings | None = None,
+        cluster: Cluster | None = None,
+        card: Callable[[], NodeCard] = lambda: NodeCard(id=""),
     ) -> None:
-        settings = settings or NodeSettings()
+        settings = settings or (NodeSettings() if cluster is None else CLUSTERED)
         self.owner = clock.fresh_id()
+        self.cluster = cluster
+        self.bus = Bus(cluster, telemetry)
+        self._says = card
+        self._started_at = clock.now_ms()
         self.failure: StoreError | None = None
         self._workers = workers
         followers = Followers()
-        dispatcher = Dispatcher(workers, store, telemetry, settings.read_batch_records, self._text)
+        dispatcher = Dispatcher(
+            workers, store, telemetry, clock, settings.read_batch_records, self._text
+        )
         probation = Probation(clock, settings.probation_ms)
         loader = Loader(
             store,
@@ -66,15 +84,50 @@ class Node(Tenancy):
         )
         probation.activate = host.activate
         self._recovery = Recovery(
-            store, agents, host.activate, host.active, probation, clock, telemetry, settings
+            store,
+            agents,
+            host.activate,
+            host.active,
+            probation,
+            clock,
+            telemetry,
+            settings,
+            self.owner,
+            host.look,
         )
         self._heartbeat = Heartbeat(
             store, clock, self.owner, settings.lease_ms, self._lease_lost, host.settle_all
         )
+        self._telemetry = telemetry
+        self._presence: Presence | None = None
+        self._elsewhere: Elsewhere | None = None
+        if cluster is not None:
+            self._know_others(cluster)
         dispatcher.may_start = self._heartbeat.holds
         host.on_store_failure = self._store_failed
         host.on_parked = self._recovery.nudge
         self._recovery.on_store_failure = self._store_failed
+
+    def _know_others(self, cluster: Cluster) -> None:
+        """Let what happens at other nodes come here, and tell them what they wait for."""
+        host, clock = self._host, self._clock
+        self._presence = Presence(
+            cluster, clock, self._telemetry, self._settings.lease_ms, self.card, self.bus.hear
+        )
+        self._elsewhere = Elsewhere(
+            self.owner,
+            self._store,
+            self.bus,
+            self._followers,
+            clock,
+            host.is_active,
+            host.waiting_verdict,
+        )
+        self._elsewhere.on_knock = host.look
+        host.on_committed = self._elsewhere.committed
+        host.on_run_elsewhere = self._elsewhere.run_by
+        self._recovery.prefers_me = self._presence.prefers_me
+        self.bus.on(Released, self._released)
 
     def of(self, tenant: str) -> Tenancy:
         """Return what a tenant may ask of this node."""
@@ -93,9 +146,27 @@ class Node(Tenancy):
         """Call back with the rows of runs, of any tenant, that a durable commit changed."""
         self._followers.on_rows = on_rows
 
+    def card(self) -> NodeCard:
+        """Return what this node says of itself to others."""
+        return replace(
+            self._says(),
+            id=self.owner,
+            generation=GENERATION,
+            started_at=self._started_at,
+            draining=self._host.draining,
+            sessions=self._host.active(),
+        )
+
+    def nodes(self) -> list[NodeCard]:
+        """Return the nodes that were there the last time this one looked, itself included."""
+        return [self.card()] if self._presence is None else self._presence.nodes
+
     async def start(self, *, recover: bool = True) -> None:
         """Take a lease, and recover what was left unfinished."""
         await self._heartbeat.start()
+        if self._presence is not None and self._elsewhere is not None:
+            await self._presence.start()
+            self._elsewhere.start()
         if recover:
             await self._recovery.run_once()
 
@@ -103,11 +174,37 @@ class Node(Tenancy):
         """Drain: take nothing new, cut at the next commit, release every session."""
         await self._recovery.stop()
         if self.failure is None:
-            await self._host.drain()
+            draining = asyncio.ensure_future(self._host.drain())
+            await self._say_that_it_drains(draining)
+            await draining
         await self._heartbeat.stop()
+        if self._presence is not None and self._elsewhere is not None:
+            await self._elsewhere.stop()
+            await self._presence.stop()
         self._followers.fail(PerdureError("this node has stopped; start one to go on with the run"))
         for worker in self._workers:
             await worker.close()
+
+    def _released(self, released: Released) -> None:
+        if self._presence is not None:
+            self._presence.drains(released.node)
+        self._recovery.nudge(self._clock.now_ms())
+
+    async def _say_that_it_drains(self, draining: asyncio.Future[None]) -> None:
+        """Have others look for what this node lets go, at once and as long as it does."""
+        if self._presence is None:
+            return
+        await asyncio.sleep(0)
+        await self._presence.announce()
+        released = Released(self.owner)
+        while not draining.done():
+            self.bus.send(None, released)
+            passed = asyncio.Event()
+            pause = self._clock.call_later(RELEASED_EVERY_MS, passed.set)
+            draining.add_done_callback(partial(_set, passed))
+            await passed.wait()
+            pause.cancel()
+        self.bus.send(None, released)
 
     async def idle(self) -> None:
         """Wait until no session has anything to do by itself (parked ones do not count)."""
@@ -119,6 +216,8 @@ class Node(Tenancy):
     def _text(self, task: Task, piece: str) -> None:
         if isinstance(task, ModelTask) and task.request.purpose == "reply":
             self._followers.text(task.session, task.run, piece)
+            if self._elsewhere is not None:
+                self._elsewhere.text(task.session, task.run, piece)
 
     def _raise_failure(self) -> None:
         if self.failure is not None:
@@ -127,11 +226,17 @@ class Node(Tenancy):
     def _lease_lost(self, error: StoreError) -> None:
         if isinstance(error, Fenced):
             self._host.lose_all(error)
-        else:
+        elif isinstance(error, Broken):
             self._store_failed(error)
+        else:
+            self._telemetry.emit("store.unavailable", session="", error=str(error))
 
     def _store_failed(self, error: StoreError) -> None:
         if self.failure is None:
             self.failure = error
             self._host.lose_all(error)
             self._followers.fail(error)
+
+
+def _set(event: asyncio.Event, done: asyncio.Future[None]) -> None:
+    event.set()

@@ -1,7 +1,11 @@
 """Recovery is a scan: sessions that are due and that nobody runs are claimed, at start and on.
 
 It is the only thing that wakes parked sessions. Whoever parks one says when it is due, so that the
-next scan comes in time; without that hint the interval still finds it.
+next scan comes in time; without that hint the interval still finds it. The same scan finds what
+other nodes accepted for sessions that this one runs.
+
+Of several nodes that find the same session one is preferred, by a rule that they share. The others
+leave it alone for a moment: if nobody has taken it by then, they all may.
 """
 
 from __future__ import annotations
@@ -9,7 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from perdure.core.errors import StoreError, Unavailable
+from perdure.core.codec import GENERATION
+from perdure.core.errors import Broken, StoreError
 from perdure.core.ids import SessionId
 from perdure.ports import faults
 from perdure.ports.clock import Clock, Timer
@@ -33,7 +38,14 @@ class Recovery:
         clock: Clock,
         telemetry: Telemetry,
         settings: NodeSettings,
+        owner: str,
+        look: Callable[[SessionId], None],
     ) -> None:
+        self._owner = owner
+        self._look = look
+        self._left_since_ms: dict[SessionId, int] = {}
+        self.prefers_me: Callable[[SessionId], bool] | None = None
+        """Says whether this node, of all, should take a session; None for a node alone."""
         self._store = store
         self._agents = agents
         self._activate = activate
@@ -52,8 +64,12 @@ class Recovery:
         """Wake what is due, and set the time of the next scan; return how many were due."""
         now, batch = self._clock.now_ms(), self._settings.scan_batch_sessions
         limit = batch + self._probation.count()
-        due, next_at = await self._store.due(now, limit, self._agents.served())
+        due, next_at = await self._store.due(now, limit, self._agents.served(), GENERATION)
         sessions = [session for session in due if session not in self._probation.waiting]
+        if self.prefers_me is not None:
+            sessions = self._mine(sessions)
+            for session in await self._store.unread(self._owner, batch):
+                self._look(session)
         if sessions:
             faults.reach("recovery.scanned")
             self._telemetry.emit("recovery.scanned", due=len(sessions))
@@ -63,8 +79,24 @@ class Recovery:
         later = now + interval_ms
         if len(due) == limit:
             later = now + 10 if self._active() < 2 * batch else now + 50
+        if self._left_since_ms:
+            later = min(later, now + self._settings.prefer_ms)
         self._set(later if next_at is None else max(now + 10, min(later, next_at)))
         return len(sessions)
+
+    def _mine(self, due: list[SessionId]) -> list[SessionId]:
+        """Return those that this node should take: its own, and those that nobody took."""
+        assert self.prefers_me is not None
+        now_ms, before = self._clock.monotonic_ms(), self._left_since_ms
+        self._left_since_ms = {}
+        mine = []
+        for session in due:
+            left_ms = before.get(session, now_ms)
+            if now_ms - left_ms >= self._settings.prefer_ms or self.prefers_me(session):
+                mine.append(session)
+            else:
+                self._left_since_ms[session] = left_ms
+        return mine
 
     def nudge(self, at: int) -> None:
         """Have a scan at `at` at the latest."""
@@ -96,7 +128,10 @@ class Recovery:
     async def _scan(self) -> None:
         try:
             await self.run_once()
-        except StoreError as error:
+        except Broken as error:
             self.on_store_failure(error)
+        except StoreError as error:
+            self._telemetry.emit("store.unavailable", session="", error=str(error))
+            self._set(self._clock.now_ms() + self._settings.scan_interval_ms)
         except Exception as error:  # noqa: BLE001  nobody else would see it
-            self.on_store_failure(Unavailable(f"the scan for due sessions failed: {error!r}"))
+            self.on_store_failure(Broken(f"the scan for due sessions failed: {error!r}"))

@@ -11,6 +11,8 @@ class NodeSettings(msgspec.Struct, frozen=True):
     lease_ms: int = 5_000
     scan_interval_ms: int = 5_000
     scan_batch_sessions: int = 256
+    prefer_ms: int = 1_500
+    """How long a due session is left to the node that should take it, where there are several."""
     activations_max: int = 512
     linger_ms: int = 1_000
     """How long a session with nothing to do stays loaded."""
@@ -19,3 +21,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
     drain_ms: int = 10_000
     """How long a drain waits for `once` calls that have begun."""
     read_batch_records: int = 500
+
+
+CLUSTERED = NodeSettings(scan_interval_ms=1_000)
+"""The settings of a node that is not alone: it looks more often for what others left."""

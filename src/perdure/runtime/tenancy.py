@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.core import commands as c
-from perdure.core.codec import Record
+from perdure.core.codec import GENERATION, Record
 from perdure.core.errors import (
     InvalidInput,
     KeyReused,
@@ -368,7 +368,8 @@ class Tenancy:
                 f"the message is nested deeper than JSON_DEPTH_MAX = {JSON_DEPTH_MAX} levels"
             )
         faults.reach("accept.before")
-        receipt = await self._store.accept(InboxEntry(command.id, session, body, now), row)
+        entry = InboxEntry(command.id, session, body, now)
+        receipt = await self._store.accept(entry, row, GENERATION)
         faults.reach("accept.after")
         if not receipt.duplicate:
             self._host.deliver(session, as_recorded)

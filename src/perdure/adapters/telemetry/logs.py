@@ -10,12 +10,14 @@ import msgspec
 WARNINGS = frozenset(
     {
         "call.unserved",
+        "cluster.unavailable",
         "endpoint.disabled",
         "service.failed",
         "session.conflict",
         "session.fenced",
         "session.quarantined",
         "store.failed",
+        "store.unavailable",
         "trigger.invalid",
         "trigger.refused",
         "trigger.waits",
