@@ -52,12 +52,15 @@ fmt: install ## format, and mend what the linter can
 
 # The lock is made with uv, from PATH or UV=...; installing it needs only pip.
 UV ?= uv
-lock: ## renew requirements.lock (needs uv); ARGS=--upgrade for newer ones
+EXPORT = $(UV) export --quiet --frozen --no-emit-project --no-header \
+	--no-emit-index-url --no-emit-find-links --format requirements-txt
+LOCKS = requirements.lock deploy/image.lock deploy/build.lock
+lock: ## renew requirements.lock and those of the image (needs uv); ARGS=--upgrade for newer ones
 	@$(UV) lock --quiet $(ARGS)
-	@$(UV) export --quiet --frozen --all-extras --all-groups --no-emit-project --no-header \
-		--no-emit-index-url --no-emit-find-links \
-		--format requirements-txt --output-file requirements.lock
-	@! grep -nE '://|(^|[ =])/' requirements.lock
+	@$(EXPORT) --all-extras --all-groups --output-file requirements.lock
+	@$(EXPORT) --all-extras --no-default-groups --output-file deploy/image.lock
+	@$(EXPORT) --only-group build --output-file deploy/build.lock
+	@! grep -nE '://|(^|[ =])/' $(LOCKS)
 
 clean: ## remove .venv, caches and what runs left behind
 	rm -rf .venv .venv.installing dist build htmlcov .coverage* .hypothesis .import_linter_cache \
