@@ -78,6 +78,11 @@ class Command(NamedTuple):
             command, path = command.commands[name], f"{path} {name}"
         return command.make_context(path, arguments)
 
+    @property
+    def is_of_compose(self) -> bool:
+        """Whether it stands in a compose file."""
+        return self.where.startswith("compose/")
+
 
 def image_name(image: str) -> str:
     """Return an image's name without its tag."""
@@ -138,7 +143,7 @@ def unit_command(found: Unit) -> Command:
     program, *arguments = shlex.split(found.one("ExecStart").replace("%", ""))
     assert program == "/opt/perdure/bin/perdure", program
     given = dict(each.split("=", 1) for each in shlex.split(found.one("Environment")))
-    return Command(found.path.name, tuple(arguments), given)
+    return Command(f"systemd/{found.path.name}", tuple(arguments), given)
 
 
 class Instruction(NamedTuple):
@@ -161,8 +166,8 @@ def every_command() -> list[Command]:
     found: list[Command] = []
     for path in COMPOSE:
         [document] = documents(path.read_text("utf-8"))
-        found += compose_commands(path.name, document)
+        found += compose_commands(f"compose/{path.name}", document)
     for path in MANIFESTS:
         for document in documents(path.read_text("utf-8")):
-            found += manifest_commands(path.name, document)
+            found += manifest_commands(f"kubernetes/{path.name}", document)
     return found + [unit_command(unit(path)) for path in UNITS]
