@@ -42,6 +42,7 @@ __all__ = [
     "SystemClock",
     "TextDelta",
     "Worker",
+    "back_up",
     "open_reader",
     "open_service",
     "open_store",
@@ -94,6 +95,31 @@ async def open_reader(url: str) -> SqliteReader:
     if path is None:
         raise InvalidInput("a memory store cannot be read from another process")
     return await SqliteReader.open(path)
+
+
+async def back_up(folder: Path, to: Path, clock: Clock) -> list[Path]:
+    """Copy every SQLite file of ours in a folder to a new one; return the copies.
+
+    Sessions come before the catalog, which then knows whatever they name; copies of sessions are
+    distrusted. The folder appears when all of it is whole. Raises `InvalidInput` if it is there
+    already, `NotFound` if there is nothing to copy, and `StoreRefused`.
+    """
+    from perdure.adapters.catalog.sqlite.catalog import SCHEMA as CATALOG
+    from perdure.adapters.sqlite import backup
+    from perdure.adapters.stores.sqlite.schema import SCHEMA as SESSIONS
+
+    kinds = (SESSIONS.application_id, CATALOG.application_id)
+    stores = await asyncio.to_thread(backup.files, folder, kinds)
+    partial = await asyncio.to_thread(backup.begin, to)
+    for path, kind in stores.items():
+        copy = partial / path.name
+        await asyncio.to_thread(backup.copy, path, copy)
+        if kind == SESSIONS.application_id:
+            opened = await SqliteStore.open(copy, clock)
+            await opened.distrust()
+            await opened.close()
+    await asyncio.to_thread(backup.finish, partial, to)
+    return [to / path.name for path in stores]
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from perdure.cli.runs import runs
 from perdure.cli.send import send
 from perdure.cli.server import dev, server, worker
 from perdure.cli.sessions import sessions
+from perdure.cli.store import store
 from perdure.cli.verify import verify
 
 HELP = """A durable runtime for LLM agents.
@@ -40,7 +41,7 @@ def main(verbose: bool) -> None:
         logging.getLogger("perdure").addHandler(logging.NullHandler())
 
 
-OF_THIS_MACHINE = (new, run, resume, dev, server, worker, verify, doctor, demo)
+OF_THIS_MACHINE = (new, run, resume, dev, server, worker, verify, doctor, demo, store)
 OF_A_SERVER = (send, chat, *NOUNS)
 
 for command in (*OF_THIS_MACHINE, *OF_A_SERVER, runs, sessions):
