@@ -34,10 +34,17 @@ from perdure.core.messages import (
     UserMessage,
 )
 from perdure.core.runs import RunRow
+from perdure.ports.credentials import (
+    Credential,
+    CredentialError,
+    CredentialProvider,
+    CredentialRefused,
+    Secret,
+)
 from perdure.ports.models import ModelError, ModelRequest
 from perdure.runtime.handles import RecordedEvent, Run, TextDelta
 from perdure.runtime.settings import NodeSettings
-from perdure.worker import Agent, Tool, ToolContext, ask_human, tool, wait
+from perdure.worker import Agent, RedactingFilter, Tool, ToolContext, ask_human, tool, wait
 
 if TYPE_CHECKING:
     from perdure.bootstrap import Runtime, Worker
@@ -46,6 +53,10 @@ __all__ = [
     "Agent",
     "AssistantMessage",
     "ContextPolicy",
+    "Credential",
+    "CredentialError",
+    "CredentialProvider",
+    "CredentialRefused",
     "InvalidInput",
     "KeyReused",
     "LimitExceeded",
@@ -58,12 +69,14 @@ __all__ = [
     "PerdureError",
     "Quarantined",
     "RecordedEvent",
+    "RedactingFilter",
     "Refused",
     "Run",
     "RunCancelled",
     "RunFailed",
     "RunRow",
     "Runtime",
+    "Secret",
     "SessionId",
     "StoreLocked",
     "StoreRefused",

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from perdure.adapters.clock import SystemClock, secret_bytes
+from perdure.adapters.credentials import providers
 from perdure.adapters.models import resolve
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.adapters.stores.sqlite import SqliteReader, SqliteStore
 from perdure.adapters.telemetry.logs import LogTelemetry
 from perdure.core.errors import InvalidInput, StoreRefused
 from perdure.ports.clock import Clock
+from perdure.ports.credentials import CredentialProvider
 from perdure.ports.entries import Key
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.agents import Registered
@@ -179,7 +181,8 @@ class Runtime:
     node: `runtime.send(...)`, `runtime.run(id)`, `runtime.cancel(id)`, `runtime.reply(id, text)`.
     What was unfinished when the last process ended goes on by itself. On leaving, the node drains:
     it cuts every session at its next commit and lets it go. With `recover=False` nothing goes on by
-    itself: only sessions that are told something run.
+    itself: only sessions that are told something run. `credential_providers` resolve references of
+    other schemes than `env` and `file`, by scheme.
     """
 
     def __init__(
@@ -192,6 +195,7 @@ class Runtime:
         clock: Clock | None = None,
         telemetry: Telemetry | None = None,
         recover: bool = True,
+        credential_providers: Mapping[str, CredentialProvider] | None = None,
     ) -> None:
         self.store = store
         self.agents = _by_name(agents)
@@ -200,6 +204,7 @@ class Runtime:
         self._clock = clock or SystemClock()
         self._telemetry = telemetry or LogTelemetry()
         self._recover = recover
+        self._credential_providers = providers(credential_providers or {})
         self._opened: MemoryStore | SqliteStore | None = None
         self._node: Node | None = None
         sqlite_path(store)
@@ -211,8 +216,13 @@ class Runtime:
                 "a Runtime cannot be started while an isolated tool is being loaded: put the part "
                 'of the file that starts it under `if __name__ == "__main__":`'
             )
+        worker = LocalWorker(
+            list(self.agents.values()),
+            resolve,
+            self._clock,
+            credential_providers=self._credential_providers,
+        )
         self._opened = await open_store(self.store, self._clock)
-        worker = LocalWorker(list(self.agents.values()), resolve, self._clock)
         self._node = Node(
             self._opened,
             [worker],
@@ -262,7 +272,8 @@ class Worker:
     `claim_token` it serves that gard alone, and tells the server of its `ports`: the URLs that they
     are to be reached at, by number. While the server is away, calls go on, and their results are
     kept and sent once it is back. On SIGTERM or SIGINT it takes nothing new, finishes what it has
-    within `shutdown_timeout_s`, and leaves.
+    within `shutdown_timeout_s`, and leaves. `credential_providers` resolve references of other
+    schemes than `env` and `file`, by scheme.
     """
 
     def __init__(
@@ -278,6 +289,7 @@ class Worker:
         ports: Mapping[int, str] | None = None,
         register: bool | None = None,
         shutdown_timeout_s: float = 30.0,
+        credential_providers: Mapping[str, CredentialProvider] | None = None,
     ) -> None:
         from perdure.worker.remote import RemoteWorker
 
@@ -294,6 +306,7 @@ class Worker:
             ports=ports,
             register=register,
             shutdown_timeout_s=shutdown_timeout_s,
+            credential_providers=providers(credential_providers or {}),
         )
 
     async def run(self, agents: Iterable[Agent], *, signals: bool = True) -> None:

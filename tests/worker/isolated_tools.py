@@ -76,3 +76,17 @@ def hold(fifo: str) -> None:
 
 hold_read = tool(name="hold_read", effect="read", timeout=5, isolated=True)(hold)
 hold_once = tool(name="hold_once", effect="once", timeout=5, isolated=True)(hold)
+
+
+@tool(effect="read", isolated=True, credentials=["shop"])
+def spell_key(ctx: ToolContext) -> str:
+    """Say how the key is spelt, without saying it."""
+    return "-".join(ctx.credential("shop"))
+
+
+@tool(effect="read", isolated=True, credentials=["shop"])
+def shout_key(how: str, ctx: ToolContext) -> str:
+    """Say the key itself."""
+    if how == "raise":
+        raise ValueError("x" * 3_990 + ctx.credential("shop"))
+    return ctx.credential("shop")

@@ -46,10 +46,16 @@ async def test_code_is_asked_only_where_code_is_named() -> None:
     code = Speaker(ModelReply(content="I am code"))
     async with Desk(model=code, resolve=lambda name: named) as desk:
         said = []
-        for model in ("object:Speaker", "object:Renamed", "openai:gpt-5"):
+        for model in ("object:Speaker", "openai:gpt-5"):
             report = await desk.finish(desk.model_task(model=model))
             said.append(report.reply.content)
-    assert said == ["I am code", "I am code", "I am named"]
+        other = await desk.finish(desk.model_task(model="object:Another"))
+    assert said == ["I am code", "I am named"]
+    assert (other.error_class, other.code) == ("transient", "model_differs")
+    assert other.message == (
+        "agent 'helper': its definition says model 'object:Another', and worker 'local' has "
+        "'object:Speaker'"
+    )
     assert [request.model for request in named.asked] == ["openai:gpt-5"]
 
 

@@ -48,6 +48,8 @@ def missing_model(agent: Agent, environment: Mapping[str, str]) -> str | None:
             f"{agent.name}: its file plays the model. For a real one, set {KEYS['anthropic']} and, "
             "if the file reads it, PERDURE_MODEL=anthropic:claude-sonnet-5"
         )
+    if "model" in agent.spec.credentials:
+        return None
     provider = agent.model.partition(":")[0]
     variable = KEYS.get(provider)
     ways = (variable, *(f"{provider.upper()}_{end}" for end in ("AUTH_TOKEN", "BASE_URL")))

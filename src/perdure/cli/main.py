@@ -7,6 +7,7 @@ import logging
 
 import click
 
+from perdure import RedactingFilter
 from perdure.cli.chat import chat
 from perdure.cli.demo import demo
 from perdure.cli.doctor import doctor
@@ -37,6 +38,8 @@ def main(verbose: bool) -> None:
     """Dispatch to a command."""
     if verbose:
         logging.basicConfig(level=logging.DEBUG)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(RedactingFilter())
     else:
         logging.getLogger("perdure").addHandler(logging.NullHandler())
 

@@ -14,11 +14,13 @@ OnUnknown = Literal["tell", "ask"]
 _canonical = msgspec.json.Encoder(order="sorted").encode
 
 
-class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What the runtime knows of a tool; the function itself stays with the worker.
 
     `effect` is what the tool promises about being repeated. `on_unknown` says who is told when
-    nobody can know whether a `once` tool acted: the model (`tell`) or a person (`ask`).
+    nobody can know whether a `once` tool acted: the model (`tell`) or a person (`ask`). A call that
+    was made for one `version` is executed by no other. `credentials` are the names of the secrets
+    that it is handed.
     """
 
     name: str
@@ -31,9 +33,11 @@ class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     capabilities: tuple[str, ...] = ()
     isolated: bool = False
     builtin: Literal["wait", "ask_human"] | None = None
+    version: str = ""
+    credentials: tuple[str, ...] = ()
 
 
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What one run may spend. `None` means without limit."""
 
     steps_max: int = 50
@@ -41,7 +45,7 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     wall_ms_max: int | None = None
 
 
-class ContextPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+class ContextPolicy(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Which part of the history the model is shown.
 
     `none`: everything. `window`: about the last `window_messages`, never splitting a call from
@@ -55,8 +59,13 @@ class ContextPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     keep_messages: int = 20
 
 
-class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The definition of an agent, without code and without secrets."""
+class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The definition of an agent, without code and without secrets.
+
+    `credentials` are references to secrets by their names, as in `{"model": "env:TEAM_KEY"}`: see
+    `perdure.core.references`. `model_timeout_ms` is how long one reply may take; None leaves it to
+    whoever executes the call.
+    """
 
     name: str
     model: str
@@ -67,6 +76,8 @@ class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     on_failure: Literal["retry", "stop"] = "retry"
     resume: Literal["eager", "lazy"] = "eager"
     max_tokens: int | None = None
+    model_timeout_ms: int | None = None
+    credentials: dict[str, str] = {}
 
 
 class Definition(msgspec.Struct, frozen=True):

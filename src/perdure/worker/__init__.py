@@ -7,12 +7,14 @@ from perdure.worker.builtin import ask_human, wait
 from perdure.worker.context import ToolContext
 from perdure.worker.local import LocalWorker
 from perdure.worker.processes import ISOLATED_VARIABLE
+from perdure.worker.redaction import RedactingFilter
 from perdure.worker.tool import Tool, tool
 
 __all__ = [
     "ISOLATED_VARIABLE",
     "Agent",
     "LocalWorker",
+    "RedactingFilter",
     "Tool",
     "ToolContext",
     "ask_human",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import msgspec
 from perdure.core.agent import AgentSpec, ContextPolicy, Definition, Limits, define
 from perdure.core.errors import InvalidInput
 from perdure.core.limits import WINDOW_MESSAGES_MAX
+from perdure.core.references import MODEL, check_credentials
 from perdure.worker.tool import Tool, tool
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -29,6 +30,9 @@ class Agent:
     async `reply(request, on_text)`, or a function from a `ModelRequest` to a `ModelReply` or text.
     `tools` are tools or plain functions; a plain function is a tool with an undeclared effect.
     `model_timeout` is how long one reply may take, in seconds; None leaves it to the worker.
+    `credentials` says where secrets are, never what they are: `{"model": "env:TEAM_KEY", "stripe":
+    "file:/run/secrets/stripe"}`. `model` is the key of the model's provider; the other names are
+    those that tools declare.
 
     Raises `InvalidInput` that names what is wrong and what was expected.
     """
@@ -46,11 +50,12 @@ class Agent:
         resume: str = "eager",
         max_tokens: int | None = None,
         model_timeout: float | None = None,
+        credentials: Mapping[str, str] | None = None,
     ) -> None:
         where = f"agent {_checked_name(name)!r}"
         self.name = name
         self.model = model
-        self.model_timeout = model_timeout
+        _check_timeout(model_timeout, where)
         self.tools = _tools(tools, where)
         self.tools_by_name = {each.spec.name: each for each in self.tools}
         fields = {
@@ -63,9 +68,16 @@ class Agent:
             "on_failure": on_failure,
             "resume": resume,
             "max_tokens": max_tokens,
+            "model_timeout_ms": model_timeout and max(1, round(model_timeout * 1000)),
+            "credentials": dict(credentials) if isinstance(credentials, Mapping) else credentials,
         }
+        if credentials is None:
+            del fields["credentials"]
+        else:
+            check_credentials(fields["credentials"], where)
         self.spec = _spec(fields, where)
-        _check_ranges(self.spec, model_timeout, where)
+        _check_ranges(self.spec, where)
+        _check_declared(self.spec, where)
 
     @cached_property
     def definition(self) -> Definition:
@@ -73,7 +85,10 @@ class Agent:
         return define(self.spec)
 
     def with_model(self, model: Any) -> Agent:
-        """Return the same agent with another model."""
+        """Return the same agent with another model; code that plays it needs no key."""
+        credentials = dict(self.spec.credentials)
+        if not isinstance(model, str):
+            credentials.pop(MODEL, None)
         return Agent(
             self.name,
             model=model,
@@ -85,7 +100,14 @@ class Agent:
             resume=self.spec.resume,
             max_tokens=self.spec.max_tokens,
             model_timeout=self.model_timeout,
+            credentials=credentials,
         )
+
+    @property
+    def model_timeout(self) -> float | None:
+        """How long one reply may take, in seconds; None leaves it to the worker."""
+        limit_ms = self.spec.model_timeout_ms
+        return None if limit_ms is None else limit_ms / 1000
 
     def __repr__(self) -> str:
         return f"<Agent {self.name} ({self.spec.model}, {len(self.tools)} tools)>"
@@ -155,7 +177,7 @@ def _spec(fields: dict[str, Any], where: str) -> AgentSpec:
         raise InvalidInput(f"{where}: {error}") from None
 
 
-def _check_ranges(spec: AgentSpec, model_timeout: Any, where: str) -> None:
+def _check_ranges(spec: AgentSpec, where: str) -> None:
     window_max = WINDOW_MESSAGES_MAX
     for name, value, most in (
         ("limits.steps_max", spec.limits.steps_max, None),
@@ -169,7 +191,25 @@ def _check_ranges(spec: AgentSpec, model_timeout: Any, where: str) -> None:
         if value is not None and (value < 1 or (most is not None and value > most)):
             to = f"between 1 and {most}" if most is not None else "at least 1"
             raise InvalidInput(f"{where}: {name} is {to}, not {value}")
-    if model_timeout is not None and not (
-        isinstance(model_timeout, (int, float)) and 0 < model_timeout < float("inf")
+
+
+def _check_timeout(seconds: Any, where: str) -> None:
+    if seconds is not None and not (
+        isinstance(seconds, (int, float)) and 0 < seconds < float("inf")
     ):
-        raise InvalidInput(f"{where}: model_timeout is a number of seconds, not {model_timeout!r}")
+        raise InvalidInput(f"{where}: model_timeout is a number of seconds, not {seconds!r}")
+
+
+def _check_declared(spec: AgentSpec, where: str) -> None:
+    """Check that every credential a tool declares is somewhere, and that the model takes a key."""
+    for each in spec.tools:
+        for name in each.credentials:
+            if name not in spec.credentials:
+                raise InvalidInput(
+                    f"{where}: tool {each.name!r} needs the credential {name!r}: say where it is, "
+                    f"as in credentials={{{name!r}: 'env:...'}}"
+                )
+    if MODEL in spec.credentials and is_code(spec.model):
+        raise InvalidInput(
+            f"{where}: credentials[{MODEL!r}] is the key of a named model, and this one is code"
+        )

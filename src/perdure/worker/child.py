@@ -24,6 +24,7 @@ from perdure.core.errors import InvalidInput
 from perdure.worker.origin import load
 from perdure.worker.outcome import Outcome, describe, raised, returned
 from perdure.worker.processes import Job
+from perdure.worker.redaction import guard_logs, remember
 from perdure.worker.tool import tool
 
 _PR_SET_PDEATHSIG = 1
@@ -32,6 +33,7 @@ _CHUNK_BYTES = 1024 * 1024
 
 def main() -> None:
     """Do the one job and answer, under guard."""
+    guard_logs()
     line = _read_line(0)
     worker, answers = os.dup(0), os.dup(1)
     nothing, closed = os.pipe()
@@ -46,12 +48,20 @@ def main() -> None:
         _guard(child, worker)
     _when_parent_dies(signal.SIGKILL)
     os.close(worker)
-    answer = msgspec.json.encode(perform(msgspec.json.decode(line, type=Job))) + b"\n"
+    answer = msgspec.json.encode(perform(read_job(line))) + b"\n"
     # What the tool printed is out before its answer is: the answer may be the last that is heard.
     sys.stdout.flush()
     sys.stderr.flush()
     while answer:
         answer = answer[os.write(answers, answer) :]
+
+
+def read_job(line: bytes) -> Job:
+    """Return the job that a line tells of; its secrets are known as such from here on."""
+    job = msgspec.json.decode(line, type=Job, dec_hook=lambda kind, text: kind(text))
+    for secret in job.context.credentials.values():
+        remember(secret.reveal())
+    return job
 
 
 def perform(job: Job) -> Outcome:

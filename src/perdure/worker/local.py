@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from inspect import isroutine
-from typing import Any
+from typing import Any, Protocol
 
 from perdure.core.commands import Report, ReportModelError
 from perdure.core.errors import InvalidInput
 from perdure.core.ids import SessionId
+from perdure.core.references import MODEL
 from perdure.ports.clock import Clock
+from perdure.ports.credentials import CredentialProvider
 from perdure.ports.deadlines import Deadlines
-from perdure.ports.models import Model
+from perdure.ports.models import Model, ModelError
 from perdure.ports.workers import ModelTask, OnReport, OnText, Task, ToolTask
 from perdure.worker import model_calls
 from perdure.worker.agent import Agent, is_code
+from perdure.worker.credentials import Credentials
+from perdure.worker.keyed import KeyedModel
 from perdure.worker.model_calls import FunctionModel
 from perdure.worker.outcome import Lost, describe
 from perdure.worker.processes import Processes
+from perdure.worker.redaction import guard_logs
 from perdure.worker.running import Running
 from perdure.worker.threads import Threads
 from perdure.worker.tool_calls import ToolCalls, result, undecided
@@ -32,23 +37,33 @@ _Key = tuple[SessionId, str, int]
 _log = logging.getLogger("perdure.worker")
 
 
+class Resolve(Protocol):
+    """Returns the model that a name stands for, with a key of its own if it is given one."""
+
+    def __call__(self, name: str, /, api_key: str | None = None) -> Model:
+        """Return the model. Raises `InvalidInput` for a name that nobody knows."""
+        ...
+
+
 class LocalWorker:
     """A worker in this process, for the given agents: a task of asyncio per call.
 
     `resolve` returns the model with a name. `threads_max` is how many sync functions run at once.
-    `model_timeout_ms` holds for agents that do not say otherwise. Raises `InvalidInput` for two
-    agents of one name.
+    `model_timeout_ms` holds for agents that do not say otherwise. `credential_providers` resolve
+    the references of their schemes. Raises `InvalidInput` for two agents of one name, and for a
+    reference that no provider resolves.
     """
 
     def __init__(
         self,
         agents: Iterable[Agent],
-        resolve: Callable[[str], Model],
+        resolve: Resolve,
         clock: Clock,
         *,
         threads_max: int = 32,
         name: str = "local",
         model_timeout_ms: int = MODEL_TIMEOUT_MS,
+        credential_providers: Mapping[str, CredentialProvider] | None = None,
     ) -> None:
         self.name = name
         self._agents: dict[str, Agent] = {}
@@ -57,12 +72,16 @@ class LocalWorker:
                 raise InvalidInput(f"there are two agents called {agent.name!r}")
             self._agents[agent.name] = agent
         self._resolve = resolve
+        self._credentials = Credentials(credential_providers or {}, clock)
+        for agent in self._agents.values():
+            self._credentials.check(agent.spec)
+        guard_logs()
         self._deadlines = Deadlines(clock)
         self._model_timeout_ms = model_timeout_ms
         self._threads = Threads(threads_max, f"perdure {name}")
         self._processes = Processes(clock)
-        self._tools = ToolCalls(name, self._threads, self._processes)
-        self._named: dict[str, Model] = {}
+        self._tools = ToolCalls(name, self._threads, self._processes, self._credentials)
+        self._named: dict[tuple[str, str | None], Model] = {}
         self._code: dict[str, Model] = {
             agent.name: FunctionModel(agent.model, self._threads)
             if isroutine(agent.model)
@@ -127,6 +146,7 @@ class LocalWorker:
             self.cancel(running.task)
         for aio in self._stopping:
             aio.cancel()
+        self._credentials.close()
         await self._processes.close()
         if self._stopping:
             await asyncio.wait(self._stopping, timeout=CLOSE_SECONDS_MAX)
@@ -166,10 +186,8 @@ class LocalWorker:
             if tool is None or tool.spec.builtin is not None:
                 return self._refuse(running)
             execute = self._tools.probe if task.probing else self._tools.call
-            return execute(running, tool, task)
-        timeout_ms = self._model_timeout_ms
-        if agent.model_timeout is not None:
-            timeout_ms = round(agent.model_timeout * 1000)
+            return execute(running, tool, task, agent.spec.credentials)
+        timeout_ms = agent.spec.model_timeout_ms or self._model_timeout_ms
         return model_calls.ask(
             running, task, lambda: self._model(agent, task.request.model), on_text, timeout_ms
         )
@@ -177,13 +195,32 @@ class LocalWorker:
     def _model(self, agent: Agent, name: str) -> Model:
         """Return an agent's model: code as it is now, a name as the request has it.
 
-        An agent whose model is code has another one where its server was told so.
+        An agent whose model is code has another one where its server was told so. Code that the
+        request does not mean is not asked: raises `ModelError`. A key goes to the provider that
+        the agent named here, and to no other, whatever a server says.
         """
-        if not isinstance(agent.model, str) and is_code(name):
+        own = agent.spec.model
+        if is_code(name):
+            if name != own:
+                # Asked again, it may be asked by a definition that was made since.
+                raise ModelError(
+                    f"agent {agent.name!r}: its definition says model {name!r}, and worker "
+                    f"{self.name!r} has {own!r}",
+                    error_class="transient",
+                    code="model_differs",
+                )
             return self._code[agent.name]
-        if name not in self._named:
-            self._named[name] = self._resolve(name)
-        return self._named[name]
+        reference = agent.spec.credentials.get(MODEL)
+        if name.partition(":")[0] != own.partition(":")[0]:
+            reference = None
+        model = self._named.get((name, reference))
+        if model is None:
+            model = self._resolve(name) if reference is None else self._keyed(name, reference)
+            self._named[name, reference] = model
+        return model
+
+    def _keyed(self, name: str, reference: str) -> Model:
+        return KeyedModel(reference, self._credentials, lambda key: self._resolve(name, key))
 
     async def _refuse(self, running: Running) -> None:
         why = "is closed" if self._closed else "does not serve this call"

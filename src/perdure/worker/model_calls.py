@@ -20,6 +20,7 @@ from perdure.ports.models import Model, ModelError, ModelRequest, OnText
 from perdure.ports.workers import ModelTask
 from perdure.ports.workers import OnText as OnTaskText
 from perdure.worker.outcome import describe, printable
+from perdure.worker.redaction import hidden, hidden_in, is_known_in
 from perdure.worker.running import Running, is_cancelled
 from perdure.worker.threads import Threads
 
@@ -79,7 +80,7 @@ async def ask(
 
     def tell(piece: str) -> None:
         if not running.over:
-            on_text(task, piece)
+            on_text(task, hidden(piece))
 
     running.limit(timeout_ms, lambda: timed_out(task.call, timeout_ms))
     faults.reach("model.before")
@@ -122,6 +123,9 @@ def checked(call: str, reply: object) -> Report:
     if may_be_too_deep(body) and too_deep(told):
         message = f"the model's reply is nested deeper than {JSON_DEPTH_MAX} levels"
         return _error(call, "validation", "reply_too_deep", message)
+    if is_known_in(body):
+        clean = hidden_in(msgspec.json.decode(body), body)
+        as_recorded = msgspec.convert(clean, ModelReply)
     return ReportReply(call=call, reply=as_recorded)
 
 

@@ -8,10 +8,13 @@ from typing import Any
 import msgspec
 
 from perdure.core.limits import RESULT_BYTES_MAX, clip
+from perdure.ports.credentials import CredentialRefused
+from perdure.worker.redaction import hidden_in, redact
 from perdure.worker.values import Unserialisable, recorded
 
 _log = logging.getLogger("perdure.worker")
 _EXCERPT_CHARS = 1_000
+REFUSED = "credential_refused"
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -40,11 +43,10 @@ def returned(value: Any) -> Outcome:
         return _unserialisable(str(error))
     except Exception as error:  # noqa: BLE001  a result's own code may raise anything
         return _unserialisable(describe(error))
+    content = hidden_in(content, body)
     if len(body) <= RESULT_BYTES_MAX:
         return Outcome(True, content)
-    start = (
-        content if isinstance(content, str) else body[: 4 * _EXCERPT_CHARS].decode(errors="replace")
-    )
+    start = content if isinstance(content, str) else msgspec.json.encode(content).decode()
     return Outcome(
         False,
         f"The tool ran, but its result has {len(body)} bytes of JSON, more than the limit of "
@@ -61,7 +63,8 @@ def _unserialisable(why: str) -> Outcome:
 def raised(error: BaseException, tool: str) -> Outcome:
     """Return the outcome of a tool that raised: its class and message; the log has the rest."""
     _log.debug("tool %s raised", tool, exc_info=error)
-    return Outcome(False, describe(error), "raised")
+    refused = isinstance(error, CredentialRefused)
+    return Outcome(False, describe(error), REFUSED if refused else "raised")
 
 
 def describe(error: BaseException) -> str:
@@ -75,5 +78,6 @@ def describe(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` as it can be recorded: clipped, and without lone surrogates."""
-    return clip(text).encode(errors="replace").decode()
+    """Return `text` as it can be recorded: without secrets, clipped, without lone surrogates."""
+    # Redacted first: of a secret that is cut in two, nothing would be recognised.
+    return clip(redact(text)).encode(errors="replace").decode()

@@ -12,9 +12,11 @@ import msgspec
 
 from perdure.core.limits import RESULT_BYTES_MAX
 from perdure.ports.clock import Clock, Timer
+from perdure.ports.credentials import Secret
 from perdure.worker.context import ToolContext
 from perdure.worker.origin import Origin
 from perdure.worker.outcome import Lost, Outcome, describe
+from perdure.worker.redaction import hidden_in
 
 ANSWER_BYTES_MAX = RESULT_BYTES_MAX + 64 * 1024
 ISOLATED_VARIABLE = "PERDURE_ISOLATED_TOOL"
@@ -31,6 +33,13 @@ class Job(msgspec.Struct, frozen=True):
     arguments: dict[str, Any]
     context: ToolContext
     path: list[str]
+
+
+def _revealed(secret: Any) -> str:
+    """Return a secret's text, for the pipe to the one process that needs it."""
+    if isinstance(secret, Secret):
+        return secret.reveal()
+    raise NotImplementedError(f"a {type(secret).__name__} is nothing that a job has")
 
 
 class Processes:
@@ -57,7 +66,7 @@ class Processes:
             )
         except OSError as error:
             return Outcome(False, f"No process for the tool: {describe(error)}", "not_started")
-        return await process.ask(msgspec.json.encode(job) + b"\n")
+        return await process.ask(msgspec.json.encode(job, enc_hook=_revealed) + b"\n")
 
     async def close(self) -> None:
         """Kill every process and wait until it is gone."""
@@ -94,7 +103,8 @@ class _Process(asyncio.SubprocessProtocol):
             return Lost(self._how_it_ended())
         if not self.gone.done():
             self._timer = self._clock.call_later(EXIT_MS_MAX, self.kill)
-        return msgspec.json.decode(answer, type=Outcome)
+        outcome = msgspec.json.decode(answer, type=Outcome)
+        return msgspec.structs.replace(outcome, content=hidden_in(outcome.content, answer))
 
     def kill(self) -> None:
         """Have the guard kill the child and its group; harmless when all has ended."""

@@ -9,7 +9,7 @@ import os
 import signal
 import socket as system
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -18,14 +18,15 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 from perdure.client import ApiError, AsyncClient, Unreachable
 from perdure.core.errors import InvalidInput, WorkerRefused
 from perdure.ports.clock import Clock, Timer
-from perdure.ports.models import Model
+from perdure.ports.credentials import CredentialProvider
 from perdure.wire.frames import FRAME_BYTES_MAX
 from perdure.wire.registration import FEATURES, Registration
 from perdure.worker.agent import Agent
 from perdure.worker.holding import Holding
 from perdure.worker.link import Link
-from perdure.worker.local import LocalWorker
+from perdure.worker.local import LocalWorker, Resolve
 from perdure.worker.offers import agent_body, agent_offers, tool_offers
+from perdure.worker.redaction import remember
 
 WORKER_KEY_PREFIX = "nrnw_"
 DELAY_MS_MIN = 200
@@ -35,6 +36,7 @@ OPEN_SECONDS_MAX = 10
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FATAL = {401: "unauthorized", 403: "forbidden"}
 _log = logging.getLogger("perdure.worker")
+_socket_log = logging.getLogger("perdure.worker.socket")
 
 
 class RemoteWorker:
@@ -56,7 +58,7 @@ class RemoteWorker:
         self,
         url: str,
         key: str,
-        resolve: Callable[[str], Model],
+        resolve: Resolve,
         clock: Clock,
         *,
         worker_id: str | None = None,
@@ -68,6 +70,7 @@ class RemoteWorker:
         ports: Mapping[int, str] | None = None,
         register: bool | None = None,
         shutdown_timeout_s: float = 30.0,
+        credential_providers: Mapping[str, CredentialProvider] | None = None,
         frame_bytes_max: int = FRAME_BYTES_MAX,
         unacknowledged_max: int = 10_000,
         unacknowledged_bytes_max: int = 64 * 1024 * 1024,
@@ -76,6 +79,8 @@ class RemoteWorker:
         self.worker_id = worker_id or f"{system.gethostname()}-{os.getpid()}"
         key = key.strip()
         self._key = key
+        remember(key)
+        self._credential_providers = credential_providers
         self._socket_url = _socket_url(url, key)
         self._resolve = resolve
         self._clock = clock
@@ -111,6 +116,7 @@ class RemoteWorker:
             self._clock,
             threads_max=self._threads_max,
             name=self.worker_id,
+            credential_providers=self._credential_providers,
         )
         self._stopping = self._given_up = False
         self._holding = Holding(
@@ -200,6 +206,7 @@ class RemoteWorker:
         try:
             return await connect(
                 self._socket_url,
+                logger=_socket_log,
                 compression=None,
                 max_size=self._frame_bytes_max,
                 open_timeout=OPEN_SECONDS_MAX,

@@ -10,6 +10,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, get_args, overload
 
 from perdure.core.agent import Effect, OnUnknown, ToolSpec
 from perdure.core.errors import InvalidInput
+from perdure.core.references import MODEL, is_name
 from perdure.worker import docs
 from perdure.worker.context import ToolContext
 from perdure.worker.origin import Origin, origin_of
@@ -21,6 +22,7 @@ Probe = Callable[..., Any]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+VERSION_CHARS_MAX = 64
 
 
 class Tool(Generic[P, R]):
@@ -93,6 +95,8 @@ def tool(
     timeout: float = 300,
     capabilities: Iterable[str] = (),
     isolated: bool = False,
+    version: str | int = "",
+    credentials: Iterable[str] = (),
 ) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
 
 
@@ -107,6 +111,8 @@ def tool(
     timeout: float = 300,
     capabilities: Iterable[str] = (),
     isolated: bool = False,
+    version: str | int = "",
+    credentials: Iterable[str] = (),
 ) -> Any:
     """Make a tool of a function, sync or async; use it bare, or with arguments.
 
@@ -115,7 +121,9 @@ def tool(
     can say later whether a `once` call took effect (see `Tool.probe`). `on_unknown` says who hears
     of an outcome that nobody can know: the model (`tell`, the default while the effect is
     undeclared) or a person (`ask`, the default once it is declared). `timeout` is in seconds.
-    `isolated` runs the function in a process of its own, which can be killed.
+    `isolated` runs the function in a process of its own, which can be killed. A call that was made
+    for one `version` is never executed by another. `credentials` names the secrets that the
+    function is handed as `context.credential(name)`; its agent says where they are.
 
     The description and those of the parameters come from the docstring. A parameter annotated with
     `ToolContext` is filled in by the worker. Raises `InvalidInput` for what cannot be a tool.
@@ -126,6 +134,8 @@ def tool(
         "timeout": timeout,
         "capabilities": capabilities,
         "isolated": isolated,
+        "version": version,
+        "credentials": credentials,
     }
     if function is None:
         return lambda function: _make(function, name, probe, **given)
@@ -168,6 +178,8 @@ def _promises(
     timeout: Any,
     capabilities: Any,
     isolated: Any,
+    version: Any,
+    credentials: Any,
 ) -> dict[str, Any]:
     """Return what is declared of a tool, checked and with its defaults, as fields of its spec."""
     for value, what, choices in (
@@ -181,18 +193,41 @@ def _promises(
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if not is_number or not 0.001 <= timeout < float("inf"):
         raise InvalidInput(f"tool {name!r}: timeout is a number of seconds, not {timeout!r}")
-    one = isinstance(capabilities, str) or not isinstance(capabilities, Iterable)
-    capabilities = (capabilities,) if one else tuple(capabilities)
-    if not all(each and isinstance(each, str) for each in capabilities):
-        raise InvalidInput(f"tool {name!r}: capabilities are strings, not {capabilities!r}")
+    version = str(version) if isinstance(version, int) else version
+    if not isinstance(version, str) or len(version) > VERSION_CHARS_MAX:
+        raise InvalidInput(
+            f"tool {name!r}: version is a text of at most {VERSION_CHARS_MAX} characters, not "
+            f"{version!r}"
+        )
     cautious = effect == "once" or probed
     return {
         "effect": effect or "once",
         "on_unknown": on_unknown or ("ask" if cautious else "tell"),
         "timeout_ms": round(timeout * 1000),
-        "capabilities": capabilities,
+        "capabilities": _strings(capabilities, name, "capabilities"),
         "isolated": bool(isolated),
+        "version": version,
+        "credentials": _credentials(credentials, name),
     }
+
+
+def _strings(given: Any, name: str, what: str) -> tuple[str, ...]:
+    one = isinstance(given, str) or not isinstance(given, Iterable)
+    found = (given,) if one else tuple(given)
+    if not all(each and isinstance(each, str) for each in found):
+        raise InvalidInput(f"tool {name!r}: {what} are strings, not {found!r}")
+    return found
+
+
+def _credentials(given: Any, name: str) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else tuple(given)
+    if MODEL in names or not all(map(is_name, names)):
+        # They are not repeated: somebody may have put the secret itself.
+        raise InvalidInput(
+            f"tool {name!r}: credentials are names, as in credentials=['stripe'], of letters, "
+            f"digits, `_`, `.` and `-`; {MODEL!r} is not for tools. Its agent says where they are"
+        )
+    return names
 
 
 def _takes_context(probe: Probe, name: str) -> bool:

@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from perdure.core.commands import (
@@ -21,33 +21,46 @@ from perdure.core.commands import (
 )
 from perdure.core.errors import InvalidInput
 from perdure.ports import faults
+from perdure.ports.credentials import CredentialError, Secret
 from perdure.ports.workers import ToolTask
 from perdure.worker.context import ToolContext
-from perdure.worker.outcome import Lost, Outcome, printable, raised, returned
+from perdure.worker.credentials import Credentials
+from perdure.worker.outcome import REFUSED, Lost, Outcome, printable, raised, returned
 from perdure.worker.processes import Job, Processes
 from perdure.worker.running import Running, is_cancelled
 from perdure.worker.threads import Threads
 from perdure.worker.tool import Tool
 
 AnyTool = Tool[..., Any]
+_Attempt = Callable[[dict[str, Secret]], Awaitable[Outcome | Lost]]
 HAPPENED = "It took effect."
+NOT_HAD = "no_credential"
 _log = logging.getLogger("perdure.worker")
 
 
 class ToolCalls:
     """Runs tools: async ones on the loop, sync ones in threads, isolated ones in processes."""
 
-    def __init__(self, name: str, threads: Threads, processes: Processes) -> None:
+    def __init__(
+        self, name: str, threads: Threads, processes: Processes, credentials: Credentials
+    ) -> None:
         self._name = name
         self._threads = threads
         self._processes = processes
+        self._credentials = credentials
 
-    async def call(self, running: Running, tool: AnyTool, task: ToolTask) -> None:
+    async def call(
+        self, running: Running, tool: AnyTool, task: ToolTask, references: Mapping[str, str]
+    ) -> None:
         """Carry out a call from its arguments to its report."""
         try:
             arguments = tool.arguments(task.arguments)
+            secrets = await self._secrets(tool, references)
         except InvalidInput as error:
             running.end(result(task, Outcome(False, str(error), "invalid_arguments")))
+            return
+        except CredentialError as error:
+            running.end(result(task, Outcome(False, f"The tool was not run: {error}", NOT_HAD)))
             return
         if task.effect == "once":
             await running.begin(
@@ -56,23 +69,61 @@ class ToolCalls:
             faults.reach("tool.begun")
         faults.reach("tool.before")
         running.limit(tool.spec.timeout_ms, lambda: self._timed_out(running, tool, task))
-        outcome = await self._run(running, tool, task, arguments)
+        outcome = await self._with(
+            secrets,
+            references,
+            lambda found: self._run(running, tool, arguments, task, _context(tool, task, found)),
+        )
         faults.reach("tool.after")
         running.end(result(task, outcome))
 
-    async def probe(self, running: Running, tool: AnyTool, task: ToolTask) -> None:
+    async def probe(
+        self, running: Running, tool: AnyTool, task: ToolTask, references: Mapping[str, str]
+    ) -> None:
         """Ask a tool what became of a call; a probe that raises or hangs leaves it undecided."""
-        context = _context(tool, task)
         running.limit(tool.spec.timeout_ms, lambda: undecided(task))
-        outcome = await self._here(
-            running, lambda: tool.probe(context), tool.probe_is_async, f"{tool.spec.name} (probe)"
-        )
+        try:
+            secrets = await self._secrets(tool, references)
+        except CredentialError as error:
+            outcome: Outcome | Lost = Outcome(False, str(error), "raised")
+        else:
+            outcome = await self._with(
+                secrets,
+                references,
+                lambda found: self._look(running, tool, _context(tool, task, found)),
+            )
         running.end(_verdict(task, outcome))
 
+    async def _secrets(self, tool: AnyTool, references: Mapping[str, str]) -> dict[str, Secret]:
+        names = tool.spec.credentials
+        return await self._credentials.gather(references, names) if names else {}
+
+    async def _with(
+        self, secrets: dict[str, Secret], references: Mapping[str, str], attempt: _Attempt
+    ) -> Outcome | Lost:
+        """Run a tool with its secrets; once more with others if the far end refused these."""
+        outcome = await attempt(secrets)
+        if not secrets or not isinstance(outcome, Outcome) or outcome.kind != REFUSED:
+            return outcome
+        try:
+            others = await self._credentials.renew_all(references, secrets)
+        except CredentialError:
+            return outcome
+        return outcome if others is None else await attempt(others)
+
+    def _look(self, running: Running, tool: AnyTool, context: ToolContext) -> Awaitable[Outcome]:
+        return self._here(
+            running, lambda: tool.probe(context), tool.probe_is_async, f"{tool.spec.name} (probe)"
+        )
+
     def _run(
-        self, running: Running, tool: AnyTool, task: ToolTask, arguments: dict[str, Any]
+        self,
+        running: Running,
+        tool: AnyTool,
+        arguments: dict[str, Any],
+        task: ToolTask,
+        context: ToolContext,
     ) -> Awaitable[Outcome | Lost]:
-        context = _context(tool, task)
         if tool.origin is not None:
             path = [str(entry) for entry in sys.path]
             job = Job(tool.origin, tool.spec.name, task.arguments, context, path)
@@ -131,7 +182,7 @@ def _attempt(function: Callable[[], Any], name: str) -> Outcome | Callable[[], A
     return (lambda: value) if inspect.isawaitable(value) else returned(value)
 
 
-def _context(tool: AnyTool, task: ToolTask) -> ToolContext:
+def _context(tool: AnyTool, task: ToolTask, secrets: dict[str, Secret]) -> ToolContext:
     return ToolContext(
         key=task.key,
         session=task.session,
@@ -140,6 +191,7 @@ def _context(tool: AnyTool, task: ToolTask) -> ToolContext:
         attempt=task.attempt,
         agent=task.agent,
         timeout_ms=tool.spec.timeout_ms,
+        credentials=secrets,
     )
 
 
@@ -161,9 +213,11 @@ def undecided(task: ToolTask) -> Report:
     return ReportProbe(call=task.call, attempt=task.attempt, verdict="undecided")
 
 
-def _verdict(task: ToolTask, outcome: Outcome) -> Report:
+def _verdict(task: ToolTask, outcome: Outcome | Lost) -> Report:
     """Return the report of a probe: see `Tool.probe` for what its values mean."""
-    if outcome.kind == "raised" or outcome.content is None:
+    if isinstance(outcome, Lost):
+        return undecided(task)
+    if outcome.kind in ("raised", REFUSED) or outcome.content is None:
         if not outcome.ok:
             _log.warning("the probe of %s failed: %s", task.tool, outcome.content)
         return undecided(task)

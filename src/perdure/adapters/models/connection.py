@@ -94,6 +94,8 @@ class Connection:
         taken = inspect.signature(provider_class.__init__).parameters
         if self._base_url and "base_url" not in taken:
             raise UserError(f"the provider {prefix!r} takes no base_url")
+        if self._api_key and "api_key" not in taken:
+            raise UserError(f"the provider {prefix!r} takes no api_key: leave out its credential")
         wanted: dict[str, Any] = {name: it for name, it in given.items() if it and name in taken}
         provider = provider_class(**wanted)
         if hasattr(provider.client, "max_retries"):

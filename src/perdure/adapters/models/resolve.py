@@ -39,13 +39,15 @@ PROVIDERS = (
 """The better known prefixes; every other one that the installed pydantic-ai knows works too."""
 
 
-def resolve(model: str | Model) -> Model:
+def resolve(model: str | Model, /, api_key: str | None = None) -> Model:
     """Return the model that a name stands for; a model stands for itself.
+
+    With `api_key` a named model uses that key, and looks for none in the environment.
 
     Raises `InvalidInput` for a name that nobody knows, or something that is no model.
     """
     if isinstance(model, str):
-        return _named(model)
+        return _named(model, api_key)
     if isinstance(model, type):
         raise InvalidInput(
             f"the model is the class {model.__name__}: expected an object, {model.__name__}(...)"
@@ -58,7 +60,7 @@ def resolve(model: str | Model) -> Model:
     )
 
 
-def _named(name: str) -> DirectModel:
+def _named(name: str, api_key: str | None) -> DirectModel:
     prefix, colon, model_name = name.partition(":")
     if prefix == "scripted":
         raise InvalidInput(
@@ -74,7 +76,7 @@ def _named(name: str) -> DirectModel:
         raise InvalidInput(
             f"the model {name!r} is of an unknown provider. Providers: {', '.join(PROVIDERS)}"
         )
-    return DirectModel(name)
+    return DirectModel(name, api_key=api_key)
 
 
 def _known_to_pydantic_ai(prefix: str) -> bool:
