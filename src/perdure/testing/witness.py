@@ -12,7 +12,7 @@ from perdure.core.errors import PerdureError
 from perdure.core.evolve import evolve
 from perdure.core.ids import SessionId
 from perdure.core.state import EMPTY, decode_snapshot
-from perdure.ports.session_store import Loaded, RunQuery
+from perdure.ports.session_store import Loaded, RunQuery, SessionReader
 from perdure.runtime.handles import RecordedEvent, recorded
 
 SESSION = SessionId("default", "surveyor", "survey")
@@ -67,17 +67,22 @@ async def look(path: Path, runs: int = RUNS_MAX) -> Store:
         # Killed before the file had its tables: nothing was ever acknowledged from it.
         return {}
     try:
-        rows = await reader.list(RunQuery(tenant="default", limit=runs))
-        found = {}
-        for session in {row.session: None for row in rows}:
-            loaded = await reader.load(session)
-            records = tuple(await reader.read(session, 0, RECORDS_MAX))
-            assert loaded is not None
-            inbox = tuple(entry.id for entry in loaded.inbox)
-            found[str(session)] = Seen(session, records, inbox, folds_agree(loaded, records))
-        return found
+        return await see(reader, runs)
     finally:
         await reader.close()
+
+
+async def see(reader: SessionReader, runs: int = RUNS_MAX) -> Store:
+    """Read the sessions of the newest runs of a store."""
+    rows = await reader.list(RunQuery(tenant="default", limit=runs))
+    found = {}
+    for session in {row.session: None for row in rows}:
+        loaded = await reader.load(session)
+        records = tuple(await reader.read(session, 0, RECORDS_MAX))
+        assert loaded is not None
+        inbox = tuple(entry.id for entry in loaded.inbox)
+        found[str(session)] = Seen(session, records, inbox, folds_agree(loaded, records))
+    return found
 
 
 def folds_agree(loaded: Loaded, records: tuple[Record, ...]) -> bool:

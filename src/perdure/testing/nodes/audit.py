@@ -1,0 +1,184 @@
+"""The auditor: it folds every log of a store, and holds it against ledger and traces.
+
+Three witnesses that do not know each other: the logs as the store gives them, the ledger that the
+far ends wrote at the moment of each effect, and the traces in which each node noted its claims and
+its steps. What must not be is the table `VIOLATIONS`, and that of the judge.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from perdure.testing.judge import Found, judge
+from perdure.testing.nodes.recorder import Trace
+from perdure.testing.witness import Line, Seen, Store
+
+VIOLATIONS = {
+    "stale_commits": "commits on a base that was not their own",
+    "epoch_regressions": "epochs that go back along a log",
+    "tokens_given_twice": "tokens that were given twice",
+    "strange_events": "events that nobody submitted",
+    "lost_commits": "acknowledged commits lost",
+    "refused_and_written": "commits refused and written all the same",
+    "lost_messages": "accepted messages lost",
+    "nodes_stuck": "nodes that did not come back to work",
+}
+Key = tuple[str, int, str]
+"""A session, a position in its log, and the hash of the log there."""
+
+
+class Counts(NamedTuple):
+    """What the traces say; the first names are those of `VIOLATIONS`."""
+
+    stale_commits: int = 0
+    epoch_regressions: int = 0
+    tokens_given_twice: int = 0
+    strange_events: int = 0
+    lost_commits: int = 0
+    refused_and_written: int = 0
+    lost_messages: int = 0
+    nodes_stuck: int = 0
+    claims: int = 0
+    takeovers: int = 0
+    fenced: int = 0
+    in_doubt: int = 0
+
+
+class Audit(NamedTuple):
+    """What the auditor found in one store."""
+
+    counts: Counts
+    found: Found
+
+    def violations(self) -> list[str]:
+        """Return what was wrong, in words."""
+        counts = self.counts._asdict()
+        mine = [f"{counts[name]} {text}" for name, text in VIOLATIONS.items() if counts[name]]
+        return [*mine, *self.found.violations()]
+
+
+def audit(
+    store: Store,
+    lines: Sequence[Line],
+    traces: Iterable[Trace],
+    quiet: Store,
+    *,
+    forgets: bool = False,
+    nodes_stuck: int = 0,
+) -> Audit:
+    """Hold the witnesses against each other.
+
+    A store that `forgets`, as it was made to and as its durability says, may have lost what was
+    acknowledged; nothing else is forgiven.
+    """
+    told = _Told(traces)
+    counts = told.counts(store)._replace(nodes_stuck=nodes_stuck)
+    found = judge(lines, (), quiet, store)
+    if forgets:
+        counts = counts._replace(lost_commits=0, lost_messages=0)
+        found = found._replace(lost_acknowledged=0)
+    return Audit(counts, found)
+
+
+class _Told:
+    """The traces, in the order in which they can be asked."""
+
+    def __init__(self, traces: Iterable[Trace]) -> None:
+        self.claims: list[Mapping[str, Any]] = []
+        self.accepted: set[tuple[str, str]] = set()
+        self.consumed: dict[str, set[str]] = {}
+        self.by_event: dict[Key, set[tuple[int, str]]] = {}
+        self.steps: dict[tuple[str, int], Mapping[str, Any]] = {}
+        self.outcomes: dict[tuple[str, int], str | None] = {}
+        for life, line in traces:
+            what = line["what"]
+            if what == "claimed":
+                self.claims.append(line)
+            elif what == "accepted":
+                self.accepted.add((line["session"], line["entry"]))
+            elif what == "submitted":
+                self.steps[life, line["number"]] = line
+                for key in _events(line):
+                    self.by_event.setdefault(key, set()).add(tuple(line["token"]))
+            elif what == "told":
+                self.outcomes[life, line["number"]] = line["error"]
+
+    def counts(self, store: Store) -> Counts:
+        """Return what is to be counted."""
+        tokens = Counter((one["session"], tuple(one["token"])) for one in self.claims)
+        epochs = Counter((one["session"], one["token"][0]) for one in self.claims)
+        here = {
+            (name, record.seq, record.hash.hex())
+            for name, seen in store.items()
+            for record in seen.records
+        }
+        lost, written = 0, 0
+        for at, step in self.steps.items():
+            events = _events(step)
+            there = sum(key in here for key in events)
+            outcome = self.outcomes.get(at, "nothing")
+            lost += outcome is None and there < len(events)
+            if outcome in ("Fenced", "Conflict") and there:
+                # Unless the same step was written by an earlier submission of it.
+                written += not any(
+                    other != at and self.outcomes.get(other, "") != outcome
+                    for key in events
+                    for other in self._submissions(key)
+                )
+        nodes = Counter(one["node"] for one in self.claims)
+        outcomes = Counter(self.outcomes.values())
+        return Counts(
+            stale_commits=sum(_stale(seen) for seen in store.values()),
+            epoch_regressions=sum(self._regressions(name, seen) for name, seen in store.items()),
+            tokens_given_twice=sum(n - 1 for n in tokens.values())
+            + sum(n - 1 for n in epochs.values()),
+            strange_events=sum(key not in self.by_event for key in here),
+            lost_commits=lost,
+            refused_and_written=written,
+            lost_messages=self._lost_messages(store),
+            claims=sum(nodes.values()),
+            takeovers=sum(one["strikes"] > 0 for one in self.claims),
+            fenced=outcomes["Fenced"] + outcomes["Conflict"],
+            in_doubt=outcomes["Unavailable"] + outcomes["Broken"],
+        )
+
+    def _submissions(self, key: Key) -> Iterable[tuple[str, int]]:
+        return (at for at, step in self.steps.items() if key in _events(step))
+
+    def _regressions(self, name: str, seen: Seen) -> int:
+        """Count the places where no order of the tokens that wrote a log has growing epochs."""
+        epoch, found = 0, 0
+        for record in seen.records:
+            by = self.by_event.get((name, record.seq, record.hash.hex()), set())
+            later = [one for one, _ in by if one >= epoch]
+            if later:
+                epoch = min(later)
+            elif by:
+                found += 1
+                epoch = min(one for one, _ in by)
+        return found
+
+    def _lost_messages(self, store: Store) -> int:
+        """Count what was acknowledged and is neither in an inbox nor was consumed by a step."""
+        consumed = {
+            (step["session"], entry) for step in self.steps.values() for entry in step["consumed"]
+        }
+        waiting = {(name, entry) for name, seen in store.items() for entry in seen.inbox}
+        return len(self.accepted - consumed - waiting)
+
+
+def _events(step: Mapping[str, Any]) -> list[Key]:
+    return [(step["session"], step["expected"] + n, one) for n, one in enumerate(step["hashes"], 1)]
+
+
+def _stale(seen: Seen) -> int:
+    """Count the events that do not follow from the one before them."""
+    from perdure.core.codec import genesis, link
+
+    head, found = genesis(seen.session), 0
+    for seq, record in enumerate(seen.records, 1):
+        found += record.seq != seq or link(head, record.body) != record.hash
+        head = record.hash
+    return found
