@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ AGENT = "runner"
 STEPS = ("look", "keep", "publish", "mail")
 RESULTS = {"publish": "published", "mail": "mailed"}
 AGAIN_SECONDS = 0.1
+AT_ONCE = 2
+"""How many errands a node begins at a time."""
 FAILED = 4
 STALL_SIGNAL = signal.SIGUSR1
 
@@ -154,7 +157,8 @@ async def live(life: Life) -> int:
     )
     async with Runtime(life.store, agents=[world.agent()], settings=settings) as node:
         client = Client(node, world.ledger, RESULTS)
-        errands = [asyncio.ensure_future(_run(node, client, name)) for name in life.errands]
+        waiting = iter(life.errands)
+        errands = [asyncio.ensure_future(_run(node, client, waiting)) for _ in range(AT_ONCE)]
         while not told.is_set() and node.failure is None:
             await asyncio.wait([asyncio.ensure_future(told.wait())], timeout=AGAIN_SECONDS)
         for errand in errands:
@@ -177,7 +181,13 @@ def _record(life: Life) -> None:
     Patches().name("perdure.bootstrap", "open_store", wrap)
 
 
-async def _run(node: Node, client: Client, name: str) -> None:
+async def _run(node: Node, client: Client, errands: Iterator[str]) -> None:
+    """See one errand after the other to its end."""
+    for name in errands:
+        await _see_to(node, client, name)
+
+
+async def _see_to(node: Node, client: Client, name: str) -> None:
     """See an errand to its end; a session that was set aside is released, as a person would."""
     while node.failure is None:
         try:

@@ -1,0 +1,145 @@
+"""The stores that several nodes can share, each with servers of its own that may be hurt.
+
+async with backend("postgres") as shared:
+    space = shared.fresh()                    # an empty store
+    url = shared.url(space)                   # straight to the servers
+    url = shared.url(space, [("127.0.0.1", 4711)])
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from perdure.adapters.clock import SystemClock
+from perdure.bootstrap import open_reader, open_store
+from perdure.core.errors import InvalidInput
+
+Address = tuple[str, int]
+
+
+class Server(Protocol):
+    """A server process that can be hurt."""
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+    def start_again(self) -> None:
+        """Start it with what it had."""
+        ...
+
+    def freeze(self) -> None:
+        """Stop it where it is."""
+        ...
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        ...
+
+
+class Backend:
+    """One kind of store, up and running."""
+
+    name = ""
+    shared = True
+    """Whether several processes can use it at once."""
+
+    def __init__(self) -> None:
+        self.servers: list[Any] = []
+        self.addresses: list[Address] = []
+
+    def fresh(self) -> str:
+        """Make an empty store and return what its URL is made with."""
+        raise NotImplementedError
+
+    def url(self, space: str, addresses: Sequence[Address] | None = None) -> str:
+        """Return the URL of a store, by way of other addresses if they are given."""
+        raise NotImplementedError
+
+    async def open(self, space: str, addresses: Sequence[Address] | None = None) -> Any:
+        """Open a store as a node does."""
+        return await open_store(self.url(space, addresses), SystemClock())
+
+    async def reader(self, space: str) -> Any:
+        """Open a store only to read it."""
+        return await self.open(space)
+
+
+class SqliteBackend(Backend):
+    """A file, which one process has to itself."""
+
+    name = "sqlite"
+    shared = False
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._numbers = itertools.count(1)
+
+    def fresh(self) -> str:
+        """Return the path of a file that is not there yet."""
+        return str(self._folder / f"{next(self._numbers)}.db")
+
+    def url(self, space: str, addresses: Sequence[Address] | None = None) -> str:
+        """Return the URL of a file."""
+        return f"sqlite:///{space}"
+
+    async def reader(self, space: str) -> Any:
+        """Open a file that another process has."""
+        return await open_reader(self.url(space))
+
+
+class PostgresBackend(Backend):
+    """A PostgreSQL; each store is a database."""
+
+    name = "postgres"
+
+    def __init__(self, server: Any) -> None:
+        super().__init__()
+        self._server = server
+        self.servers = [server]
+        self.addresses = [("127.0.0.1", server.port)]
+
+    def fresh(self) -> str:
+        """Make an empty database and return its name."""
+        url: str = self._server.fresh_database()
+        return url.rpartition("/")[2]
+
+    def url(self, space: str, addresses: Sequence[Address] | None = None) -> str:
+        """Return the URL of a database."""
+        [(host, port)] = addresses or self.addresses
+        return f"postgresql://postgres@{host}:{port}/{space}"
+
+
+def _sqlite() -> AbstractContextManager[str]:
+    return tempfile.TemporaryDirectory(prefix="perdure-nodes-")
+
+
+def _postgres() -> AbstractContextManager[Any]:
+    from perdure.testing.servers.postgres import PostgresServer
+
+    return PostgresServer.start(settings={"max_connections": "300"})
+
+
+BACKENDS: Mapping[str, tuple[Callable[[], AbstractContextManager[Any]], Callable[[Any], Backend]]]
+BACKENDS = {
+    "sqlite": (_sqlite, lambda folder: SqliteBackend(Path(folder))),
+    "postgres": (_postgres, PostgresBackend),
+}
+
+
+@asynccontextmanager
+async def backend(name: str) -> AsyncIterator[Backend]:
+    """Start the servers of a kind of store. Raises `ServerMissing`, `InvalidInput`."""
+    if name not in BACKENDS:
+        raise InvalidInput(f"{name!r} is no store here; they are: {', '.join(BACKENDS)}")
+    start, of = BACKENDS[name]
+    context = await asyncio.to_thread(start)
+    with context as started:
+        yield of(started)

@@ -1,0 +1,181 @@
+"""Stores x troubles: real nodes, a real store, and everything that can come between them.
+
+`python -m perdure.testing.nodes.matrix` runs every cell that can run here and says what could not;
+`--store`, `--trouble` and `--seed` choose, `--break MUTANT` must turn a cell red, `--keep` shows
+what the nodes said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure.testing.ledger import running_ledger
+from perdure.testing.nodes.backends import BACKENDS, Backend, SqliteBackend, backend
+from perdure.testing.nodes.scene import Cell, Scene
+from perdure.testing.nodes.troubles import ALL, STALL_LEASES, Trouble
+from perdure.testing.servers import ServerMissing
+from perdure.testing.witness import Store
+
+ERRANDS = 36
+WORK_MS = 30
+LOG_CHARS_MAX = 6_000
+
+
+def errands(count: int = ERRANDS) -> tuple[str, ...]:
+    """Return the names of the errands."""
+    return tuple(f"e{number}" for number in range(count))
+
+
+async def undisturbed(folder: Path, ledger: Path, count: int = ERRANDS) -> Store:
+    """Run the errands on one node that nothing troubles: what all others are held against."""
+    async with Scene(SqliteBackend(folder), ledger, errands(count), work_ms=0) as scene:
+        if await scene.ended() is None:
+            raise SystemExit(f"the undisturbed run did not end: {said(scene.folder)}")
+        await scene.drain()
+        return await scene.store()
+
+
+async def run_cell(
+    shared: Backend,
+    trouble: Trouble,
+    ledger: Path,
+    quiet: Store,
+    *,
+    seed: int = 1,
+    mutant: str = "",
+    **life: Any,
+) -> Cell:
+    """Run the errands on several nodes in a trouble, and judge what came of it."""
+    began = time.monotonic()
+    scene = Scene(
+        shared,
+        ledger,
+        sorted({name.rpartition("/")[2] for name in quiet}),
+        seed=seed,
+        speeds=trouble.speeds,
+        **{
+            "work_ms": WORK_MS,
+            "mutant": mutant,
+            "false_clocks": trouble.false_clocks,
+            "stall_ms": int(1_000 * STALL_LEASES),
+            **life,
+        },
+    )
+    async with scene:
+        try:
+            await trouble.play(scene)
+        finally:
+            scene.heal()
+        recovery = await scene.ended()
+        stuck = await scene.drain()
+        found = await scene.audit(quiet, forgets=shared.name in trouble.forgets, stuck=stuck)
+        violations = tuple(found.violations())
+        if recovery is None and not violations:
+            violations = ("runs did not end in time",)
+        return Cell(
+            store=shared.name,
+            trouble=trouble.name,
+            runs=len(quiet),
+            violations=violations,
+            kills=scene.kills,
+            restarts=scene.restarts,
+            gave_up=scene.gave_up,
+            claims=found.counts.claims,
+            fenced=found.counts.fenced,
+            in_doubt=found.counts.in_doubt,
+            recovery_seconds=recovery if recovery is not None else float("inf"),
+            seconds=time.monotonic() - began,
+            evidence=said(scene.folder) if violations else "",
+        )
+
+
+def said(folder: Path) -> str:
+    """Return the ends of what the nodes said."""
+    return "\n".join(
+        f"--- {file.name}\n{file.read_text(errors='replace')[-LOG_CHARS_MAX:]}"
+        for file in sorted(folder.glob("*.log"))
+    )
+
+
+async def run_matrix(
+    stores: Iterable[str] = BACKENDS,
+    troubles: Iterable[str] = ALL,
+    *,
+    seed: int = 1,
+    mutant: str = "",
+    count: int = ERRANDS,
+    say: bool = True,
+) -> tuple[list[Cell], list[str]]:
+    """Run the cells; return them, and what could not run and why."""
+    import tempfile
+
+    cells: list[Cell] = []
+    missing: list[str] = []
+    wanted = [ALL[name] for name in troubles]
+    with running_ledger() as ledger, tempfile.TemporaryDirectory() as folder:
+        quiet = await undisturbed(Path(folder), ledger, count)
+        for name in stores:
+            try:
+                async with backend(name) as shared:
+                    for trouble in wanted:
+                        if name in trouble.stores:
+                            cell = await run_cell(
+                                shared, trouble, ledger, quiet, seed=seed, mutant=mutant
+                            )
+                            cells.append(cell)
+                            if say:
+                                sys.stdout.write(line_of(cell) + "\n")
+                                sys.stdout.flush()
+            except ServerMissing as error:
+                missing.append(f"{name}: {error}")
+    return cells, missing
+
+
+def line_of(cell: Cell) -> str:
+    """Return a cell as a line of text."""
+    verdict = "ok" if not cell.violations else "; ".join(cell.violations)
+    return (
+        f"{cell.store:9} {cell.trouble:13} {cell.runs} runs, {cell.kills} kills, "
+        f"{cell.gave_up} gave up, {cell.claims} claims, {cell.fenced} fenced, "
+        f"{cell.in_doubt} in doubt, recovered in {cell.recovery_seconds:.1f} s, "
+        f"{cell.seconds:.1f} s: {verdict}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run cells; the exit code is 0 only if nothing was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", action="append", choices=[*BACKENDS])
+    parser.add_argument("--trouble", action="append", choices=[*ALL])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--errands", type=int, default=ERRANDS)
+    parser.add_argument("--break", dest="mutant", default="", metavar="MUTANT")
+    parser.add_argument("--keep", action="store_true")
+    options = parser.parse_args(arguments)
+    cells, missing = asyncio.run(
+        run_matrix(
+            options.store or BACKENDS,
+            options.trouble or ALL,
+            seed=options.seed,
+            mutant=options.mutant,
+            count=options.errands,
+        )
+    )
+    for one in missing:
+        sys.stdout.write(f"NOT RUN  {one}\n")
+    bad = [cell for cell in cells if cell.violations]
+    for cell in bad:
+        sys.stdout.write(f"BAD  {cell.store} {cell.trouble}\n")
+        if options.keep:
+            sys.stdout.write(cell.evidence + "\n")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""Several node processes on one store, each behind a network of its own, watched and restarted.
+
+A scene is what a trouble (`troubles`) works on: it has the members, the proxies, the servers and
+the clocks in its hands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from msgspec.structs import replace
+
+from perdure.core.errors import PerdureError
+from perdure.core.runs import TERMINAL
+from perdure.ports.session_store import RunQuery
+from perdure.testing.ledger import Ledger, read_ledger
+from perdure.testing.nodes.audit import Audit, audit
+from perdure.testing.nodes.backends import Backend
+from perdure.testing.nodes.member import Life
+from perdure.testing.nodes.nursery import Member, Nursery
+from perdure.testing.nodes.proxy import Proxy
+from perdure.testing.nodes.recorder import read_traces
+from perdure.testing.witness import Store, see
+
+NODES = 3
+LEASE_MS = 1_000
+SCAN_INTERVAL_MS = 400
+WORLD_FILE = "ledger.jsonl"
+POLL_SECONDS = 0.1
+END_SECONDS_MAX = 40.0
+"""How long all runs may take to their end once every trouble is over."""
+DRAIN_SECONDS_MAX = 15.0
+RESTARTS_MAX = 100
+RUNS_MAX = 1_000
+
+
+class Scene:
+    """Nodes, networks and servers, for as long as the block lasts."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        ledger: Path,
+        errands: Sequence[str],
+        *,
+        nodes: int = NODES,
+        seed: int = 1,
+        speeds: Sequence[float | None] = (),
+        **life: Any,
+    ) -> None:
+        self.backend = backend
+        self.chance = random.Random(seed)
+        self.lease_seconds = life.get("lease_ms", LEASE_MS) / 1000
+        self.members: dict[str, Member] = {}
+        self.proxies: dict[str, list[Proxy]] = {}
+        self.clocks: dict[str, Path] = {}
+        self.restarts = 0
+        self.gave_up = 0
+        self.kills = 0
+        self._ledger = ledger
+        self._errands = tuple(errands)
+        self._nodes = nodes if backend.shared else 1
+        self._speeds = [*speeds, *[None] * (self._nodes - len(speeds))]
+        self._life = {"lease_ms": LEASE_MS, "scan_interval_ms": SCAN_INTERVAL_MS, **life}
+        self._stack = AsyncExitStack()
+        self._watches: list[asyncio.Task[None]] = []
+        self._over = False
+        self._reader: Any = None
+
+    async def __aenter__(self) -> Self:
+        folder = tempfile.TemporaryDirectory(prefix="perdure-scene-")
+        self.folder = Path(self._stack.enter_context(folder))
+        self.space = await asyncio.to_thread(self.backend.fresh)
+        for number, speed in enumerate(self._speeds):
+            name = f"n{number}"
+            clock = self.folder / f"{name}.clock"
+            clock.write_text("+0\n")
+            false = bool(self._life.get("false_clocks"))
+            nursery = Nursery(clock if false and speed is None else None, speed)
+            await self._stack.enter_async_context(nursery)
+            self.clocks[name] = clock
+            self.proxies[name] = [
+                await self._stack.enter_async_context(Proxy(*address))
+                for address in self.backend.addresses
+            ]
+            self._watches.append(
+                asyncio.create_task(self._watch(nursery, self._life_of(name, number)))
+            )
+        while len(self.members) < self._nodes:
+            await asyncio.sleep(POLL_SECONDS / 10)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over = True
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+        await self._forget_reader()
+        await self._stack.aclose()
+
+    def any_member(self) -> Member:
+        """Return a node that runs now, or one that ended just now."""
+        return self.members[self.chance.choice(sorted(self.members))]
+
+    def any_name(self) -> str:
+        """Return the name of a node."""
+        return self.chance.choice(sorted(self.proxies))
+
+    async def kill(self, member: Member) -> None:
+        """SIGKILL a node; it is started again soon."""
+        self.kills += 1
+        await member.end(signal.SIGKILL)
+
+    async def pause(self, low: float, high: float) -> None:
+        """Let some time pass: between so many leases."""
+        await asyncio.sleep(self.lease_seconds * self.chance.uniform(low, high))
+
+    async def server(self, action: Callable[[], Any]) -> None:
+        """Have something done to a server that may take its time."""
+        await asyncio.to_thread(action)
+
+    def heal(self) -> None:
+        """End every trouble with networks and clocks."""
+        for clock in self.clocks.values():
+            clock.write_text("+0\n")
+        for proxies in self.proxies.values():
+            for proxy in proxies:
+                proxy.heal()
+
+    async def ended(self, seconds_max: float = END_SECONDS_MAX) -> float | None:
+        """Wait until every run has ended; return how long that took, None if it was too long."""
+        began = time.monotonic()
+        while time.monotonic() < began + seconds_max:
+            rows = await self.rows()
+            done = {row.session.key for row in rows if row.status in TERMINAL}
+            if done >= set(self._errands):
+                return time.monotonic() - began
+            await asyncio.sleep(POLL_SECONDS)
+        return None
+
+    async def rows(self) -> Sequence[Any]:
+        """Return the rows of all runs; none while the store cannot be asked."""
+        query = RunQuery(tenant="default", limit=RUNS_MAX)
+        return await self._ask(lambda store: store.list(query)) or []
+
+    async def drain(self) -> int:
+        """SIGTERM every node; return how many did not end by themselves."""
+        self._over = True
+        stuck = 0
+        for member in self.members.values():
+            member.send(signal.SIGTERM)
+        for member in self.members.values():
+            try:
+                await asyncio.wait_for(asyncio.shield(member.ended), DRAIN_SECONDS_MAX)
+            except TimeoutError:
+                stuck += 1
+                await member.end(signal.SIGKILL)
+        return stuck
+
+    async def audit(self, quiet: Store, *, forgets: bool, stuck: int) -> Audit:
+        """Judge what is left; every node has ended."""
+        world = self.folder / WORLD_FILE
+        await asyncio.to_thread(_settle, self._ledger, world)
+        store = await self.store()
+        lines = read_ledger(world)
+        traces = [*read_traces(self.folder)]
+        return audit(store, lines, traces, quiet, forgets=forgets, nodes_stuck=stuck)
+
+    async def store(self) -> Store:
+        """Read the logs. Raises `PerdureError` when the store cannot be read."""
+        until = time.monotonic() + END_SECONDS_MAX
+        while time.monotonic() < until:
+            found = await self._ask(see)
+            if found is not None:
+                return found
+            await asyncio.sleep(POLL_SECONDS)
+        raise PerdureError("the store cannot be read although nothing troubles it")
+
+    async def _ask(self, question: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Ask the store; None while it does not answer."""
+        try:
+            if self._reader is None:
+                self._reader = await self.backend.reader(self.space)
+            return await asyncio.wait_for(question(self._reader), 5)
+        except (PerdureError, TimeoutError):
+            await self._forget_reader()
+            return None
+
+    async def _forget_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.close()
+
+    def _life_of(self, name: str, number: int) -> Life:
+        addresses = [(proxy.host, proxy.port) for proxy in self.proxies[name]]
+        life = Life(
+            name=name,
+            store=self.backend.url(self.space, addresses),
+            out=str(self.folder),
+            ledger=str(self._ledger),
+            world=str(self.folder / WORLD_FILE),
+            errands=self._errands[number :: self._nodes],
+        )
+        return replace(life, **{k: v for k, v in self._life.items() if k != "false_clocks"})
+
+    async def _watch(self, nursery: Nursery, life: Life) -> None:
+        """Start a node, and start it again whenever it ended."""
+        while not self._over:
+            member = self.members[life.name] = await nursery.start(life)
+            code = await asyncio.shield(member.ended)
+            self.restarts += 1
+            self.gave_up += code > 0
+            if self.restarts > RESTARTS_MAX:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _settle(address: Path, world: Path) -> None:
+    ledger = Ledger(address, world)
+    ledger.settle()
+    ledger.close()
+
+
+class Cell(NamedTuple):
+    """One store under one trouble."""
+
+    store: str
+    trouble: str
+    runs: int
+    violations: tuple[str, ...]
+    kills: int
+    restarts: int
+    gave_up: int
+    claims: int
+    fenced: int
+    in_doubt: int
+    recovery_seconds: float
+    seconds: float
+    evidence: str = ""
+    """What the nodes said last, when something was wrong."""

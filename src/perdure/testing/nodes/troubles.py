@@ -1,0 +1,153 @@
+"""What can come between nodes and their store, each as something that is done to a scene.
+
+Every trouble ends by itself, and leaves processes, networks and clocks as it found them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from perdure.testing.nodes.scene import Scene
+
+Play = Callable[[Scene], Awaitable[None]]
+STALL_LEASES = 2.5
+
+
+class Trouble(NamedTuple):
+    """A way to hurt: what it is in a sentence, which stores can be hurt so, and how."""
+
+    name: str
+    what: str
+    play: Play
+    stores: tuple[str, ...] = ("postgres", "redis", "nats")
+    forgets: tuple[str, ...] = ()
+    """The stores that lose by this what was acknowledged, as their durability says."""
+    false_clocks: bool = False
+    speeds: tuple[float | None, ...] = ()
+
+
+async def nothing(scene: Scene) -> None:
+    """Nothing: the control."""
+
+
+async def kill(scene: Scene) -> None:
+    """SIGKILL nodes at random moments, again while they recover."""
+    for _ in range(8):
+        await scene.pause(0.05, 0.5)
+        await scene.kill(scene.any_member())
+
+
+async def freeze(scene: Scene) -> None:
+    """SIGSTOP nodes for up to three leases, and let them go on."""
+    for _ in range(4):
+        await scene.pause(0.05, 0.4)
+        member = scene.any_member()
+        member.send(signal.SIGSTOP)
+        await scene.pause(0.3, 3)
+        member.send(signal.SIGCONT)
+
+
+async def stall(scene: Scene) -> None:
+    """Let the event loop of a node stand still for longer than its lease."""
+    for _ in range(2):
+        await scene.pause(0.1, 0.5)
+        scene.any_member().send(signal.SIGUSR1)
+        await scene.pause(STALL_LEASES, STALL_LEASES + 0.5)
+
+
+async def clocks(scene: Scene) -> None:
+    """Put the clock of a node two hours on, then three days back; another runs at half speed."""
+    for rule in ("+2h", "-3d", "+2h", "+0"):
+        await scene.pause(0.8, 1.2)
+        scene.clocks["n0"].write_text(f"{rule}\n")
+    await scene.pause(1, 1.2)
+
+
+async def _parted(scene: Scene, times: int, part: Callable[[Any], None]) -> None:
+    for _ in range(times):
+        await scene.pause(0.1, 0.4)
+        proxies = scene.proxies[scene.any_name()]
+        for proxy in proxies:
+            part(proxy)
+        await scene.pause(0.3, 2.2)
+        for proxy in proxies:
+            proxy.heal()
+
+
+async def cut(scene: Scene) -> None:
+    """Reset every connection of a node to its store, for up to two leases."""
+    await _parted(scene, 4, lambda proxy: proxy.cut())
+
+
+async def half_open(scene: Scene) -> None:
+    """Let nothing through between a node and its store, and deliver it all afterwards."""
+    await _parted(scene, 3, lambda proxy: proxy.hold())
+
+
+async def one_way(scene: Scene) -> None:
+    """Let requests through to the store and no answer back."""
+    await _parted(scene, 3, lambda proxy: proxy.answers.hold())
+
+
+async def lost_answers(scene: Scene) -> None:
+    """Let requests through, and reset the connection in place of their answers."""
+    for _ in range(10):
+        await scene.pause(0.05, 0.2)
+        for proxy in scene.proxies[scene.any_name()]:
+            proxy.answers.hold()
+            await asyncio.sleep(0.02)
+            proxy.sever()
+            proxy.heal()
+
+
+async def slow(scene: Scene) -> None:
+    """Delay everything between a node and its store, and let answers drip."""
+    proxies = scene.proxies[scene.any_name()]
+    for proxy in proxies:
+        proxy.requests.delay_ms = 40
+        proxy.answers.bytes_per_second = 2_000
+    await scene.pause(2, 3)
+    for proxy in proxies:
+        proxy.heal()
+
+
+async def store_killed(scene: Scene) -> None:
+    """Kill the store's server in the middle of commits, and start it again."""
+    for _ in range(2):
+        await scene.pause(0.3, 0.8)
+        server = scene.chance.choice(scene.backend.servers)
+        await scene.server(server.kill)
+        await scene.pause(0.1, 1.2)
+        await scene.server(server.start_again)
+
+
+async def store_frozen(scene: Scene) -> None:
+    """Stop the store's server where it is for longer than every lease."""
+    for _ in range(2):
+        await scene.pause(0.3, 0.6)
+        server = scene.chance.choice(scene.backend.servers)
+        await scene.server(server.freeze)
+        await scene.pause(0.4, 1.8)
+        await scene.server(server.thaw)
+
+
+ALL: Mapping[str, Trouble] = {
+    name: Trouble(name, (play.__doc__ or "").strip(), play, **more)
+    for name, play, more in (
+        ("nothing", nothing, {"stores": ("sqlite", "postgres", "redis", "nats")}),
+        ("kill", kill, {"stores": ("sqlite", "postgres", "redis", "nats")}),
+        ("freeze", freeze, {"stores": ("sqlite", "postgres", "redis", "nats")}),
+        ("stall", stall, {}),
+        ("clocks", clocks, {"false_clocks": True, "speeds": (None, 0.5)}),
+        ("cut", cut, {}),
+        ("half open", half_open, {}),
+        ("one way", one_way, {}),
+        ("lost answers", lost_answers, {}),
+        ("slow", slow, {}),
+        ("store killed", store_killed, {}),
+        ("store frozen", store_frozen, {}),
+    )
+}
