@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from perdure.core.codec import genesis, link
 from perdure.testing.judge import Found, judge
 from perdure.testing.nodes.recorder import Trace
 from perdure.testing.witness import Line, Seen, Store
@@ -25,6 +26,7 @@ VIOLATIONS = {
     "lost_messages": "accepted messages lost",
     "nodes_stuck": "nodes that did not come back to work",
 }
+REFUSALS = ("Fenced", "Conflict")
 Key = tuple[str, int, str]
 """A session, a position in its log, and the hash of the log there."""
 
@@ -82,6 +84,11 @@ def audit(
     return Audit(counts, found)
 
 
+def claims_and_commits(store: Store, traces: Iterable[Trace]) -> Counts:
+    """Hold only logs and traces against each other."""
+    return _Told(traces).counts(store)
+
+
 class _Told:
     """The traces, in the order in which they can be asked."""
 
@@ -120,7 +127,7 @@ class _Told:
             there = sum(key in here for key in events)
             outcome = self.outcomes.get(at, "nothing")
             lost += outcome is None and there < len(events)
-            if outcome in ("Fenced", "Conflict") and there:
+            if outcome in REFUSALS and there:
                 # Unless the same step was written by an earlier submission of it.
                 written += not any(
                     other != at and self.outcomes.get(other, "") != outcome
@@ -163,7 +170,10 @@ class _Told:
     def _lost_messages(self, store: Store) -> int:
         """Count what was acknowledged and is neither in an inbox nor was consumed by a step."""
         consumed = {
-            (step["session"], entry) for step in self.steps.values() for entry in step["consumed"]
+            (step["session"], entry)
+            for at, step in self.steps.items()
+            if self.outcomes.get(at) not in REFUSALS
+            for entry in step["consumed"]
         }
         waiting = {(name, entry) for name, seen in store.items() for entry in seen.inbox}
         return len(self.accepted - consumed - waiting)
@@ -175,8 +185,6 @@ def _events(step: Mapping[str, Any]) -> list[Key]:
 
 def _stale(seen: Seen) -> int:
     """Count the events that do not follow from the one before them."""
-    from perdure.core.codec import genesis, link
-
     head, found = genesis(seen.session), 0
     for seq, record in enumerate(seen.records, 1):
         found += record.seq != seq or link(head, record.body) != record.hash

@@ -12,7 +12,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -43,7 +42,12 @@ class Hand(NamedTuple):
     """A client of the store: a connection of its own, and the network to it if it can be held."""
 
     store: SessionStore
-    proxy: Proxy | None = None
+    proxies: tuple[Proxy, ...] = ()
+
+    def heal(self) -> None:
+        """Let everything through."""
+        for proxy in self.proxies:
+            proxy.heal()
 
 
 class Round(NamedTuple):
@@ -116,9 +120,8 @@ async def play(number: int, point: str, chance: random.Random, a: Hand, b: Hand)
     except StoreError as error:
         round_.wrong.append(f"the rightful holder was told {error!r}")
     finally:
-        for hand in (a, b):
-            if hand.proxy is not None:
-                hand.proxy.heal()
+        a.heal()
+        b.heal()
     return Round(number, point, round_.told, tuple(dict.fromkeys(round_.wrong)))
 
 
@@ -216,8 +219,7 @@ class _Paused:
 
     async def wake(self) -> None:
         """Let what is under way arrive, and try everything."""
-        if self._hand.proxy is not None:
-            self._hand.proxy.heal()
+        self._hand.heal()
         if self._under_way is not None:
             await self._arrives(self._under_way)
         me = self.claimant
@@ -231,13 +233,14 @@ class _Paused:
             await attempt()
 
     async def _hold(self, way: str, work: Awaitable[Any]) -> None:
-        assert self._hand.proxy is not None
-        held: Direction = getattr(self._hand.proxy, way)
-        held.hold()
+        held: list[Direction] = [getattr(proxy, way) for proxy in self._hand.proxies]
+        for direction in held:
+            direction.hold()
         self._under_way = asyncio.ensure_future(work)
-        # What comes late is late enough at the lease's end, wherever the driver has it until then.
-        with suppress(TimeoutError):
-            await asyncio.wait_for(held.caught(), HELD_SECONDS_MAX)
+        caught = [asyncio.create_task(direction.caught()) for direction in held]
+        await asyncio.wait(caught, timeout=HELD_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
+        for task in caught:
+            task.cancel()
 
     async def _arrives(self, under_way: asyncio.Future[Any]) -> None:
         """Take what becomes of the operation that was under way."""
@@ -372,7 +375,7 @@ async def play_rounds(
     played: list[Round] = []
 
     async def lane(pair: tuple[Hand, Hand]) -> None:
-        points = POINTS if pair[0].proxy is not None else POINTS[: -len(ON_ITS_WAY)]
+        points = POINTS if pair[0].proxies else POINTS[: -len(ON_ITS_WAY)]
         for number in numbers:
             chance = random.Random(f"{seed}-{number}")
             point = points[number % len(points)]

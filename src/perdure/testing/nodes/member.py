@@ -42,7 +42,7 @@ FAILED = 4
 STALL_SIGNAL = signal.SIGUSR1
 
 
-class Life(msgspec.Struct, frozen=True):
+class Life(msgspec.Struct, frozen=True, tag=True):
     """A node process: its name, its store, where it notes what it does, and its errands.
 
     `stall_ms` is how long its event loop stands still at each SIGUSR1.

@@ -23,16 +23,20 @@ from typing import Any, Self
 import msgspec
 
 from perdure.core.errors import PerdureError
+from perdure.testing.nodes.contender import Contest, contend
 from perdure.testing.nodes.member import Life, live
 
 STARTS_SECONDS_MAX = 30.0
 SEPARATE = "FAKETIME_DONT_FAKE_MONOTONIC"
 
 
+AnyLife = Life | Contest
+
+
 class Member:
     """A node process."""
 
-    def __init__(self, life: Life, pid: int) -> None:
+    def __init__(self, life: AnyLife, pid: int) -> None:
         self.life = life
         self.pid = pid
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -62,7 +66,7 @@ class Nursery:
         self._environment = {**os.environ, **false_clock(clock, speed)}
         self._process: asyncio.subprocess.Process | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._unborn: deque[Life] = deque()
+        self._unborn: deque[AnyLife] = deque()
         self._started: asyncio.Queue[Member | None] = asyncio.Queue()
         self._members: dict[int, Member] = {}
 
@@ -91,7 +95,7 @@ class Nursery:
         await self._process.wait()
         await self._listening
 
-    async def start(self, life: Life) -> Member:
+    async def start(self, life: AnyLife) -> Member:
         """Start a node. Raises `PerdureError` if it cannot be forked."""
         assert self._process is not None
         assert self._process.stdin is not None
@@ -167,7 +171,8 @@ def serve() -> None:
                     break
                 *lines, pending = (pending + data).split(b"\n")
                 for line in lines:
-                    children.add(_fork(msgspec.json.decode(line, type=Life), (reader, writer)))
+                    life = msgspec.json.decode(line, type=AnyLife)
+                    children.add(_fork(life, (reader, writer)))
     for pid in children:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -192,7 +197,7 @@ def _bury(children: set[int]) -> None:
         _tell(ended=pid, code=os.waitstatus_to_exitcode(status))
 
 
-def _fork(life: Life, pipes: tuple[int, int]) -> int:
+def _fork(life: AnyLife, pipes: tuple[int, int]) -> int:
     pid = os.fork()
     if pid:
         _tell(began=pid)
@@ -207,7 +212,7 @@ def _fork(life: Life, pipes: tuple[int, int]) -> int:
         words = os.open(Path(life.out) / f"{life.name}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for fd, standard in ((nothing, 0), (words, 1), (words, 2)):
             os.dup2(fd, standard)
-        code = asyncio.run(live(life))
+        code = asyncio.run(live(life) if isinstance(life, Life) else contend(life))
     finally:
         sys.stderr.flush()
         os._exit(code)

@@ -44,9 +44,11 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def accept(self, entry: InboxEntry, row: RunRow | None = None) -> Receipt:
+    async def accept(
+        self, entry: InboxEntry, row: RunRow | None = None, generation: int = 0
+    ) -> Receipt:
         """Accept, and note that it was acknowledged."""
-        receipt = await self._store.accept(entry, row)
+        receipt = await self._store.accept(entry, row, generation)
         self._note("accepted", session=str(entry.session), entry=entry.id)
         return receipt
 

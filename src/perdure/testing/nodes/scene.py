@@ -73,6 +73,7 @@ class Scene:
         self._life = {"lease_ms": LEASE_MS, "scan_interval_ms": SCAN_INTERVAL_MS, **life}
         self._stack = AsyncExitStack()
         self._watches: list[asyncio.Task[None]] = []
+        self._begun = asyncio.Event()
         self._over = False
         self._reader: Any = None
 
@@ -95,8 +96,7 @@ class Scene:
             self._watches.append(
                 asyncio.create_task(self._watch(nursery, self._life_of(name, number)))
             )
-        while len(self.members) < self._nodes:
-            await asyncio.sleep(POLL_SECONDS / 10)
+        await self._begun.wait()
         return self
 
     async def __aexit__(
@@ -184,7 +184,7 @@ class Scene:
         """Read the logs. Raises `PerdureError` when the store cannot be read."""
         until = time.monotonic() + END_SECONDS_MAX
         while time.monotonic() < until:
-            found = await self._ask(see)
+            found: Store | None = await self._ask(see)
             if found is not None:
                 return found
             await asyncio.sleep(POLL_SECONDS)
@@ -221,6 +221,8 @@ class Scene:
         """Start a node, and start it again whenever it ended."""
         while not self._over:
             member = self.members[life.name] = await nursery.start(life)
+            if len(self.members) == self._nodes:
+                self._begun.set()
             code = await asyncio.shield(member.ended)
             self.restarts += 1
             self.gave_up += code > 0
