@@ -7,7 +7,7 @@
 
 `PERDURE_BREAK=no_fence` breaks the processes that the rigs start. `rig` says which rig must catch a
 mutant: `crash` kills real processes, `store` is the conformance suite of stores, `simulation` the
-deterministic simulation, `core` asks the rules directly. `perdure.testing.convict` runs it.
+deterministic simulation, `leader` pauses leaders, `core` asks the rules directly. `perdure.testing.convict` runs it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from perdure.testing.mutation import engine, stores
 from perdure.testing.mutation.patches import Patches
 
 BREAK_VARIABLE = "PERDURE_BREAK"
-Rig = Literal["crash", "store", "core", "simulation"]
+Rig = Literal["crash", "store", "core", "simulation", "leader"]
 
 
 class Mutant(NamedTuple):
@@ -65,6 +65,7 @@ def _mutants() -> Iterator[Mutant]:
             ),
         ),
         ("simulation", (engine.split_tool_pair,)),
+        ("leader", (stores.load_before_claim,)),
         ("core", (engine.late_outcome_accepted,)),
     )
     for rig, functions in by_rig:

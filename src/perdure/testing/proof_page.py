@@ -180,6 +180,7 @@ RIG_NAMES = {
     "store": "the suite of stores",
     "simulation": "the simulation",
     "core": "the rules themselves",
+    "leader": "the frozen leader",
 }
 
 

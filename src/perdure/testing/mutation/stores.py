@@ -28,30 +28,48 @@ from perdure.ports.session_store import (
 )
 from perdure.testing.mutation.patches import Patches
 
-STORES = (MemoryStore, SqliteStore)
+LOCAL_STORES = (MemoryStore, SqliteStore)
+STORES = LOCAL_STORES
 LATE_SECONDS = 0.01
 """How much too late a mutant writes: longer than the calls that it wrongly lets go first."""
 
-PerSession = WeakKeyDictionary[Any, dict[SessionId, Any]]
 Thunk = Callable[[], Awaitable[None]]
+
+
+class PerSession:
+    """What a mutant knows of the sessions of each store.
+
+    Clients of one server have one store, which its identity names; the stores of one process are
+    what they are, by whatever name.
+    """
+
+    def __init__(self) -> None:
+        self._by_object: WeakKeyDictionary[Any, dict[SessionId, Any]] = WeakKeyDictionary()
+        self._by_identity: dict[str, dict[SessionId, Any]] = {}
+
+    def of(self, store: Any) -> dict[SessionId, Any]:
+        """Return what is known of the sessions of a store."""
+        if isinstance(store, LOCAL_STORES):
+            return self._by_object.setdefault(store, {})
+        return self._by_identity.setdefault(store.identity, {})
 
 
 def no_fence(patches: Patches) -> None:
     """Write every step under the token of the latest claim, whatever token it carries."""
-    latest: PerSession = WeakKeyDictionary()
+    latest = PerSession()
 
     def claim(original: Any) -> Any:
         async def noting(self: Any, session: SessionId, *claimant: Any) -> Any:
             found = await original(self, session, *claimant)
             if isinstance(found, Claimed):
-                latest.setdefault(self, {})[session] = found.token
+                latest.of(self)[session] = found.token
             return found
 
         return noting
 
     def commit(original: Any) -> Any:
         def unfenced(self: Any, step: StepCommit, done: CommitDone) -> None:
-            token = latest.get(self, {}).get(step.session, step.token)
+            token = latest.of(self).get(step.session, step.token)
             original(self, replace(step, token=token), done)
 
         return unfenced
@@ -63,20 +81,20 @@ def no_fence(patches: Patches) -> None:
 
 def version_not_checked(patches: Patches) -> None:
     """Append the records of a step after whatever is there."""
-    versions: PerSession = WeakKeyDictionary()
+    versions = PerSession()
 
     def claim(original: Any) -> Any:
         async def noting(self: Any, session: SessionId, *claimant: Any) -> Any:
             found = await original(self, session, *claimant)
             if isinstance(found, Claimed):
-                versions.setdefault(self, {})[session] = found.loaded.version
+                versions.of(self)[session] = found.loaded.version
             return found
 
         return noting
 
     def commit(original: Any) -> Any:
         def anyhow(self: Any, step: StepCommit, done: CommitDone) -> None:
-            known = versions.setdefault(self, {})
+            known = versions.of(self)
             version = known.get(step.session, step.expected)
             moved = tuple(one._replace(seq=version + n) for n, one in enumerate(step.records, 1))
             known[step.session] = version + len(moved)
@@ -123,6 +141,22 @@ def lost_claim_goes_on(patches: Patches) -> None:
             return found
 
         return careless
+
+    for store in STORES:
+        patches.method(store, "claim", claim)
+
+
+def load_before_claim(patches: Patches) -> None:
+    """Read a session, and claim it afterwards."""
+
+    def claim(original: Any) -> Any:
+        async def late(self: Any, session: SessionId, *more: Any, **named: Any) -> Any:
+            before = await self.load(session)
+            await asyncio.sleep(LATE_SECONDS)
+            found = await original(self, session, *more, **named)
+            return Claimed(found.token, before) if isinstance(found, Claimed) else found
+
+        return late
 
     for store in STORES:
         patches.method(store, "claim", claim)

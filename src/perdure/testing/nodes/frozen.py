@@ -31,6 +31,8 @@ TAKEOVER_SECONDS_MAX = 10.0
 POLL_SECONDS = 0.004
 ANSWER_SECONDS_MAX = 15.0
 HELD_SECONDS_MAX = 2.0
+REPEATED = 0.3
+"""How often a holder writes a step again that was written: it may not have heard so."""
 AGENT = "frozen"
 STEPS_BEFORE_MAX = 2
 ON_ITS_WAY = ("claiming", "committing", "committed", "renewing", "releasing")
@@ -134,7 +136,8 @@ async def _play(r: _Rounds, a: Hand, b: Hand) -> None:
     await paused.up_to_the_point()
     before = sum(len(one.step.records) for one in r.steps if one.outcome == "written")
     taken = await _take_over(r, b, names["b"], paused, sent + (LEASE_MS - CLOCK_MS) / 1000)
-    if taken is None:
+    if taken is None or r.wrong:
+        await paused.give_up()
         return
     if taken.version < before:
         r.wrong.append(f"a claim showed {taken.version} events, and {before} were acknowledged")
@@ -151,9 +154,12 @@ async def _play(r: _Rounds, a: Hand, b: Hand) -> None:
 
 async def _rightful(r: _Rounds, b: Hand, taken: Claimant) -> None:
     """The holder writes a step: nothing but an unreachable store may keep it from that."""
-    outcomes = await r.write(b, r.next_step(taken), late=False)
+    step = r.next_step(taken)
+    outcomes = await r.write(b, step, late=False)
     if outcomes != ["written"]:
         r.wrong.append(f"the rightful holder was told {outcomes[0]}")
+    elif r.chance.random() < REPEATED and await r.write(b, step, late=False) == ["written"]:
+        r.wrong.append("a commit was accepted twice")
 
 
 async def _take_over(
@@ -217,6 +223,12 @@ class _Paused:
         elif point == "releasing":
             await self._hold("requests", self._release())
 
+    async def give_up(self) -> None:
+        """Do nothing more: the round is lost already."""
+        self._hand.heal()
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way], timeout=ANSWER_SECONDS_MAX)
+
     async def wake(self) -> None:
         """Let what is under way arrive, and try everything."""
         self._hand.heal()
@@ -263,7 +275,7 @@ class _Paused:
     async def _run_on(self, me: Claimant) -> None:
         """Write on without a lease until it is refused: nobody told it that it may not."""
         until = time.monotonic() + TAKEOVER_SECONDS_MAX
-        while time.monotonic() < until:
+        while time.monotonic() < until and not self._r.wrong:
             step = self._r.next_step(me)
             await asyncio.sleep(self._r.chance.random() * POLL_SECONDS)
             if await self._r.write(self._hand, step, late=False) != ["written"]:
