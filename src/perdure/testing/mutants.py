@@ -7,7 +7,8 @@
 
 `PERDURE_BREAK=no_fence` breaks the processes that the rigs start. `rig` says which rig must catch a
 mutant: `crash` kills real processes, `store` is the conformance suite of stores, `simulation` the
-deterministic simulation, `leader` pauses leaders, `core` asks the rules directly. `perdure.testing.convict` runs it.
+deterministic simulation, `leader` pauses the holders of sessions, `core` asks the rules directly.
+`perdure.testing.convict` runs it.
 """
 
 from __future__ import annotations
