@@ -1,8 +1,9 @@
 """Stores x troubles: real nodes, a real store, and everything that can come between them.
 
 `python -m perdure.testing.nodes.matrix` runs every cell that can run here and says what could not;
-`--store`, `--trouble` and `--seed` choose, `--break MUTANT` must turn a cell red, `--keep` shows
-what the nodes said.
+`--store`, `--trouble` and `--seed` choose, `--break MUTANT` must turn a cell red, `--show` shows
+what the nodes said of a bad cell. `--filter` parts nodes and stores by the kernel's packet filter,
+in a network namespace, instead of by a proxy.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 
 from perdure.testing.ledger import running_ledger
 from perdure.testing.nodes.backends import BACKENDS, Backend, SqliteBackend, backend
+from perdure.testing.nodes.netfilter import Filtered, is_private, run_in_private_network
+from perdure.testing.nodes.proxy import Proxy
 from perdure.testing.nodes.scene import Cell, Scene
 from perdure.testing.nodes.troubles import ALL, STALL_LEASES, Trouble
 from perdure.testing.servers import ServerMissing
@@ -59,6 +62,7 @@ async def run_cell(
         sorted({name.rpartition("/")[2] for name in quiet}),
         seed=seed,
         speeds=trouble.speeds,
+        network=Filtered if is_private() else Proxy,
         **{
             "work_ms": WORK_MS,
             "mutant": mutant,
@@ -156,8 +160,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--errands", type=int, default=ERRANDS)
     parser.add_argument("--break", dest="mutant", default="", metavar="MUTANT")
-    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--show", action="store_true")
+    parser.add_argument("--filter", action="store_true")
     options = parser.parse_args(arguments)
+    if options.filter and not is_private():
+        return run_in_private_network(__spec__.name, sys.argv[1:])
     cells, missing = asyncio.run(
         run_matrix(
             options.store or BACKENDS,
@@ -172,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bad = [cell for cell in cells if cell.violations]
     for cell in bad:
         sys.stdout.write(f"BAD  {cell.store} {cell.trouble}\n")
-        if options.keep:
+        if options.show:
             sys.stdout.write(cell.evidence + "\n")
     return 1 if bad else 0
 

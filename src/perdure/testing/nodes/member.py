@@ -36,8 +36,6 @@ AGENT = "runner"
 STEPS = ("look", "keep", "publish", "mail")
 RESULTS = {"publish": "published", "mail": "mailed"}
 AGAIN_SECONDS = 0.1
-AT_ONCE = 2
-"""How many errands a node begins at a time."""
 FAILED = 4
 STALL_SIGNAL = signal.SIGUSR1
 
@@ -45,7 +43,8 @@ STALL_SIGNAL = signal.SIGUSR1
 class Life(msgspec.Struct, frozen=True, tag=True):
     """A node process: its name, its store, where it notes what it does, and its errands.
 
-    `stall_ms` is how long its event loop stands still at each SIGUSR1.
+    It begins `at_once` errands at a time. `stall_ms` is how long its event loop stands still at
+    each SIGUSR1.
     """
 
     name: str
@@ -57,7 +56,9 @@ class Life(msgspec.Struct, frozen=True, tag=True):
     lease_ms: int = 1_000
     scan_interval_ms: int = 500
     drain_ms: int = 10_000
+    at_once: int = 2
     work_ms: int = 10
+    think_ms: int = 0
     stall_ms: int = 0
     mutant: str = ""
     settings: dict[str, Any] = {}
@@ -69,6 +70,7 @@ class World:
     def __init__(self, life: Life) -> None:
         self.ledger = Ledger(Path(life.ledger), Path(life.world))
         self._work_seconds = life.work_ms / 1000
+        self._think_seconds = life.think_ms / 1000
 
     def agent(self) -> Agent:
         """Return the agent, with one tool of each effect class."""
@@ -118,7 +120,7 @@ class World:
             self.ledger.effect(ctx.key, honour_key=honour_key, tool=name, session=str(ctx.session))
             time.sleep(self._work_seconds)
 
-    def _play_the_model(self, request: ModelRequest) -> ModelReply:
+    async def _play_the_model(self, request: ModelRequest) -> ModelReply:
         """Reply as a model would: one tool after the other, then an answer."""
         turn = sum(isinstance(message, AssistantMessage) for message in request.messages)
         self.ledger.note(
@@ -127,6 +129,7 @@ class World:
             turn=turn,
             malformed=malformed(request.messages),
         )
+        await asyncio.sleep(self._think_seconds)
         if turn == len(STEPS):
             return ModelReply("done")
         return ModelReply("", (ToolRequest(f"c{turn}", STEPS[turn]),), "tool_call")
@@ -158,7 +161,7 @@ async def live(life: Life) -> int:
     async with Runtime(life.store, agents=[world.agent()], settings=settings) as node:
         client = Client(node, world.ledger, RESULTS)
         waiting = iter(life.errands)
-        errands = [asyncio.ensure_future(_run(node, client, waiting)) for _ in range(AT_ONCE)]
+        errands = [asyncio.ensure_future(_run(node, client, waiting)) for _ in range(life.at_once)]
         while not told.is_set() and node.failure is None:
             await asyncio.wait([asyncio.ensure_future(told.wait())], timeout=AGAIN_SECONDS)
         for errand in errands:

@@ -55,25 +55,28 @@ class Scene:
         nodes: int = NODES,
         seed: int = 1,
         speeds: Sequence[float | None] = (),
+        network: Callable[[str, int], Any] = Proxy,
         **life: Any,
     ) -> None:
         self.backend = backend
         self.chance = random.Random(seed)
         self.lease_seconds = life.get("lease_ms", LEASE_MS) / 1000
         self.members: dict[str, Member] = {}
-        self.proxies: dict[str, list[Proxy]] = {}
+        self.proxies: dict[str, list[Any]] = {}
         self.clocks: dict[str, Path] = {}
         self.restarts = 0
         self.gave_up = 0
         self.kills = 0
         self._ledger = ledger
         self._errands = tuple(errands)
+        self._network = network
         self._nodes = nodes if backend.shared else 1
         self._speeds = [*speeds, *[None] * (self._nodes - len(speeds))]
         self._life = {"lease_ms": LEASE_MS, "scan_interval_ms": SCAN_INTERVAL_MS, **life}
         self._stack = AsyncExitStack()
         self._watches: list[asyncio.Task[None]] = []
         self._begun = asyncio.Event()
+        self._left_alone: set[str] = set()
         self._over = False
         self._reader: Any = None
 
@@ -90,7 +93,7 @@ class Scene:
             await self._stack.enter_async_context(nursery)
             self.clocks[name] = clock
             self.proxies[name] = [
-                await self._stack.enter_async_context(Proxy(*address))
+                await self._stack.enter_async_context(self._network(*address))
                 for address in self.backend.addresses
             ]
             self._watches.append(
@@ -119,6 +122,10 @@ class Scene:
     def any_name(self) -> str:
         """Return the name of a node."""
         return self.chance.choice(sorted(self.proxies))
+
+    def leave_alone(self, name: str) -> None:
+        """Start a node no more once it has ended."""
+        self._left_alone.add(name)
 
     async def kill(self, member: Member) -> None:
         """SIGKILL a node; it is started again soon."""
@@ -226,7 +233,7 @@ class Scene:
             code = await asyncio.shield(member.ended)
             self.restarts += 1
             self.gave_up += code > 0
-            if self.restarts > RESTARTS_MAX:
+            if self.restarts > RESTARTS_MAX or life.name in self._left_alone:
                 return
             await asyncio.sleep(POLL_SECONDS)
 
