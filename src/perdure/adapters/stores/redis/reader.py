@@ -1,0 +1,81 @@
+"""The reader: questions on a line of their own, all that wait in one go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from perdure.adapters.redis.line import Command
+from perdure.adapters.redis.script import Script
+from perdure.core.errors import PerdureError
+
+QUESTIONS_MAX = 32
+"""In one go: the server does nothing else meanwhile, and each may ask for much."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Reader:
+    """Asks questions in the order in which they come; none changes anything."""
+
+    def __init__(
+        self,
+        script: Script,
+        key: str,
+        standing: Callable[[], Command],
+        patience_seconds: float,
+    ) -> None:
+        self._script = script
+        self._key = key
+        self._standing = standing
+        self._patience_seconds = patience_seconds
+        self._queue: deque[tuple[tuple[Any, ...], asyncio.Future[Any]]] = deque()
+        self._news = asyncio.Event()
+        self._stopping = False
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run())
+
+    async def ask(self, *question: Any) -> Any:
+        """Return the answer to one question. Raises `Unavailable`."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.append((question, future))
+        self._news.set()
+        return await future
+
+    async def stop(self) -> None:
+        """Answer what was asked."""
+        self._stopping = True
+        self._news.set()
+        await self._task
+
+    async def _run(self) -> None:
+        while self._queue or not self._stopping:
+            if not self._queue:
+                self._news.clear()
+                await self._news.wait()
+                continue
+            count = min(len(self._queue), QUESTIONS_MAX)
+            batch = [self._queue.popleft() for _ in range(count)]
+            await self._answer([one for one in batch if not one[1].done()])
+
+    async def _answer(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> None:
+        if not batch:
+            return
+        asked = _encode([question for question, _ in batch])
+        deadline = self._loop.time() + self._patience_seconds
+        try:
+            answers = await self._script.run(
+                self._key, lambda: (*self._standing(), asked), deadline
+            )
+        except PerdureError as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(type(error)(str(error)))
+            return
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)

@@ -1,0 +1,427 @@
+"""RedisStore: one Redis server, any number of nodes, and every promise of the port."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import secrets
+from collections.abc import Callable, Collection
+from importlib.resources import files
+from typing import Any, Protocol
+
+import msgspec
+
+from perdure.adapters.redis.checks import Settings, measure
+from perdure.adapters.redis.line import Command, Line
+from perdure.adapters.redis.place import Place, place_of
+from perdure.adapters.redis.script import Script
+from perdure.adapters.stores.redis import operations
+from perdure.adapters.stores.redis.operations import Answer, Commit, Header, Request
+from perdure.adapters.stores.redis.packing import (
+    escape,
+    name,
+    session_of,
+    unpack,
+    unpack_inbox,
+    unpack_record,
+)
+from perdure.adapters.stores.redis.reader import Reader
+from perdure.adapters.stores.redis.writer import Writer
+from perdure.core.codec import Record, genesis
+from perdure.core.durability import Durability, suffices
+from perdure.core.errors import (
+    Broken,
+    InvalidInput,
+    KeyReused,
+    LimitExceeded,
+    NotFound,
+    StoreRefused,
+)
+from perdure.core.ids import SessionId
+from perdure.core.limits import INBOX_ENTRIES_MAX
+from perdure.core.runs import RunRow
+from perdure.ports.session_store import (
+    Claimed,
+    CommitDone,
+    InboxEntry,
+    Loaded,
+    NotClaimed,
+    Receipt,
+    RunQuery,
+    Settled,
+    StepCommit,
+    Token,
+)
+
+PATIENCE_SECONDS = 5.0
+LIST_PAGE = 200
+READ_PAGE = 1_000
+SCHEMA = "1"
+IDENTITY_BYTES = 16
+
+BEGIN = """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('HSET', KEYS[1], 'identity', ARGV[1], 'schema', ARGV[2], 'incarnation', 0, 'history',
+    string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'))
+end
+return redis.call('HMGET', KEYS[1], 'identity', 'schema')
+"""
+
+_row_decoder = msgspec.json.Decoder(RunRow)
+
+
+class _HasTime(Protocol):
+    def now_ms(self) -> int: ...
+
+
+class RedisStore:
+    """A store in one Redis server, or in one slot of a cluster, that any number of nodes share.
+
+    A lost connection is made anew, and what was under way on it is asked again, which executes it
+    once. What a server does not answer within `patience_seconds` raises `Unavailable`. A server
+    that was emptied, or replaced by another one, is `Broken`.
+    """
+
+    durability: Durability
+    identity: str
+
+    def __init__(
+        self, place: Place, clock: Callable[[], int] | _HasTime | None, patience_seconds: float
+    ) -> None:
+        self._place = place
+        self._now = clock if clock is None or callable(clock) else clock.now_ms
+        self._patience_seconds = patience_seconds
+        self._key = f"{place.base}store"
+        self._settings: Settings | None = None
+        self._writing = Line(place, self._greet)
+        self._reading = Line(place, self._greet)
+        self._closed = False
+        self._writer: Writer
+        self._reader: Reader
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        clock: Callable[[], int] | _HasTime | None = None,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> RedisStore:
+        """Open the store at `url`, beginning it if there is none.
+
+        Without a clock the server's time decides. Settings of the URL: `prefix`, with which all
+        names begin; `replicas`, how many must have a write before it counts; `wait_aof=1`, to have
+        each synced whatever the server's own settings. Raises `InvalidInput`, `Unavailable`, and
+        `StoreRefused` for a server that cannot be trusted with facts.
+        """
+        store = cls(place_of(url), clock, patience_seconds)
+        try:
+            await store._open()
+        except BaseException:
+            await store._hang_up()
+            raise
+        return store
+
+    async def _open(self) -> None:
+        await self._writing.first()
+        deadline = asyncio.get_running_loop().time() + self._patience_seconds
+        begin = Script(self._writing, BEGIN, waits=True)
+        proposed = secrets.token_hex(IDENTITY_BYTES)
+        identity, schema = await begin.run(self._key, lambda: (proposed, SCHEMA), deadline)
+        if schema != SCHEMA.encode():
+            raise StoreRefused(
+                f"{self._place.shown} holds what another version of perdure wrote under the prefix "
+                f"{self._place.prefix!r}: use that version, or another prefix"
+            )
+        assert self._settings is not None
+        self.identity = identity.decode()
+        self.durability = self._settings.durability(self._place)
+        key, patience = self._key, self._patience_seconds
+        reads = Script(self._reading, _text("common.lua", "read.lua"))
+        writes = Script(self._writing, _text("common.lua", "write.lua"), waits=True)
+        me = secrets.token_hex(IDENTITY_BYTES)
+        self._reader = Reader(reads, key, self._standing, patience)
+        self._writer = Writer(writes, key, self._standing, me, patience)
+        self._writer.restarts_safely = self._settings.syncs or self._place.wait_aof
+
+    async def close(self) -> None:
+        """Write what was submitted, and close the connections; safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            await self._writer.stop()
+            await self._reader.stop()
+            await self._hang_up()
+
+    async def accept(
+        self, entry: InboxEntry, row: RunRow | None = None, generation: int = 0
+    ) -> Receipt:
+        """Put a command into a session's inbox, creating the session if it is new."""
+        try:
+            "".join((*entry.session, entry.id)).encode()
+        except UnicodeEncodeError as error:
+            why = f"{entry.id!r} or its session is not valid Unicode: {error}"
+            raise InvalidInput(why) from None
+
+        def read(answer: Answer, load: Any) -> bool:
+            word = answer[0] if answer else b""
+            if word == b"reused":
+                raise KeyReused(f"{entry.session} knows {entry.id!r} with another command")
+            if word == b"full":
+                raise LimitExceeded(
+                    f"{INBOX_ENTRIES_MAX} commands wait in the inbox of {entry.session} already"
+                )
+            return word == b"duplicate"
+
+        header, payloads = operations.accepting(entry, row, generation, INBOX_ENTRIES_MAX)
+        duplicate: bool = await self._ask(header, payloads, read)
+        return Receipt(entry.id, entry.session, self.durability, duplicate)
+
+    async def claim(
+        self,
+        session: SessionId,
+        owner: str,
+        nonce: str,
+        strikes_max: int | None = None,
+        reads: int | None = None,
+    ) -> Claimed | NotClaimed:
+        """Take the right to write a session, then read it, in one transaction."""
+
+        def read(answer: Answer, load: Any) -> Claimed | NotClaimed:
+            word = answer[0].decode()
+            if word == "claimed":
+                return Claimed(Token(answer[1], nonce), _loaded(session, load))
+            return NotClaimed(word, answer[1].decode() if len(answer) > 1 else None)
+
+        header = operations.claiming(session, owner, nonce, strikes_max, reads)
+        claimed: Claimed | NotClaimed = await self._ask(header, [], read)
+        return claimed
+
+    async def load(self, session: SessionId) -> Loaded | None:
+        """Read a session without the right to write it; None if there is none."""
+        found = await self._read("load", name(session))
+        return None if found is None else _loaded(session, found)
+
+    def commit(self, step: StepCommit, done: CommitDone) -> None:
+        """Submit a step commit; `done` is called on the event loop once its fate is known."""
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            loop.call_soon(done, self._is_closed())
+        else:
+            self._writer.submit(Commit(step, done, loop.time()))
+
+    async def renew(self, owner: str, lease_ms: int) -> bool:
+        """Confirm the node's lease for all its sessions; False if it had run out meanwhile."""
+        while True:
+            # Claims are voided some at a time, so that nobody has to wait for all of them.
+            word: str = await self._ask(("renew", 0, owner, lease_ms), [], _word)
+            if word != "more":
+                return not word
+
+    async def release(
+        self,
+        session: SessionId,
+        token: Token | None,
+        snapshot: tuple[int, bytes] | None = None,
+        quarantine: str | None = None,
+    ) -> None:
+        """Give up a claim, or put a session in quarantine, or lift that."""
+
+        def read(answer: Answer, load: Any) -> None:
+            word = _word(answer, load)
+            if word == "fenced" or (word and token is not None):
+                assert token is not None
+                raise operations.fenced(session, token)
+            if word:
+                raise NotFound(f"there is no session {session}")
+
+        header, payloads = operations.releasing(session, token, snapshot, quarantine)
+        await self._ask(header, payloads, read)
+
+    async def due(
+        self,
+        now: int,
+        limit: int,
+        agents: Collection[str] | None = None,
+        reads: int | None = None,
+    ) -> tuple[builtins.list[SessionId], int | None]:
+        """Return sessions nobody runs that are due at `now`, and the time of the next one after."""
+        names = [escape(agent) for agent in agents or ()]
+        reads = operations.NONE if reads is None else reads
+        asked = ("due", now, max(0, limit), names, int(agents is None), reads)
+        after, *found = await self._read(*asked)
+        return [session_of(one) for one in found], None if after is None else int(after)
+
+    async def unread(self, owner: str, limit: int) -> builtins.list[SessionId]:
+        """Return sessions for which something was accepted that their owner may not know of."""
+        return [session_of(one) for one in await self._read("unread", owner, limit)]
+
+    async def distrust(self) -> None:
+        """Make every session suspect."""
+        await self._ask(("distrust", 0), [], _word)
+
+    async def settled(self, session: SessionId, id: str) -> Settled | None:
+        """Say what became of an inbox entry; None while it waits, or if there is none."""
+        refusal = await self._read("settled", name(session), id)
+        return None if refusal is None else Settled(refusal)
+
+    async def read(self, session: SessionId, after: int, limit: int) -> builtins.list[Record]:
+        """Return up to `limit` records after position `after`, in order."""
+        records: builtins.list[Record] = []
+        while len(records) < limit:
+            page = min(READ_PAGE, limit - len(records))
+            start = after + len(records)
+            found = await self._read("read", name(session), start, page)
+            records += [unpack_record(seq, one) for seq, one in enumerate(found, start + 1)]
+            if len(found) < page:
+                break
+        return records
+
+    async def list(self, query: RunQuery) -> builtins.list[RunRow]:
+        """Return the rows of runs that match, newest first."""
+        tenant = escape(query.tenant)
+        if query.run is not None:
+            found = await self._read("run", tenant, query.run)
+            return [row for _, row in _rows(found) if _matches(query, row)][: max(0, query.limit)]
+        rows: builtins.list[RunRow] = []
+        last = None if query.before is None else (query.before[0], query.before[1].encode())
+        since = "+inf" if query.before is None else str(query.before[0])
+        index, offset = _index(query), 0
+        while len(rows) < query.limit:
+            found = await self._read("list", tenant, index, since, offset, LIST_PAGE)
+            for place, row in _rows(found):
+                # Whatever was added meanwhile has moved the pages.
+                if last is None or place < last:
+                    last = place
+                    if _matches(query, row):
+                        rows.append(row)
+            if len(found) < LIST_PAGE:
+                break
+            offset += LIST_PAGE
+        return rows[: max(0, query.limit)]
+
+    async def blob(self, address: str) -> bytes | None:
+        """Return the bytes kept under a content address."""
+        stored = await self._read("blob", address)
+        return None if stored is None else unpack(stored)
+
+    def facts(self) -> dict[str, str | int | None]:
+        """Return what is worth knowing of this store: where and how it writes, and how much."""
+        settings = {} if self._settings is None else self._settings.settings
+        failure = self._writer.failure
+        return {
+            "place": self._place.shown,
+            "prefix": self._place.prefix,
+            "replicas": self._place.replicas,
+            "redis_version": "" if self._settings is None else self._settings.version,
+            **settings,
+            "durability": self.durability,
+            "batches": self._writer.batches,
+            "connections": self._writing.connections,
+            "failure": None if failure is None else str(failure),
+        }
+
+    async def _greet(self, line: Line) -> None:
+        """Measure a server before it is asked anything. Raises `StoreRefused`."""
+        found = await measure(line)
+        given = found.durability(self._place)
+        if self._settings is None:
+            self._settings = found
+            return
+        if not suffices(given, self.durability):
+            raise StoreRefused(
+                f"{self._place.shown} gives {given} now, and gave {self.durability} when it was "
+                "opened: give it back its settings, or open the store again"
+            )
+        if line is self._writing:
+            self._settings = found
+            self._writer.restarts_safely = found.syncs or self._place.wait_aof
+
+    def _standing(self) -> Command:
+        """Return what every script is given first: names, whom it is for, and the time."""
+        now = "" if self._now is None else str(self._now())
+        return (self._place.base, self.identity, now)
+
+    async def _ask(
+        self, header: Header, payloads: builtins.list[bytes], read: Callable[[Answer, Any], Any]
+    ) -> Any:
+        if self._closed:
+            raise self._is_closed()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._writer.submit(Request(header, payloads, read, future, loop.time()))
+        return await future
+
+    async def _read(self, *question: Any) -> Any:
+        if self._closed:
+            raise self._is_closed()
+        if self._writer.failure is not None:
+            raise self._writer.failure
+        try:
+            return await self._reader.ask(*question)
+        except Broken as error:
+            self._writer.failure = error
+            raise
+
+    async def _hang_up(self) -> None:
+        await self._writing.hang_up()
+        await self._reading.hang_up()
+
+    def _is_closed(self) -> Broken:
+        return Broken(f"the store {self._place.shown} is closed")
+
+
+def _text(*names: str) -> str:
+    package = files(__package__)
+    return "\n".join(package.joinpath(one).read_text(encoding="utf-8") for one in names)
+
+
+def _word(answer: Answer, load: Any) -> str:
+    return answer[0].decode() if answer else ""
+
+
+def _loaded(session: SessionId, found: Any) -> Loaded:
+    version, strikes, quarantine, suspect, since, snapshot, last, tail, inbox = found
+    since = int(since)
+    return Loaded(
+        session=session,
+        version=version,
+        head=unpack_record(version, last).hash if last is not None else genesis(session),
+        snapshot=None if snapshot is None else unpack(snapshot),
+        tail=tuple(unpack_record(seq, one) for seq, one in enumerate(tail, since + 1)),
+        inbox=unpack_inbox(session, inbox),
+        strikes=int(strikes),
+        quarantine=None if quarantine is None else quarantine.decode(),
+        suspect=None if suspect is None else int(suspect),
+    )
+
+
+def _rows(found: Any) -> list[tuple[tuple[int, bytes], RunRow]]:
+    """Return rows with their places in the order; a row keeps the time of its first write."""
+    rows = []
+    for named, created, stored in found:
+        row = _row_decoder.decode(stored.split(b"\n", 2)[2])
+        created_at = int(float(created))
+        if row.created_at != created_at:
+            row = msgspec.structs.replace(row, created_at=created_at)
+        rows.append(((created_at, named), row))
+    return rows
+
+
+def _index(query: RunQuery) -> str:
+    """Return the name of the smallest index that has what is looked for."""
+    if query.agent is not None and query.key is not None:
+        return f"runs:{name(SessionId(query.tenant, query.agent, query.key))}"
+    if query.status is not None:
+        return f"status:{query.status}:{escape(query.tenant)}"
+    if query.agent is not None:
+        return f"runs:{escape(query.tenant)}/{escape(query.agent)}"
+    return f"runs:{escape(query.tenant)}"
+
+
+def _matches(query: RunQuery, row: RunRow) -> bool:
+    return (
+        (query.agent is None or row.session.agent == query.agent)
+        and (query.key is None or row.session.key == query.key)
+        and (query.status is None or row.status == query.status)
+        and (query.before is None or (row.created_at, row.id) < query.before)
+    )

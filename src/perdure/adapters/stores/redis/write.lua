@@ -1,0 +1,352 @@
+-- A batch of a writer: all of it is executed, once, or nothing. ARGV is, after what common.lua says
+--   5 the writer's id   6 the number of the batch   7 that of the last one whose answer it had
+--   8 whether a restart of a server without replicas loses nothing
+-- Each operation is {kind, how many payloads it has, ...}. The answer is {answers, loads}: of each
+-- operation that has something to say {its place, a word, ...}, and the sessions that were claimed.
+local KEPT_SECONDS = 30 * 86400
+local VOIDED_MAX = 1000
+local PUSHED_MAX = 1000
+local LEASES_KEPT_MS = 7 * 86400 * 1000
+local NO_WAKE = '+inf'
+
+local writer, number, acknowledged = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local operations, cursor = cmsgpack.unpack(ARGV[4]), 8
+
+local mark = base .. 'writer:' .. writer
+local kept, last, answers = call('GET', mark), 0, {}
+if kept and kept ~= '' then
+  last, answers = unpack(cmsgpack.unpack(kept))
+end
+if last > number then
+  return redis.error_reply('PERDURELATE ' .. last)
+end
+-- The first write is one that is refused when memory is short, and a batch that comes again writes
+-- too: otherwise a WAIT on this connection would have nothing to wait for.
+call('SET', mark, kept or '', 'EX', KEPT_SECONDS)
+
+-- The facts may be older than what was acknowledged: after a failover, or when a server that does
+-- not sync was started again. A server that syncs and was never followed may well start again.
+local history, lost = match(replication, 'master_replid:(%x+)'), acknowledged > last
+local function distrust()
+  incarnation = format('%.0f', math.max(now, incarnation + 1))
+  call('HSET', store, 'incarnation', incarnation)
+end
+if history ~= described[2] or lost then
+  local promoted = not match(replication, 'master_replid2:0+\r')
+  if lost or promoted or described[4] or ARGV[8] ~= '1' then
+    distrust()
+  end
+  call('HSET', store, 'history', history)
+end
+if not described[4] and not match(replication, 'connected_slaves:0\r') then
+  call('HSET', store, 'followed', 1)
+end
+
+local function payload()
+  cursor = cursor + 1
+  return ARGV[cursor]
+end
+
+local function park(sid, wake, generation)
+  if wake then
+    local queue = agent_of(sid) .. '/' .. generation
+    call('ZADD', base .. 'due:' .. queue, wake, sid)
+    call('SADD', base .. 'agents', queue)
+  end
+end
+
+local function unpark(sid, generation)
+  call('ZREM', base .. 'due:' .. agent_of(sid) .. '/' .. generation, sid)
+end
+
+local function disown(owner, sid)
+  call('ZREM', base .. 'own:' .. owner, sid)
+  call('SREM', base .. 'unread:' .. owner, sid)
+  if call('EXISTS', base .. 'own:' .. owner) == 0 then
+    call('SREM', base .. 'holders', owner)
+  end
+end
+
+local function keep_row(row, body)
+  local tenant, id, status, sid, created = unpack(row)
+  local rows, all = base .. 'rows:' .. tenant, base .. 'runs:' .. tenant
+  local of_agent, of_session = base .. 'runs:' .. match(sid, '^[^/]*/[^/]*'), base .. 'runs:' .. sid
+  local old, was_status, was_sid = call('HGET', rows, id), nil, nil
+  if old then
+    was_status, was_sid = match(old, '^([^\n]*)\n([^\n]*)\n')
+    created = call('ZSCORE', all, id)
+  else
+    call('ZADD', all, created, id)
+  end
+  if was_sid and was_sid ~= sid then
+    call('ZREM', base .. 'runs:' .. match(was_sid, '^[^/]*/[^/]*'), id)
+    call('ZREM', base .. 'runs:' .. was_sid, id)
+  end
+  if was_sid ~= sid then
+    call('ZADD', of_agent, created, id)
+    call('ZADD', of_session, created, id)
+  end
+  if was_status and was_status ~= status then
+    call('ZREM', base .. 'status:' .. was_status .. ':' .. tenant, id)
+  end
+  if was_status ~= status then
+    call('ZADD', base .. 'status:' .. status .. ':' .. tenant, created, id)
+  end
+  call('HSET', rows, id, status .. '\n' .. sid .. '\n' .. body)
+end
+
+-- {'accept', n, sid, id, generation, rows, how many may wait or -1}; digest, entry, row
+local function accept(op)
+  local sid, id, generation, rows, most = op[3], op[4], op[5], op[6], op[7]
+  local key, inbox, ids = base .. 's:' .. sid, base .. 'in:' .. sid, base .. 'ids:' .. sid
+  local digest, entry = payload(), payload()
+  local known = call('HGET', ids, id)
+  if known then
+    return {string.sub(known, 1, 16) == digest and 'duplicate' or 'reused'}
+  end
+  local found = call('HMGET', key, 'epoch', 'owner', 'wake', 'known', 'quarantine', 'generation')
+  local epoch, owner, wake, knows, quarantine, was = unpack(found)
+  local waiting = call('HLEN', inbox)
+  if rows[1] and most >= 0 and waiting >= most then
+    return {'full'}
+  end
+  if not epoch then
+    was = 0
+    call('HSET', key, 'epoch', 0, 'known', 0, 'strikes', 0, 'claimed', 0, 'generation', 0,
+      'trusted', incarnation, 'trusts', incarnation, 'snapshot', 0)
+  end
+  generation = math.max(tonumber(was), generation)
+  local at = wake and math.min(tonumber(wake), now) or now
+  call('HSET', ids, id, digest)
+  call('HSET', inbox, id, struct.pack('>I4', call('HINCRBY', key, 'accepted', 1)) .. entry)
+  call('HSET', key, 'wake', at, 'generation', generation)
+  if owner then
+    call('ZADD', base .. 'own:' .. owner, at, sid)
+    if waiting + 1 > tonumber(knows) then
+      call('SADD', base .. 'unread:' .. owner, sid)
+    end
+  elseif not quarantine then
+    if wake and generation ~= tonumber(was) then
+      unpark(sid, was)
+    end
+    park(sid, at, generation)
+  end
+  for _, row in ipairs(rows) do
+    keep_row(row, payload())
+  end
+end
+
+-- {'claim', 0, sid, owner, nonce, strikes_max or -1, reads or -1}
+local function claim(op)
+  local sid, owner, nonce, strikes_max, reads = op[3], op[4], op[5], op[6], op[7]
+  local key = base .. 's:' .. sid
+  local epoch, was, wake, strikes, claimed, quarantine, generation = unpack(call('HMGET', key,
+    'epoch', 'owner', 'wake', 'strikes', 'claimed', 'quarantine', 'generation'))
+  if not epoch then
+    return {'absent'}
+  elseif quarantine then
+    return {'quarantined'}
+  elseif was and was ~= owner and is_alive(was) then
+    return {'held', was}
+  elseif reads >= 0 and tonumber(generation) > reads then
+    return {'newer'}
+  elseif strikes_max >= 0 and strikes + claimed > strikes_max then
+    return {'struck'}
+  end
+  epoch = epoch + 1
+  call('HSET', key, 'epoch', epoch, 'nonce', nonce, 'owner', owner, 'claimed', 1,
+    'strikes', strikes + claimed, 'known', call('HLEN', base .. 'in:' .. sid),
+    'trusts', incarnation)
+  if was and was ~= owner then
+    disown(was, sid)
+  elseif was then
+    call('SREM', base .. 'unread:' .. owner, sid)
+  elseif wake then
+    unpark(sid, generation)
+  end
+  call('ZADD', base .. 'own:' .. owner, wake or NO_WAKE, sid)
+  call('SADD', base .. 'holders', owner)
+  return {'claimed', epoch}
+end
+
+-- {'commit', n, sid, epoch, nonce, expected, how many records, what is wrong with the step,
+--  consumed, postponed, wake or '', generation, rows, addresses, refused, how many snapshots};
+-- records, rows, blobs, refusals, snapshot
+local refused = {}
+local function commit(op)
+  local sid, epoch, nonce, expected, records = op[3], op[4], op[5], op[6], op[7]
+  local consumed, postponed, wake, generation = op[9], op[10], op[11], op[12]
+  local claimed = epoch .. ' ' .. nonce .. ' ' .. sid
+  local function refuse(answer)
+    refused[claimed] = answer
+    return answer
+  end
+  if refused[claimed] then
+    return refused[claimed]
+  end
+  local key, log, inbox = base .. 's:' .. sid, base .. 'log:' .. sid, base .. 'in:' .. sid
+  local is_epoch, is_nonce, owner, was, known, strikes, read, trusted, trusts = unpack(
+    call('HMGET', key, 'epoch', 'nonce', 'owner', 'wake', 'known', 'strikes', 'generation',
+      'trusted', 'trusts'))
+  if is_epoch ~= epoch or is_nonce ~= nonce then
+    return refuse({'fenced'})
+  end
+  local version = call('LLEN', log)
+  if version ~= expected then
+    return refuse({'version', version})
+  elseif op[8] ~= '' then
+    return refuse({op[8]})
+  end
+  for _, id in ipairs(consumed) do
+    if call('HEXISTS', inbox, id) == 0 then
+      return refuse({'inbox'})
+    end
+  end
+
+  local changes = {}
+  local function change(field, value)
+    changes[#changes + 1] = field
+    changes[#changes + 1] = value
+  end
+  for first = cursor + 1, cursor + records, PUSHED_MAX do
+    call('RPUSH', log, unpack(ARGV, first, math.min(first + PUSHED_MAX - 1, cursor + records)))
+  end
+  cursor = cursor + records
+  for _, row in ipairs(op[13]) do
+    keep_row(row, payload())
+  end
+  for _, address in ipairs(op[14]) do
+    call('SET', base .. 'blob:' .. address, payload(), 'NX')
+  end
+  for _, id in ipairs(op[15]) do
+    local ids, refusal = base .. 'ids:' .. sid, payload()
+    local digest = call('HGET', ids, id)
+    if digest then
+      call('HSET', ids, id, string.sub(digest, 1, 16) .. refusal)
+    end
+  end
+  if op[16] == 1 then
+    call('SET', base .. 'snap:' .. sid, payload())
+    change('snapshot', version + records)
+  end
+  local waiting = call('HLEN', inbox)
+  local was_unread = waiting > tonumber(known)
+  for _, id in ipairs(consumed) do
+    call('HDEL', inbox, id)
+  end
+  waiting = waiting - #consumed
+  local is_unread = waiting > postponed
+  if is_unread then
+    wake = '0'
+  end
+  if wake ~= (was or '') then
+    call('ZADD', base .. 'own:' .. owner, wake == '' and NO_WAKE or wake, sid)
+    if wake == '' then
+      call('HDEL', key, 'wake')
+    else
+      change('wake', wake)
+    end
+  end
+  if is_unread ~= was_unread then
+    call(is_unread and 'SADD' or 'SREM', base .. 'unread:' .. owner, sid)
+  end
+  if tonumber(known) ~= postponed then
+    change('known', postponed)
+  end
+  if generation > tonumber(read) then
+    change('generation', generation)
+  end
+  if records > 0 and strikes ~= '0' then
+    change('strikes', 0)
+  end
+  if records > 0 and trusted ~= trusts then
+    change('trusted', trusts)
+  end
+  if changes[1] then
+    call('HSET', key, unpack(changes))
+  end
+end
+
+-- {'renew', 0, owner, lease_ms}
+local function renew(op)
+  local owner, leases = op[3], base .. 'leases'
+  local ends = call('ZSCORE', leases, owner)
+  local late = ends and tonumber(ends) <= now
+  if late then
+    for _, sid in ipairs(call('ZRANGE', base .. 'own:' .. owner, 0, VOIDED_MAX - 1)) do
+      local key = base .. 's:' .. sid
+      local strikes, wake, generation = unpack(
+        call('HMGET', key, 'strikes', 'wake', 'generation'))
+      strikes = tonumber(strikes)
+      call('HSET', key, 'claimed', strikes > 0 and 1 or 0, 'strikes', math.max(0, strikes - 1))
+      call('HDEL', key, 'owner', 'nonce')
+      disown(owner, sid)
+      park(sid, wake, generation)
+    end
+    if call('EXISTS', base .. 'own:' .. owner) == 1 then
+      return {'more'}
+    end
+  end
+  call('ZADD', leases, now + op[4], owner)
+  for _, old in ipairs(
+    call('ZRANGEBYSCORE', leases, '-inf', now - LEASES_KEPT_MS, 'LIMIT', 0, 10)) do
+    if call('SISMEMBER', base .. 'holders', old) == 0 then
+      call('ZREM', leases, old)
+    end
+  end
+  return late and {'late'} or nil
+end
+
+-- {'release', n, sid, epoch or '', nonce, version of the snapshot or 0, {quarantine} or {}};
+-- snapshot
+local function release(op)
+  local sid, epoch, nonce, snapshot, quarantine = op[3], op[4], op[5], op[6], op[7]
+  local key = base .. 's:' .. sid
+  local is_epoch, is_nonce, owner, wake, was, generation, kept_version = unpack(call('HMGET', key,
+    'epoch', 'nonce', 'owner', 'wake', 'quarantine', 'generation', 'snapshot'))
+  if epoch ~= '' and (is_epoch ~= epoch or is_nonce ~= nonce) then
+    return {'fenced'}
+  elseif not is_epoch then
+    return {'absent'}
+  end
+  if snapshot > tonumber(kept_version) and snapshot <= call('LLEN', base .. 'log:' .. sid) then
+    call('SET', base .. 'snap:' .. sid, payload())
+    call('HSET', key, 'snapshot', snapshot)
+  end
+  call('HDEL', key, 'owner', 'nonce', 'quarantine')
+  if owner then
+    disown(owner, sid)
+  elseif wake and not was then
+    unpark(sid, generation)
+  end
+  if quarantine[1] then
+    call('HSET', key, 'quarantine', quarantine[1])
+  else
+    call('HSET', key, 'claimed', 0, 'strikes', 0)
+    park(sid, wake, generation)
+  end
+end
+
+local KINDS = {
+  accept = accept, claim = claim, commit = commit, renew = renew, release = release,
+  distrust = distrust,
+}
+if last < number then
+  answers = {}
+  for place, operation in ipairs(operations) do
+    local after = cursor + operation[2]
+    local answer = KINDS[operation[1]](operation)
+    if answer then
+      answers[#answers + 1] = {place - 1, unpack(answer)}
+    end
+    cursor = after
+  end
+  call('SET', mark, cmsgpack.pack({number, answers}), 'EX', KEPT_SECONDS)
+end
+local loads = {}
+for _, answer in ipairs(answers) do
+  if answer[2] == 'claimed' then
+    loads[#loads + 1] = load(operations[answer[1] + 1][3])
+  end
+end
+return {answers, loads}
