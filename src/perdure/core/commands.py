@@ -91,11 +91,15 @@ class ReportModelError(Command, frozen=True, tag="report_model_error"):
 
 
 class ReportToolBegin(Command, frozen=True, tag="report_tool_begin"):
-    """A worker holds a `once` call with valid arguments and asks to begin."""
+    """A worker holds a `once` call with valid arguments and asks to begin.
+
+    `instead_of` is one that was allowed to, and of which it is certain that it did not act.
+    """
 
     call: str
     attempt: int
     worker: str
+    instead_of: str | None = None
 
 
 class ReportToolResult(Command, frozen=True, tag="report_tool_result"):

@@ -307,10 +307,15 @@ def _moved(state: State, event: Any, version: int, status: Any) -> State:
     return replace(state, version=version, status=status, calls=_changed(state, event))
 
 
+def _begun(state: State, event: e.ToolCallBegun, version: int, status: Any) -> State:
+    calls = _changed(state, event, worker=event.worker)
+    return replace(state, version=version, status=status, calls=calls)
+
+
 def _sent_again(state: State, event: Any, version: int, status: Any) -> State:
     call = state.calls.get(event.call)
     attempt = call.attempt + 1 if call is not None else 1
-    calls = _changed(state, event, attempt=attempt)
+    calls = _changed(state, event, attempt=attempt, worker="")
     return replace(state, version=version, status=status, calls=calls)
 
 
@@ -357,7 +362,7 @@ _HANDLERS: Mapping[type[e.Event], Handler] = {
     e.CompactionFailed: _closed,
     e.ToolCallIntended: _opened(_tool_call),
     e.ToolCallDenied: _tool_call_denied,
-    e.ToolCallBegun: _moved,
+    e.ToolCallBegun: _begun,
     e.ToolCallSucceeded: _closed,
     e.ToolCallFailed: _closed,
     e.ToolCallLost: _sent_again,

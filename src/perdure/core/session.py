@@ -253,9 +253,12 @@ def _report_model_error(draft: Draft, command: c.ReportModelError) -> Any:
 
 
 def _report_tool_begin(draft: Draft, command: c.ReportToolBegin) -> Any:
-    call = _call(draft, command.call, TOOL, "intended", attempt=command.attempt)
+    before = "intended" if command.instead_of is None else "begun"
+    call = _call(draft, command.call, TOOL, before, attempt=command.attempt)
     if isinstance(call, Refusal):
         return call
+    if command.instead_of is not None and call.worker != command.instead_of:
+        return Refusal("not_owed", f"call {call.id!r} was begun by {call.worker!r}")
     if call.effect != "once":
         return Refusal("not_once", f"call {call.id!r} is {call.effect}: it just runs")
     draft.add(

@@ -17,7 +17,8 @@ CallKind = Literal["model", "compaction", "tool", "timer", "question", "backoff"
 class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """An owed effect with an identity of its own; it leaves the state when it is answered.
 
-    A tool call's arguments are in the log, in the reply at `reply`, at place `ordinal`.
+    A tool call's arguments are in the log, in the reply at `reply`, at place `ordinal`. `worker` is
+    the one that was allowed to begin a `once` call: no other one may run this attempt.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     effect: Effect = "read"
     key: str = ""
     attempt: int = 1
+    worker: str = ""
     due_at: int | None = None
     first: int = 0
     upto: int = 0
@@ -158,7 +160,7 @@ def heard(state: State, contents: tuple[Any, ...]) -> State:
 
 
 _decoder = msgspec.json.Decoder(State)
-SNAPSHOT_VERSION = 4
+SNAPSHOT_VERSION = 5
 """Raise it with every change of `State`: snapshots of another version are ignored and refolded."""
 
 

@@ -99,6 +99,7 @@ CALL: Mapping[str, Mapping[str, str]] = {
         "tool_call_cancelled": "done",
     },
     "begun": {
+        "tool_call_begun": "begun",
         "tool_call_succeeded": "done",
         "tool_call_failed": "done",
         "tool_call_unknown": "unknown",

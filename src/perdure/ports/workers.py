@@ -68,16 +68,22 @@ class Worker(Protocol):
         unless it is cancelled."""
         ...
 
-    def resume(self, task: ToolTask, on_report: OnReport, on_text: OnText) -> bool:
+    def resume(
+        self, task: ToolTask, on_report: OnReport, on_text: OnText, by: str | None = None
+    ) -> bool:
         """Expect the outcome of a `once` call that began in an earlier life of this process.
 
-        Never starts it. False if whoever began it cannot be at it any more; else it ends in one
+        Never starts it. `by` is who was allowed to begin, as the report said that asked for it:
+        nobody else may run it. False if that one cannot be at it any more; else it ends in one
         report, like a task that was started.
         """
         ...
 
-    def proceed(self, task: ToolTask) -> None:
-        """Let a `once` task run: its beginning is durable."""
+    def proceed(self, task: ToolTask, by: str | None = None) -> None:
+        """Let a `once` task run: its beginning is durable, and `by` is who may run it.
+
+        Without `by` it is whoever has it.
+        """
         ...
 
     def cancel(self, task: Task) -> None:

@@ -90,7 +90,7 @@ class Dispatcher:
                 if not self._start(actor, call):
                     return
             elif call.status == "begun" and not flight.begun:
-                self._proceed(flight)
+                self._proceed(flight, call)
 
     def abandon(self, actor: Actor, keep: Keep = "none") -> None:
         """Stop what workers do for a session, or let them go on for whoever loads it again.
@@ -159,7 +159,7 @@ class Dispatcher:
             flight = InFlight(actor, task, worker, call.attempt, probing=False)
             flight.asked = flight.begun = True
             actor.inflight[call.id] = flight
-            if worker.resume(task, self._listener(flight), self._on_text):
+            if worker.resume(task, self._listener(flight), self._on_text, call.worker):
                 return True
             del actor.inflight[call.id]
         self._on_report(actor, _lost(call))
@@ -187,7 +187,7 @@ class Dispatcher:
         flight.actor = actor
         actor.inflight[call.id] = flight
         if call.status == "begun" and not flight.begun:
-            self._proceed(flight)
+            self._proceed(flight, call)
         elif flight.report is not None:
             asyncio.get_running_loop().call_soon(self._reported, flight, flight.report)
         return True
@@ -236,11 +236,11 @@ class Dispatcher:
             flight.worker.cancel(flight.task)
 
     @staticmethod
-    def _proceed(flight: InFlight) -> None:
+    def _proceed(flight: InFlight, call: Call) -> None:
         flight.asked = flight.begun = True
         flight.report = None
         if isinstance(flight.task, ToolTask):
-            flight.worker.proceed(flight.task)
+            flight.worker.proceed(flight.task, call.worker)
 
     def _task(self, actor: Actor, call: Call, history: History) -> Task:
         if call.kind == "tool":

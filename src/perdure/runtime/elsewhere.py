@@ -287,6 +287,8 @@ class Elsewhere:
 
     def _pieces(self, pieces: Pieces) -> None:
         self._followers.text(pieces.session, pieces.run, pieces.text)
+        if self._is_active(pieces.session):
+            self.text(pieces.session, pieces.run, pieces.text)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

@@ -27,6 +27,10 @@ class Backlog:
         """Say whether a task with this need waits."""
         return need in self._by_need
 
+    def with_need(self, need: Need) -> Iterator[Held]:
+        """Yield the tasks with a need, oldest first."""
+        yield from tuple(self._by_need.get(need, {}).values())
+
     def add(self, held: Held) -> None:
         """Let a task wait, behind those before it."""
         self._by_need.setdefault(held.need, {})[held.id] = held

@@ -38,13 +38,18 @@ class Held:
     `until_ms`.
 
     A `once` call is `unasked`, then `asked` while its beginning is made durable, then `granted`.
-    `released` once its worker may act: before that, nothing can have happened.
+    `released` once its worker may act: before that, nothing can have happened. `by` is the one who
+    may act, if it is known. A task is `borrowed` when its session is run by another node, and
+    `is_at_home` while only workers of this one can have had it.
     """
 
     __slots__ = (
         "begin",
+        "borrowed",
+        "by",
         "expects",
         "id",
+        "is_at_home",
         "need",
         "number",
         "on_late",
@@ -78,7 +83,9 @@ class Held:
         self.expects: str | None = None
         self.until_ms: int | None = None
         self.begin: Literal["unasked", "asked", "granted"] = "unasked"
-        self.wants = False
+        self.by: str | None = None
+        self.wants = self.borrowed = False
+        self.is_at_home = True
         self.sent = self.released = self.whole = False
 
     def limit(self, queue: Queue, on_late: Callable[[], None]) -> None:

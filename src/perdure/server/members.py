@@ -112,6 +112,10 @@ class Member:
             return False
         return "llm" in self.registration.capabilities if need.tool is None else need.tool in tools
 
+    def runs(self, worker: str) -> bool:
+        """Say whether this is a worker with an id, or knows who is."""
+        return self.id == worker
+
     def free(self) -> int:
         """Return how many tasks more the worker takes now."""
         if self.draining or self.gone:
@@ -197,6 +201,10 @@ class Roster:
                 return some
         best = max(fitting, key=Member.free, default=None)
         return best if best is not None and best.free() > 0 else None
+
+    def room(self, need: Need) -> int:
+        """Return for how many tasks with a need the members have room."""
+        return sum(m.free() for m in self._members.values() if m.fits(need))
 
     def fitting(self, need: Need) -> int:
         """Return how many members fit a need, busy or draining ones too."""

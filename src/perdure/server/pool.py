@@ -13,7 +13,8 @@ otherwise whether it took effect.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ from perdure.ports.workers import ModelTask, OnReport, OnText, Task, ToolTask
 from perdure.server import held as h
 from perdure.server.backlog import Backlog
 from perdure.server.held import Held, Numbers, Offers
-from perdure.server.members import Connection, Member, Roster, need_of
+from perdure.server.members import Connection, Member, Need, Roster, need_of
 from perdure.server.returning import Returning
 from perdure.wire import table as t
 from perdure.wire.frames import CLOSE_TRY_AGAIN, TooLarge
@@ -107,6 +108,11 @@ class Pool:
         self._loaded_ms = clock.monotonic_ms() + LOADING_MS
         self._started = 0
         self._drains = False
+        self.on_unplaced: Callable[[], None] = lambda: None
+        """Called when a task has no worker here."""
+        self.on_unknown: Callable[[Sequence[str]], None] | None = None
+        """Called with tasks that a worker came back with and that nobody here knows, if other
+        nodes may know them."""
         self._hears: dict[type, Callable[[Member, Any], None]] = {
             Result: self._result,
             t.Begin: self._begin,
@@ -133,22 +139,34 @@ class Pool:
         if not self._has_returned(held):
             self._place(held)
 
-    def resume(self, task: ToolTask, on_report: OnReport, on_text: OnText) -> bool:
+    def resume(
+        self, task: ToolTask, on_report: OnReport, on_text: OnText, by: str | None = None
+    ) -> bool:
         """Expect the outcome of a `once` call that began under a server that is no more."""
         held = self._hold(task, on_report, on_text)
-        held.begin = "granted"
+        held.begin, held.by = "granted", by or None
+        held.is_at_home = False
         if not self._has_returned(held):
             self._expect(held, None)
         return True
 
-    def proceed(self, task: ToolTask) -> None:
-        """Let a `once` task run: its beginning is durable."""
+    def proceed(self, task: ToolTask, by: str | None = None) -> None:
+        """Let a `once` task run: its beginning is durable, and `by` is who may run it."""
         held = self._held.get(h.task_id(task))
         if held is None or held.task is not task:
             return
-        held.begin = "granted"
-        if held.owner is not None:
-            self._release(held, held.owner)
+        held.begin, held.by = "granted", by or None
+        owner = held.owner
+        if owner is None or by is None or owner.runs(by):
+            if owner is not None:
+                self._release(held, owner)
+        elif held.is_at_home and not held.released:
+            # Who was allowed to begin lost it before he was told so: another one asks in his place.
+            held.begin = "asked"
+            self._ask(held, owner.id, instead_of=by)
+        else:
+            self._stop_owner(held)
+            self._expect(held, by)
 
     def cancel(self, task: Task) -> None:
         """Stop a task: its worker is told if it wants to know; nothing is reported any more."""
@@ -235,6 +253,70 @@ class Pool:
             waiting.append(Waiting(held.task.call, needs, held.since_ms, 0, held.until_ms))
         return tuple(waiting)
 
+    # ------------------------------------------------------------------------ for other nodes
+
+    def id_of(self, task: Task) -> str:
+        """Return the id of a task, which is the same at every node."""
+        return h.task_id(task)
+
+    def held(self, task_id: str) -> Held | None:
+        """Return a task of a session that this node runs."""
+        held = self._held.get(task_id)
+        return None if held is None or held.borrowed else held
+
+    def wanting(self) -> tuple[list[Need], list[str]]:
+        """Return what tasks without a worker need, and the tasks whose worker is waited for."""
+        needs = {held.need for held in self._backlog if not held.borrowed}
+        return list(needs), [held.id for held in self._expected if not held.borrowed]
+
+    def waiting(self, need: Need, limit: int) -> list[Held]:
+        """Return up to `limit` tasks with a need that have no worker, oldest first."""
+        found = (held for held in self._backlog.with_need(need) if not held.borrowed)
+        return list(islice(found, limit))
+
+    def room(self, need: Need) -> int:
+        """Return for how many tasks with a need there is room that nobody here waits for."""
+        return 0 if self._drains or self._backlog.waits(need) else self._roster.room(need)
+
+    def has_returned(self, task_id: str) -> bool:
+        """Say whether a worker came back with a task that nobody here has asked for."""
+        return self._returning.knows(task_id)
+
+    def borrow(
+        self, task: Task, on_report: OnReport, on_text: OnText, begun_by: str | None
+    ) -> None:
+        """Give a task of another node to a worker, or go on with it if somebody has begun it."""
+        held = self._hold(task, on_report, on_text)
+        held.borrowed, held.is_at_home = True, False
+        if begun_by is not None:
+            held.begin, held.by = "granted", begun_by or None
+        if self._has_returned(held):
+            return
+        if begun_by is not None:
+            self._expect(held, None)
+        else:
+            self._place(held)
+
+    def lend(self, held: Held, neighbour: Member) -> None:
+        """Make another node the owner of a task that has none."""
+        self._backlog.drop(held)
+        self._expected.drop(held)
+        held.unlimit()
+        held.is_at_home = False
+        held.given(neighbour)
+        held.sent = held.wants = True
+        held.released = held.begin == "granted"
+        neighbour.keep(held.id, held)
+
+    def return_to_backlog(self, held: Held) -> None:
+        """Take back a task that did not arrive where it was lent to."""
+        self._take_back(held)
+        if held.is_once and held.begin == "granted":
+            self._expect(held, None)
+        else:
+            held.given(None)
+            self._place(held)
+
     # ------------------------------------------------------------------------------ coming back
 
     def _hold(self, task: Task, on_report: OnReport, on_text: OnText) -> Held:
@@ -260,13 +342,17 @@ class Pool:
         if found is None:
             return False
         member, wants = found
-        self._adopt(held, member)
+        if not self._adopt(held, member):
+            return False
         if wants:
             self._soon(self._begin, member, t.Begin(held.id))
         return True
 
-    def _adopt(self, held: Held, member: Member) -> None:
-        """Make the worker that is at a task already its owner."""
+    def _adopt(self, held: Held, member: Member) -> bool:
+        """Make the worker that is at a task already its owner, unless another one may act."""
+        if held.by is not None and not member.runs(held.by):
+            member.tell(t.Cancel(held.id))
+            return False
         self._backlog.drop(held)
         self._expected.drop(held)
         held.given(member)
@@ -274,23 +360,28 @@ class Pool:
         held.released = held.begin == "granted"
         member.keep(held.id, held)
         self._limit(held, member)
+        return True
 
     def _holds_now(self, member: Member, holds: t.Holds) -> None:
         """Give a worker back what it is at; what else it had, it has not any more."""
+        unknown: list[str] = []
         for task_id in holds.task_ids:
             held = self._held.get(task_id)
             if held is None and self._may_be_loaded_yet() and not self._returning.ends(task_id):
                 self._returning.is_at(task_id, member)
+                unknown.append(task_id)
             elif held is not None and held.owner is None and member.fits(held.need):
                 self._adopt(held, member)
             elif held is None or held.owner is not member:
                 member.tell(t.Cancel(task_id))
+        if unknown and self.on_unknown is not None:
+            self.on_unknown(unknown)
         for held in tuple(self._expected):
             if held.expects == member.id and held.need.tenant == member.tenant:
                 self._give_up(held)
 
     def _may_be_loaded_yet(self) -> bool:
-        return self._clock.monotonic_ms() < self._loaded_ms
+        return self.on_unknown is not None or self._clock.monotonic_ms() < self._loaded_ms
 
     def _expect(self, held: Held, worker: str | None) -> None:
         """Wait for the worker that had a task to come back with it."""
@@ -301,6 +392,7 @@ class Pool:
         wait_ms = self._return_once_ms if has_begun else self._return_ms
         held.until_ms = self._clock.now_ms() + wait_ms
         held.limit(self._deadlines.queue(wait_ms), lambda: self._give_up(held))
+        self.on_unplaced()
 
     def _give_up(self, held: Held) -> None:
         """Report a task lost whose worker did not come back with it."""
@@ -314,6 +406,8 @@ class Pool:
         member = None if self._backlog.waits(held.need) else self._roster.best(held.need)
         if member is None:
             self._backlog.add(held)
+            if not held.borrowed:
+                self.on_unplaced()
         else:
             self._give(held, member)
 
@@ -361,11 +455,13 @@ class Pool:
         elif held.wants and not held.released:
             held.released = member.tell(t.Proceed(held.id))
 
-    def _ask(self, held: Held, worker: str) -> None:
+    def _ask(self, held: Held, worker: str, instead_of: str | None = None) -> None:
         """Report that a call is about to begin."""
         task = held.task
         if self._holds(held) and isinstance(task, ToolTask):
-            report = ReportToolBegin(call=task.call, attempt=task.attempt, worker=worker)
+            report = ReportToolBegin(
+                call=task.call, attempt=task.attempt, worker=worker, instead_of=instead_of
+            )
             held.on_report(task, report)
 
     @staticmethod
@@ -441,7 +537,13 @@ class Pool:
             held.on_report(held.task, report)
 
     def _stop(self, held: Held) -> None:
-        owner = self._forget(held)
+        self._stop_owner(held)
+        if self._holds(held):
+            self._forget(held)
+
+    def _stop_owner(self, held: Held) -> None:
+        """Take a task from its owner, who is told so."""
+        owner = self._take_back(held)
         if owner is not None:
             if held.sent and not (self._drains and "holds" in owner.features):
                 owner.tell(t.Cancel(held.id))

@@ -42,6 +42,10 @@ class Returning:
         """Say, once, whether a task was stopped while nobody had it."""
         return self._stopped.pop(task_id, self) is None
 
+    def knows(self, task_id: str) -> bool:
+        """Say whether a worker came back with a task, or its result."""
+        return task_id in self._workers or task_id in self._results
+
     def is_at(self, task_id: str, member: Member) -> None:
         """Note that a worker is at a task."""
         self._workers.put(_place(member), task_id, (member, False), 1)
@@ -80,6 +84,9 @@ class _Shelves(Generic[V]):
         self._size = 0
         self._sizes: dict[Place, int] = {}
         self._things: dict[Place, dict[str, tuple[V, int]]] = {}
+
+    def __contains__(self, id: str) -> bool:
+        return any(id in here for here in self._things.values())
 
     def put(self, place: Place, id: str, thing: V, size: int) -> None:
         self.take(place, id)

@@ -116,11 +116,13 @@ class LocalWorker:
         execution = self._execute(key, running, on_text)
         running.aio = asyncio.get_running_loop().create_task(execution)
 
-    def resume(self, task: ToolTask, on_report: OnReport, on_text: OnText) -> bool:
+    def resume(
+        self, task: ToolTask, on_report: OnReport, on_text: OnText, by: str | None = None
+    ) -> bool:
         """Say no: what began in an earlier life of this process ended with it."""
         return False
 
-    def proceed(self, task: ToolTask) -> None:
+    def proceed(self, task: ToolTask, by: str | None = None) -> None:
         """Let a `once` task run: its beginning is durable."""
         running = self._running.get(_key(task))
         if running is not None:

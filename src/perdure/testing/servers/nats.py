@@ -155,7 +155,7 @@ class NatsServer:
 
     def _is_healthy(self) -> bool:
         try:
-            with urlopen(f"http://127.0.0.1:{self._health}/healthz", timeout=1) as answer:  # noqa: S310
+            with urlopen(f"http://127.0.0.1:{self._health}/healthz", timeout=1) as answer:
                 return bool(answer.status == 200)
         except (URLError, OSError):
             return False

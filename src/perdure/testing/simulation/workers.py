@@ -70,14 +70,16 @@ class FlakyWorker:
         self._inner.start(task, report, on_text)
         self._maybe_lose(task, on_report)
 
-    def resume(self, task: ToolTask, on_report: OnReport, on_text: OnText) -> bool:
+    def resume(
+        self, task: ToolTask, on_report: OnReport, on_text: OnText, by: str | None = None
+    ) -> bool:
         """Say whether a call that began in an earlier life may still be going on."""
-        return self._inner.resume(task, on_report, on_text)
+        return self._inner.resume(task, on_report, on_text, by)
 
-    def proceed(self, task: ToolTask) -> None:
+    def proceed(self, task: ToolTask, by: str | None = None) -> None:
         """Let a `once` task run; the seed may lose it, now that it counts."""
         self._observer.proceeded(self._life, task)
-        self._inner.proceed(task)
+        self._inner.proceed(task, by)
         on_report = self._held.get(id(task), (task, None))[1]
         if on_report is not None:
             self._maybe_lose(task, on_report)
