@@ -1,0 +1,1 @@
+"""What everything that we keep in a PostgreSQL database needs: connections, checks, migrations."""

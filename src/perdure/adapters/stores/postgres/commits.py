@@ -1,0 +1,176 @@
+"""Step commits of many sessions in one statement.
+
+Each is guarded by the update of its session's row, which compares token and version. What is
+refused is left out, and takes nothing else with it. Steps of one claim that follow each other are
+written as if they were one; if that is refused, each is written by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from perdure.adapters.stores.postgres import statements
+from perdure.adapters.stores.postgres.names import Key
+from perdure.adapters.stores.postgres.operations import Commit, Operation
+from perdure.adapters.stores.postgres.stages import Alone, Ask, Stage
+from perdure.core.errors import Conflict, Fenced, StoreError
+from perdure.core.runs import RunRow
+from perdure.ports.session_store import StepCommit
+
+NEVER = -1
+"""As many consumed entries as no session has: a step that is wrong in itself is not written."""
+
+Columns = tuple[list[Any], ...]
+
+encode_row = msgspec.json.Encoder().encode
+
+
+class Commits(Stage):
+    """Steps of many sessions, in groups: those of one claim that follow each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._groups: dict[Key, list[Commit]] = {}
+
+    def takes(self, operation: Operation) -> bool:
+        """Say whether a step is of another session, or follows what is there of its own."""
+        assert isinstance(operation, Commit)
+        assert operation.key is not None
+        group = self._groups.get(operation.key)
+        if group is None:
+            return True
+        last, step = group[-1].step, operation.step
+        return step.expected == last.expected + len(last.records) and step.token == last.token
+
+    def add(self, operation: Operation) -> None:
+        """Take a step in."""
+        assert isinstance(operation, Commit)
+        assert operation.key is not None
+        self.operations.append(operation)
+        group = self._groups.get(operation.key)
+        if group is None:
+            self._groups[operation.key] = [operation]
+        else:
+            group.append(operation)
+
+    async def write(self, ask: Ask) -> Alone:
+        """Write all steps whose guards hold, and find out about each of the others."""
+        # Whoever locks several rows does so in the order of their keys: nobody waits in a circle.
+        groups = sorted(self._groups.items())
+        steps = [(key, [operation.step for operation in group]) for key, group in groups]
+        [(held,)] = await ask(statements.COMMIT, *columns(steps))
+        if held is None:
+            return []
+        written = set(held)
+        again: Alone = []
+        for key, group in groups:
+            if key.id in written:
+                continue
+            if len(group) > 1:
+                again += [Commits.of(operation) for operation in group]
+            else:
+                group[0].error = await _why_refused(ask, group[0])
+        return again
+
+    def spoil(self, error: Exception) -> None:
+        """Note that the server will not take the only step there is."""
+        for operation in self.operations:
+            operation.fail(Conflict(f"it cannot be stored: {error}"))
+
+
+def columns(groups: Sequence[tuple[Key, list[StepCommit]]]) -> list[list[Any]]:
+    """Return the values of `COMMIT`, a list for each parameter."""
+    steps: Columns = tuple([] for _ in range(11))
+    events: Columns = tuple([] for _ in range(5))
+    consumed: Columns = tuple([] for _ in range(4))
+    rows: Columns = tuple([] for _ in range(8))
+    snapshots: Columns = tuple([] for _ in range(4))
+    blobs: Columns = tuple([] for _ in range(3))
+    tenants, sessions, seqs, bodies, hashes = events
+    for key, group in groups:
+        tenant, number = key
+        first, last = group[0], group[-1]
+        version, head, generation, used = first.expected, None, 0, 0
+        follows, taken = True, set[str]()
+        for step in group:
+            for seq, body, head in step.records:
+                version += 1
+                follows = follows and seq == version
+                tenants.append(tenant)
+                sessions.append(number)
+                seqs.append(seq)
+                bodies.append(body)
+                hashes.append(head)
+            generation = max(generation, step.generation)
+            if step.consumed:
+                used += len(step.consumed)
+                taken.update(step.consumed)
+                refusals = dict(step.refusals)
+                for entry in step.consumed:
+                    _append(consumed, tenant, number, entry, refusals.get(entry))
+            if step.blobs:
+                for address, content in step.blobs:
+                    _append(blobs, number, address, content)
+        if not follows or len(taken) < used:
+            used = NEVER
+        _append(
+            steps, tenant, number, *first.token, first.expected, version, head,
+            used, last.postponed, last.wake_at, generation,
+        )  # fmt: skip
+        _add_rows(rows, key, group)
+        _add_snapshot(snapshots, key, group)
+    return [*steps, *events, *consumed, *rows, *snapshots, *blobs]
+
+
+def _append(lists: Columns, *values: Any) -> None:
+    for one, value in zip(lists, values, strict=True):
+        one.append(value)
+
+
+def _add_rows(lists: Columns, key: Key, group: list[StepCommit]) -> None:
+    latest: dict[tuple[str, str], tuple[int, RunRow]] = {}
+    for step in group:
+        for row in step.rows:
+            place = (row.session.tenant, row.id)
+            created_at, _ = latest.get(place, (row.created_at, row))
+            latest[place] = (created_at, row)
+    for created_at, row in latest.values():
+        _append(lists, key.id, *row_columns(row)[:5], created_at, encode_row(row))
+
+
+def row_columns(row: RunRow) -> tuple[Any, ...]:
+    """Return the columns of a run's row."""
+    tenant, agent, key = row.session
+    return tenant, row.id, agent, key, row.status, row.created_at, encode_row(row)
+
+
+def _add_snapshot(lists: Columns, key: Key, group: list[StepCommit]) -> None:
+    for step in reversed(group):
+        if step.snapshot is not None:
+            _append(lists, *key, step.expected + len(step.records), step.snapshot)
+            return
+
+
+async def _why_refused(ask: Ask, operation: Commit) -> StoreError | None:
+    """Return the reason why a step was not written; None if it was, by what we lost sight of."""
+    step, consumed = operation.step, list(operation.step.consumed)
+    last = step.expected + len(step.records)
+    assert operation.key is not None
+    found = await ask(statements.STANDING, *operation.key, last, consumed)
+    epoch, nonce, version, written, used = found[0] if found else (0, None, 0, None, 0)
+    if operation.unsure:
+        # A step with records is in the log with its own hash, or was never written.
+        if step.records and version >= last and written == step.records[-1].hash:
+            return None
+        if not step.records and consumed and used == len(consumed):
+            return None
+    if (epoch, nonce) != step.token:
+        return Fenced(f"the claim {step.token.epoch} of {step.session} is not the current one")
+    if version != step.expected:
+        return Conflict(f"{step.session} is at {version}, not at {step.expected}")
+    if [record.seq - version for record in step.records] != [*range(1, len(step.records) + 1)]:
+        return Conflict(f"the records do not follow position {version} of {step.session}")
+    return Conflict(f"a consumed command is not in the inbox of {step.session}")
