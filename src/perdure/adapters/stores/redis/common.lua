@@ -6,7 +6,7 @@
 -- and after what a script takes besides come the payloads, in the order of the operations.
 --
 -- Of each session SID (tenant/agent/key, escaped) there is
---   s:SID     a hash: epoch, nonce, owner, wake, known, accepted, strikes, claimed, quarantine,
+--   s:SID     a hash: epoch, nonce, owner, wake, waiting, known, accepted, strikes, claimed, quarantine,
 --             generation, trusted, trusts, snapshot (the version it is of). It never expires.
 --   log:SID   a list: the record of position n is element n - 1, so that its length is the version
 --   in:SID    a hash: id -> its place in the order (4 bytes), and the entry; what waits

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from perdure.adapters.redis.line import Command
+from perdure.adapters.redis.realm import Realm
 from perdure.adapters.redis.script import Script
 from perdure.core.errors import PerdureError
 
@@ -22,16 +21,9 @@ _encode = msgspec.msgpack.Encoder().encode
 class Reader:
     """Asks questions in the order in which they come; none changes anything."""
 
-    def __init__(
-        self,
-        script: Script,
-        key: str,
-        standing: Callable[[], Command],
-        patience_seconds: float,
-    ) -> None:
+    def __init__(self, realm: Realm, script: Script, patience_seconds: float) -> None:
+        self._realm = realm
         self._script = script
-        self._key = key
-        self._standing = standing
         self._patience_seconds = patience_seconds
         self._queue: deque[tuple[tuple[Any, ...], asyncio.Future[Any]]] = deque()
         self._news = asyncio.Event()
@@ -68,9 +60,7 @@ class Reader:
         asked = _encode([question for question, _ in batch])
         deadline = self._loop.time() + self._patience_seconds
         try:
-            answers = await self._script.run(
-                self._key, lambda: (*self._standing(), asked), deadline
-            )
+            answers = await self._realm.run(self._script, lambda: (asked,), deadline)
         except PerdureError as error:
             for _, future in batch:
                 if not future.done():

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import secrets
 from collections.abc import Callable, Collection
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from perdure.adapters.redis.checks import Settings, measure
-from perdure.adapters.redis.line import Command, Line
-from perdure.adapters.redis.place import Place, place_of
+from perdure.adapters.redis.place import place_of
+from perdure.adapters.redis.realm import Clock, Realm
 from perdure.adapters.redis.script import Script
 from perdure.adapters.stores.redis import operations
 from perdure.adapters.stores.redis.operations import Answer, Commit, Header, Request
@@ -28,14 +26,13 @@ from perdure.adapters.stores.redis.packing import (
 from perdure.adapters.stores.redis.reader import Reader
 from perdure.adapters.stores.redis.writer import Writer
 from perdure.core.codec import Record, genesis
-from perdure.core.durability import Durability, suffices
+from perdure.core.durability import Durability
 from perdure.core.errors import (
     Broken,
     InvalidInput,
     KeyReused,
     LimitExceeded,
     NotFound,
-    StoreRefused,
 )
 from perdure.core.ids import SessionId
 from perdure.core.limits import INBOX_ENTRIES_MAX
@@ -56,22 +53,11 @@ from perdure.ports.session_store import (
 PATIENCE_SECONDS = 5.0
 LIST_PAGE = 200
 READ_PAGE = 1_000
-SCHEMA = "1"
-IDENTITY_BYTES = 16
-
-BEGIN = """
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('HSET', KEYS[1], 'identity', ARGV[1], 'schema', ARGV[2], 'incarnation', 0, 'history',
-    string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'))
-end
-return redis.call('HMGET', KEYS[1], 'identity', 'schema')
-"""
+SCHEMA = 1
+LANES = 2
+"""While one batch is executed the next one is made, of other sessions."""
 
 _row_decoder = msgspec.json.Decoder(RunRow)
-
-
-class _HasTime(Protocol):
-    def now_ms(self) -> int: ...
 
 
 class RedisStore:
@@ -85,27 +71,24 @@ class RedisStore:
     durability: Durability
     identity: str
 
-    def __init__(
-        self, place: Place, clock: Callable[[], int] | _HasTime | None, patience_seconds: float
-    ) -> None:
-        self._place = place
-        self._now = clock if clock is None or callable(clock) else clock.now_ms
-        self._patience_seconds = patience_seconds
-        self._key = f"{place.base}store"
-        self._settings: Settings | None = None
-        self._writing = Line(place, self._greet)
-        self._reading = Line(place, self._greet)
+    def __init__(self, realm: Realm, patience_seconds: float) -> None:
+        """Use `open` instead."""
+        self.durability = realm.durability
+        self.identity = realm.identity
+        self._realm = realm
         self._closed = False
-        self._writer: Writer
-        self._reader: Reader
+        self._reader = Reader(
+            realm, Script(realm.line(), _text("common.lua", "read.lua")), patience_seconds
+        )
+        text = _text("common.lua", "write.lua")
+        self._lanes = [
+            Writer(realm, Script(realm.line(), text, waits=True), patience_seconds)
+            for _ in range(LANES)
+        ]
 
     @classmethod
     async def open(
-        cls,
-        url: str,
-        clock: Callable[[], int] | _HasTime | None = None,
-        *,
-        patience_seconds: float = PATIENCE_SECONDS,
+        cls, url: str, clock: Clock = None, *, patience_seconds: float = PATIENCE_SECONDS
     ) -> RedisStore:
         """Open the store at `url`, beginning it if there is none.
 
@@ -114,43 +97,21 @@ class RedisStore:
         each synced whatever the server's own settings. Raises `InvalidInput`, `Unavailable`, and
         `StoreRefused` for a server that cannot be trusted with facts.
         """
-        store = cls(place_of(url), clock, patience_seconds)
+        realm = Realm(place_of(url), clock, "store", SCHEMA)
         try:
-            await store._open()
+            await realm.open(patience_seconds)
+            return cls(realm, patience_seconds)
         except BaseException:
-            await store._hang_up()
+            await realm.hang_up()
             raise
-        return store
-
-    async def _open(self) -> None:
-        await self._writing.first()
-        deadline = asyncio.get_running_loop().time() + self._patience_seconds
-        begin = Script(self._writing, BEGIN, waits=True)
-        proposed = secrets.token_hex(IDENTITY_BYTES)
-        identity, schema = await begin.run(self._key, lambda: (proposed, SCHEMA), deadline)
-        if schema != SCHEMA.encode():
-            raise StoreRefused(
-                f"{self._place.shown} holds what another version of perdure wrote under the prefix "
-                f"{self._place.prefix!r}: use that version, or another prefix"
-            )
-        assert self._settings is not None
-        self.identity = identity.decode()
-        self.durability = self._settings.durability(self._place)
-        key, patience = self._key, self._patience_seconds
-        reads = Script(self._reading, _text("common.lua", "read.lua"))
-        writes = Script(self._writing, _text("common.lua", "write.lua"), waits=True)
-        me = secrets.token_hex(IDENTITY_BYTES)
-        self._reader = Reader(reads, key, self._standing, patience)
-        self._writer = Writer(writes, key, self._standing, me, patience)
-        self._writer.restarts_safely = self._settings.syncs or self._place.wait_aof
 
     async def close(self) -> None:
         """Write what was submitted, and close the connections; safe to call twice."""
         if not self._closed:
             self._closed = True
-            await self._writer.stop()
+            await asyncio.gather(*(lane.stop() for lane in self._lanes))
             await self._reader.stop()
-            await self._hang_up()
+            await self._realm.hang_up()
 
     async def accept(
         self, entry: InboxEntry, row: RunRow | None = None, generation: int = 0
@@ -173,7 +134,7 @@ class RedisStore:
             return word == b"duplicate"
 
         header, payloads = operations.accepting(entry, row, generation, INBOX_ENTRIES_MAX)
-        duplicate: bool = await self._ask(header, payloads, read)
+        duplicate: bool = await self._ask(entry.session, header, payloads, read)
         return Receipt(entry.id, entry.session, self.durability, duplicate)
 
     async def claim(
@@ -193,7 +154,7 @@ class RedisStore:
             return NotClaimed(word, answer[1].decode() if len(answer) > 1 else None)
 
         header = operations.claiming(session, owner, nonce, strikes_max, reads)
-        claimed: Claimed | NotClaimed = await self._ask(header, [], read)
+        claimed: Claimed | NotClaimed = await self._ask(session, header, [], read)
         return claimed
 
     async def load(self, session: SessionId) -> Loaded | None:
@@ -207,13 +168,13 @@ class RedisStore:
         if self._closed:
             loop.call_soon(done, self._is_closed())
         else:
-            self._writer.submit(Commit(step, done, loop.time()))
+            self._lane(step.session).submit(Commit(step, done, loop.time()))
 
     async def renew(self, owner: str, lease_ms: int) -> bool:
         """Confirm the node's lease for all its sessions; False if it had run out meanwhile."""
         while True:
             # Claims are voided some at a time, so that nobody has to wait for all of them.
-            word: str = await self._ask(("renew", 0, owner, lease_ms), [], _word)
+            word: str = await self._ask(None, ("renew", 0, owner, lease_ms), [], _word)
             if word != "more":
                 return not word
 
@@ -235,7 +196,7 @@ class RedisStore:
                 raise NotFound(f"there is no session {session}")
 
         header, payloads = operations.releasing(session, token, snapshot, quarantine)
-        await self._ask(header, payloads, read)
+        await self._ask(session, header, payloads, read)
 
     async def due(
         self,
@@ -257,7 +218,7 @@ class RedisStore:
 
     async def distrust(self) -> None:
         """Make every session suspect."""
-        await self._ask(("distrust", 0), [], _word)
+        await self._ask(None, ("distrust", 0), [], _word)
 
     async def settled(self, session: SessionId, id: str) -> Settled | None:
         """Say what became of an inbox entry; None while it waits, or if there is none."""
@@ -306,68 +267,33 @@ class RedisStore:
 
     def facts(self) -> dict[str, str | int | None]:
         """Return what is worth knowing of this store: where and how it writes, and how much."""
-        settings = {} if self._settings is None else self._settings.settings
-        failure = self._writer.failure
-        return {
-            "place": self._place.shown,
-            "prefix": self._place.prefix,
-            "replicas": self._place.replicas,
-            "redis_version": "" if self._settings is None else self._settings.version,
-            **settings,
-            "durability": self.durability,
-            "batches": self._writer.batches,
-            "connections": self._writing.connections,
-            "failure": None if failure is None else str(failure),
-        }
+        return {**self._realm.facts(), "batches": sum(lane.batches for lane in self._lanes)}
 
-    async def _greet(self, line: Line) -> None:
-        """Measure a server before it is asked anything. Raises `StoreRefused`."""
-        found = await measure(line)
-        given = found.durability(self._place)
-        if self._settings is None:
-            self._settings = found
-            return
-        if not suffices(given, self.durability):
-            raise StoreRefused(
-                f"{self._place.shown} gives {given} now, and gave {self.durability} when it was "
-                "opened: give it back its settings, or open the store again"
-            )
-        if line is self._writing:
-            self._settings = found
-            self._writer.restarts_safely = found.syncs or self._place.wait_aof
-
-    def _standing(self) -> Command:
-        """Return what every script is given first: names, whom it is for, and the time."""
-        now = "" if self._now is None else str(self._now())
-        return (self._place.base, self.identity, now)
+    def _lane(self, session: SessionId | None) -> Writer:
+        """Return the writer of a session: one, so that its operations keep their order."""
+        return self._lanes[hash(session) % LANES if session else 0]
 
     async def _ask(
-        self, header: Header, payloads: builtins.list[bytes], read: Callable[[Answer, Any], Any]
+        self,
+        session: SessionId | None,
+        header: Header,
+        payloads: builtins.list[bytes],
+        read: Callable[[Answer, Any], Any],
     ) -> Any:
         if self._closed:
             raise self._is_closed()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._writer.submit(Request(header, payloads, read, future, loop.time()))
+        self._lane(session).submit(Request(header, payloads, read, future, loop.time()))
         return await future
 
     async def _read(self, *question: Any) -> Any:
         if self._closed:
             raise self._is_closed()
-        if self._writer.failure is not None:
-            raise self._writer.failure
-        try:
-            return await self._reader.ask(*question)
-        except Broken as error:
-            self._writer.failure = error
-            raise
-
-    async def _hang_up(self) -> None:
-        await self._writing.hang_up()
-        await self._reading.hang_up()
+        return await self._reader.ask(*question)
 
     def _is_closed(self) -> Broken:
-        return Broken(f"the store {self._place.shown} is closed")
+        return Broken(f"the store {self._realm.place.shown} is closed")
 
 
 def _text(*names: str) -> str:

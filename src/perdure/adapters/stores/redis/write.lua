@@ -104,9 +104,9 @@ local function accept(op)
   if known then
     return {string.sub(known, 1, 16) == digest and 'duplicate' or 'reused'}
   end
-  local found = call('HMGET', key, 'epoch', 'owner', 'wake', 'known', 'quarantine', 'generation')
-  local epoch, owner, wake, knows, quarantine, was = unpack(found)
-  local waiting = call('HLEN', inbox)
+  local epoch, owner, wake, waiting, knows, quarantine, was = unpack(call('HMGET', key,
+    'epoch', 'owner', 'wake', 'waiting', 'known', 'quarantine', 'generation'))
+  waiting = tonumber(waiting or 0)
   if rows[1] and most >= 0 and waiting >= most then
     return {'full'}
   end
@@ -119,7 +119,7 @@ local function accept(op)
   local at = wake and math.min(tonumber(wake), now) or now
   call('HSET', ids, id, digest)
   call('HSET', inbox, id, struct.pack('>I4', call('HINCRBY', key, 'accepted', 1)) .. entry)
-  call('HSET', key, 'wake', at, 'generation', generation)
+  call('HSET', key, 'wake', at, 'waiting', waiting + 1, 'generation', generation)
   if owner then
     call('ZADD', base .. 'own:' .. owner, at, sid)
     if waiting + 1 > tonumber(knows) then
@@ -140,8 +140,9 @@ end
 local function claim(op)
   local sid, owner, nonce, strikes_max, reads = op[3], op[4], op[5], op[6], op[7]
   local key = base .. 's:' .. sid
-  local epoch, was, wake, strikes, claimed, quarantine, generation = unpack(call('HMGET', key,
-    'epoch', 'owner', 'wake', 'strikes', 'claimed', 'quarantine', 'generation'))
+  local epoch, was, wake, waiting, strikes, claimed, quarantine, generation = unpack(
+    call('HMGET', key, 'epoch', 'owner', 'wake', 'waiting', 'strikes', 'claimed', 'quarantine',
+      'generation'))
   if not epoch then
     return {'absent'}
   elseif quarantine then
@@ -155,7 +156,7 @@ local function claim(op)
   end
   epoch = epoch + 1
   call('HSET', key, 'epoch', epoch, 'nonce', nonce, 'owner', owner, 'claimed', 1,
-    'strikes', strikes + claimed, 'known', call('HLEN', base .. 'in:' .. sid),
+    'strikes', strikes + claimed, 'known', waiting,
     'trusts', incarnation)
   if was and was ~= owner then
     disown(was, sid)
@@ -174,40 +175,34 @@ end
 -- records, rows, blobs, refusals, snapshot
 local refused = {}
 local function commit(op)
-  local sid, epoch, nonce, expected, records = op[3], op[4], op[5], op[6], op[7]
-  local consumed, postponed, wake, generation = op[9], op[10], op[11], op[12]
+  local sid, epoch, nonce, records = op[3], op[4], op[5], op[7]
   local claimed = epoch .. ' ' .. nonce .. ' ' .. sid
-  local function refuse(answer)
-    refused[claimed] = answer
-    return answer
-  end
   if refused[claimed] then
     return refused[claimed]
   end
-  local key, log, inbox = base .. 's:' .. sid, base .. 'log:' .. sid, base .. 'in:' .. sid
-  local is_epoch, is_nonce, owner, was, known, strikes, read, trusted, trusts = unpack(
-    call('HMGET', key, 'epoch', 'nonce', 'owner', 'wake', 'known', 'strikes', 'generation',
+  local key, log = base .. 's:' .. sid, base .. 'log:' .. sid
+  local is_epoch, is_nonce, was, waiting, known, strikes, read, trusted, trusts = unpack(
+    call('HMGET', key, 'epoch', 'nonce', 'wake', 'waiting', 'known', 'strikes', 'generation',
       'trusted', 'trusts'))
+  local version, consumed = call('LLEN', log), op[9]
+  local refusal = nil
   if is_epoch ~= epoch or is_nonce ~= nonce then
-    return refuse({'fenced'})
-  end
-  local version = call('LLEN', log)
-  if version ~= expected then
-    return refuse({'version', version})
+    refusal = {'fenced'}
+  elseif version ~= op[6] then
+    refusal = {'version', version}
   elseif op[8] ~= '' then
-    return refuse({op[8]})
+    refusal = {op[8]}
   end
   for _, id in ipairs(consumed) do
-    if call('HEXISTS', inbox, id) == 0 then
-      return refuse({'inbox'})
+    if not refusal and call('HEXISTS', base .. 'in:' .. sid, id) == 0 then
+      refusal = {'inbox'}
     end
   end
-
-  local changes = {}
-  local function change(field, value)
-    changes[#changes + 1] = field
-    changes[#changes + 1] = value
+  if refusal then
+    refused[claimed] = refusal
+    return refusal
   end
+
   for first = cursor + 1, cursor + records, PUSHED_MAX do
     call('RPUSH', log, unpack(ARGV, first, math.min(first + PUSHED_MAX - 1, cursor + records)))
   end
@@ -219,51 +214,48 @@ local function commit(op)
     call('SET', base .. 'blob:' .. address, payload(), 'NX')
   end
   for _, id in ipairs(op[15]) do
-    local ids, refusal = base .. 'ids:' .. sid, payload()
+    local ids, words = base .. 'ids:' .. sid, payload()
     local digest = call('HGET', ids, id)
     if digest then
-      call('HSET', ids, id, string.sub(digest, 1, 16) .. refusal)
+      call('HSET', ids, id, string.sub(digest, 1, 16) .. words)
     end
   end
   if op[16] == 1 then
     call('SET', base .. 'snap:' .. sid, payload())
-    change('snapshot', version + records)
+    call('HSET', key, 'snapshot', version + records)
   end
-  local waiting = call('HLEN', inbox)
-  local was_unread = waiting > tonumber(known)
-  for _, id in ipairs(consumed) do
-    call('HDEL', inbox, id)
+  if consumed[1] then
+    call('HDEL', base .. 'in:' .. sid, unpack(consumed))
+    call('HSET', key, 'waiting', waiting - #consumed)
   end
-  waiting = waiting - #consumed
-  local is_unread = waiting > postponed
+
+  local postponed, wake = op[10], op[11]
+  local was_unread = tonumber(waiting) > tonumber(known)
+  local is_unread = waiting - #consumed > postponed
   if is_unread then
     wake = '0'
   end
   if wake ~= (was or '') then
+    local owner = call('HGET', key, 'owner')
     call('ZADD', base .. 'own:' .. owner, wake == '' and NO_WAKE or wake, sid)
     if wake == '' then
       call('HDEL', key, 'wake')
     else
-      change('wake', wake)
+      call('HSET', key, 'wake', wake)
     end
   end
   if is_unread ~= was_unread then
-    call(is_unread and 'SADD' or 'SREM', base .. 'unread:' .. owner, sid)
+    local unread = base .. 'unread:' .. call('HGET', key, 'owner')
+    call(is_unread and 'SADD' or 'SREM', unread, sid)
   end
   if tonumber(known) ~= postponed then
-    change('known', postponed)
+    call('HSET', key, 'known', postponed)
   end
-  if generation > tonumber(read) then
-    change('generation', generation)
+  if op[12] > tonumber(read) then
+    call('HSET', key, 'generation', op[12])
   end
-  if records > 0 and strikes ~= '0' then
-    change('strikes', 0)
-  end
-  if records > 0 and trusted ~= trusts then
-    change('trusted', trusts)
-  end
-  if changes[1] then
-    call('HSET', key, unpack(changes))
+  if records > 0 and (strikes ~= '0' or trusted ~= trusts) then
+    call('HSET', key, 'strikes', 0, 'trusted', trusts)
   end
 end
 

@@ -7,21 +7,23 @@ sent again after a lost line is executed once and answered as the first time.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
 
 from perdure.adapters.redis.line import Command
+from perdure.adapters.redis.realm import Realm
 from perdure.adapters.redis.script import Script
 from perdure.adapters.stores.redis.operations import Commit, Operation
-from perdure.core.errors import Broken, StoreError, Unavailable
+from perdure.core.errors import StoreError, Unavailable
 from perdure.core.ids import SessionId
 from perdure.ports.session_store import Token
 
 BATCH_OPERATIONS_MAX = 500
 BATCH_BYTES_MAX = 4 << 20
+ID_BYTES = 16
 TELLING_SECONDS = 0.001
 """How long what became of operations is told before others have their turn on the event loop."""
 
@@ -34,25 +36,14 @@ class Writer:
     """Executes operations in the order in which they are submitted.
 
     Steps of a claim that were submitted before its owner was told of a refusal are refused with it.
-    `standing` is what every script of the store is given first, `patience_seconds` how long an
-    operation may wait for a server that does not answer.
+    `patience_seconds` is how long an operation may wait for a server that does not answer.
     """
 
-    def __init__(
-        self,
-        script: Script,
-        key: str,
-        standing: Callable[[], Command],
-        id: str,
-        patience_seconds: float,
-    ) -> None:
+    def __init__(self, realm: Realm, script: Script, patience_seconds: float) -> None:
         self.batches = 0
-        self.failure: Broken | None = None
-        self.restarts_safely = False
+        self._realm = realm
         self._script = script
-        self._key = key
-        self._standing = standing
-        self._id = id
+        self._id = secrets.token_hex(ID_BYTES)
         self._patience_seconds = patience_seconds
         self._acknowledged = 0
         self._queue: deque[Operation] = deque()
@@ -112,17 +103,13 @@ class Writer:
         deadline = min(one.submitted for one in asked) + self._patience_seconds
         self.batches += 1
 
-        def all_arguments() -> Command:
-            batch = (self._id, self.batches, self._acknowledged, int(self.restarts_safely))
-            return (*self._standing(), headers, *batch, *payloads)
+        def batch() -> Command:
+            safely = int(self._realm.restarts_safely)
+            return (headers, self._id, self.batches, self._acknowledged, safely, *payloads)
 
         try:
-            if self.failure is not None:
-                raise self.failure
-            answers, loads = await self._script.run(self._key, all_arguments, deadline)
+            answers, loads = await self._realm.run(self._script, batch, deadline)
         except Unavailable as error:
-            if isinstance(error, Broken):
-                self.failure = error
             for operation in asked:
                 operation.fail(error)
             return
