@@ -20,7 +20,7 @@ from perdure.adapters.redis.place import Place
 from perdure.core.errors import Unavailable
 
 ANSWER_SECONDS_MAX = 3.0
-"""How long one exchange may take, connecting included, before the line is given up."""
+"""Long enough for any batch, and short enough to notice in time that nobody answers."""
 
 T = TypeVar("T")
 
@@ -33,11 +33,12 @@ class Lost(Exception):
 
 
 class Line:
-    """A connection to `place`; `greet` is called with it whenever it was made anew."""
+    """A connection to `place`; `greet` is called with it whenever it was made anew.
 
-    def __init__(
-        self, place: Place, greet: Greeting, answer_seconds_max: float = ANSWER_SECONDS_MAX
-    ) -> None:
+    One exchange, connecting included, may take `answer_seconds_max`; then the line is given up.
+    """
+
+    def __init__(self, place: Place, greet: Greeting, answer_seconds_max: float) -> None:
         self.place = place
         self.connections = 0
         self._greet = greet

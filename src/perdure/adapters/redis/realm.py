@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from perdure.adapters.redis.checks import Settings, measure
-from perdure.adapters.redis.line import Command, Line
+from perdure.adapters.redis.line import ANSWER_SECONDS_MAX, Command, Line
 from perdure.adapters.redis.place import Place
 from perdure.adapters.redis.script import Script
 from perdure.core.durability import Durability, suffices
@@ -41,11 +41,15 @@ class Realm:
     """The keys of one `kind`, a store or a catalog, which a hash of that name describes.
 
     The hash has an identity, by which every script sees whether it is where it was. Once it was not
-    found, `failure` says so, and nothing is asked any more.
+    found, `failure` says so, and nothing is asked any more. `patience_seconds` is how long who asks
+    waits for a server that does not answer.
     """
 
-    def __init__(self, place: Place, clock: Clock, kind: str, schema: int) -> None:
+    def __init__(
+        self, place: Place, clock: Clock, kind: str, schema: int, patience_seconds: float
+    ) -> None:
         self.place = place
+        self.patience_seconds = patience_seconds
         self.identity = ""
         self.failure: Broken | None = None
         self._now = clock if clock is None or callable(clock) else clock.now_ms
@@ -55,14 +59,14 @@ class Realm:
         self._settings: Settings | None = None
         self._lines: list[Line] = []
 
-    async def open(self, patience_seconds: float) -> None:
+    async def open(self) -> None:
         """Measure the server, and begin the realm if there is none.
 
         Raises `Unavailable`, and `StoreRefused` for what cannot be trusted or read.
         """
         line = self.line()
         await line.first()
-        deadline = asyncio.get_running_loop().time() + patience_seconds
+        deadline = asyncio.get_running_loop().time() + self.patience_seconds
         proposed = secrets.token_hex(IDENTITY_BYTES)
         begin = Script(line, BEGIN, waits=True)
         identity, schema = await begin.run(self._key, lambda: (proposed, self._schema), deadline)
@@ -87,12 +91,14 @@ class Realm:
 
     def line(self) -> Line:
         """Return one more line to the server."""
-        line = Line(self.place, self._greet)
+        line = Line(self.place, self._greet, min(ANSWER_SECONDS_MAX, self.patience_seconds))
         self._lines.append(line)
         return line
 
-    async def run(self, script: Script, arguments: Callable[[], Command], deadline: float) -> Any:
+    async def run(self, script: Script, arguments: Callable[[], Command], since: float) -> Any:
         """Run a script; it is given the names' beginning, the identity and the time before all.
+
+        It is given up when patience is at an end, counted from `since`, a time of the event loop.
 
         Raises `Unavailable`, and `Broken` from when on the realm is not there any more.
         """
@@ -104,7 +110,7 @@ class Realm:
             return (self.place.base, self.identity, now, *arguments())
 
         try:
-            return await script.run(self._key, all_arguments, deadline)
+            return await script.run(self._key, all_arguments, since + self.patience_seconds)
         except Broken as error:
             self.failure = error
             raise

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from perdure.adapters.redis.line import Command, Line, Lost
 from perdure.core.errors import Broken, StoreRefused, Unavailable
 
-WAIT_MS_MAX = 1_000
+WAIT_MS_MAX = 500
 PAUSE_SECONDS_MIN = 0.02
 PAUSE_SECONDS_MAX = 1.0
 

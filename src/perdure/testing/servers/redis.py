@@ -110,12 +110,25 @@ class RedisServer:
         """Let it go on."""
         os.kill(self.pid, signal.SIGCONT)
 
-    def start_again(self, *, empty: bool = False) -> None:
-        """Start it once more, on the same port: with what its disk has, or `empty`."""
+    def disk(self) -> Path:
+        """Return a copy of what its disk has, for `start_again`; it goes with the server."""
+        copy = Path(tempfile.mkdtemp(prefix="disk-", dir=self._folder))
+        for part in self._folder.iterdir():
+            if part.name.startswith("appendonlydir"):
+                shutil.copytree(part, copy / part.name)
+            elif part.suffix in (".aof", ".rdb"):
+                shutil.copy2(part, copy)
+        return copy
+
+    def start_again(self, *, empty: bool = False, disk: Path | None = None) -> None:
+        """Start it once more, on the same port: with what its disk has, a copy of it, or empty."""
         assert self._process is None, "the server runs"
         if empty:
             shutil.rmtree(self._folder)
             self._folder.mkdir()
+        elif disk is not None:
+            shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
+            shutil.copytree(disk, self._folder, dirs_exist_ok=True)
         options = [part for name, value in self._settings.items() for part in (f"--{name}", value)]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -155,6 +168,17 @@ class RedisServer:
     def promote(self) -> None:
         """Make a replica a primary."""
         self.ask("REPLICAOF", "NO", "ONE")
+        self._settings.pop("replicaof", None)
+
+    def hang_up(self) -> None:
+        """Cut every connection."""
+        self.ask("CLIENT", "KILL", "TYPE", "normal")
+
+    def take_place_of(self, other: RedisServer) -> None:
+        """Listen where another one, which is gone, listened. Raises `RuntimeError` before 7.0."""
+        self.configure("port", str(other.port))
+        self.port = other.port
+        self._settings["port"] = str(other.port)
 
     def stop(self) -> None:
         """End it, if it runs, and remove all that it had; safe to call twice."""

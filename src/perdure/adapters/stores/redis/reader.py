@@ -21,10 +21,9 @@ _encode = msgspec.msgpack.Encoder().encode
 class Reader:
     """Asks questions in the order in which they come; none changes anything."""
 
-    def __init__(self, realm: Realm, script: Script, patience_seconds: float) -> None:
+    def __init__(self, realm: Realm, script: Script) -> None:
         self._realm = realm
         self._script = script
-        self._patience_seconds = patience_seconds
         self._queue: deque[tuple[tuple[Any, ...], asyncio.Future[Any]]] = deque()
         self._news = asyncio.Event()
         self._stopping = False
@@ -58,9 +57,9 @@ class Reader:
         if not batch:
             return
         asked = _encode([question for question, _ in batch])
-        deadline = self._loop.time() + self._patience_seconds
+        now = self._loop.time()
         try:
-            answers = await self._realm.run(self._script, lambda: (asked,), deadline)
+            answers = await self._realm.run(self._script, lambda: (asked,), now)
         except PerdureError as error:
             for _, future in batch:
                 if not future.done():

@@ -71,20 +71,15 @@ class RedisStore:
     durability: Durability
     identity: str
 
-    def __init__(self, realm: Realm, patience_seconds: float) -> None:
+    def __init__(self, realm: Realm) -> None:
         """Use `open` instead."""
         self.durability = realm.durability
         self.identity = realm.identity
         self._realm = realm
         self._closed = False
-        self._reader = Reader(
-            realm, Script(realm.line(), _text("common.lua", "read.lua")), patience_seconds
-        )
+        self._reader = Reader(realm, Script(realm.line(), _text("common.lua", "read.lua")))
         text = _text("common.lua", "write.lua")
-        self._lanes = [
-            Writer(realm, Script(realm.line(), text, waits=True), patience_seconds)
-            for _ in range(LANES)
-        ]
+        self._lanes = [Writer(realm, Script(realm.line(), text, waits=True)) for _ in range(LANES)]
 
     @classmethod
     async def open(
@@ -97,10 +92,10 @@ class RedisStore:
         each synced whatever the server's own settings. Raises `InvalidInput`, `Unavailable`, and
         `StoreRefused` for a server that cannot be trusted with facts.
         """
-        realm = Realm(place_of(url), clock, "store", SCHEMA)
+        realm = Realm(place_of(url), clock, "store", SCHEMA, patience_seconds)
         try:
-            await realm.open(patience_seconds)
-            return cls(realm, patience_seconds)
+            await realm.open()
+            return cls(realm)
         except BaseException:
             await realm.hang_up()
             raise

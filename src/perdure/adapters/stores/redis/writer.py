@@ -36,15 +36,13 @@ class Writer:
     """Executes operations in the order in which they are submitted.
 
     Steps of a claim that were submitted before its owner was told of a refusal are refused with it.
-    `patience_seconds` is how long an operation may wait for a server that does not answer.
     """
 
-    def __init__(self, realm: Realm, script: Script, patience_seconds: float) -> None:
+    def __init__(self, realm: Realm, script: Script) -> None:
         self.batches = 0
         self._realm = realm
         self._script = script
         self._id = secrets.token_hex(ID_BYTES)
-        self._patience_seconds = patience_seconds
         self._acknowledged = 0
         self._queue: deque[Operation] = deque()
         self._untold: dict[ClaimKey, list[StoreError]] = {}
@@ -100,7 +98,7 @@ class Writer:
     async def _execute(self, asked: list[Operation], arguments: list[bytes]) -> None:
         """Have operations executed, and let each note what became of it."""
         headers, *payloads = arguments
-        deadline = min(one.submitted for one in asked) + self._patience_seconds
+        since = min(one.submitted for one in asked)
         self.batches += 1
 
         def batch() -> Command:
@@ -108,7 +106,7 @@ class Writer:
             return (headers, self._id, self.batches, self._acknowledged, safely, *payloads)
 
         try:
-            answers, loads = await self._realm.run(self._script, batch, deadline)
+            answers, loads = await self._realm.run(self._script, batch, since)
         except Unavailable as error:
             for operation in asked:
                 operation.fail(error)
