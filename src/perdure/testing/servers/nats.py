@@ -154,8 +154,9 @@ class NatsServer:
         ))  # fmt: skip
 
     def _is_healthy(self) -> bool:
+        place = f"http://127.0.0.1:{self._health}/healthz"
         try:
-            with urlopen(f"http://127.0.0.1:{self._health}/healthz", timeout=1) as answer:
+            with urlopen(place, timeout=1) as answer:
                 return bool(answer.status == 200)
         except (URLError, OSError):
             return False

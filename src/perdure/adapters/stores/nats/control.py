@@ -1,0 +1,189 @@
+"""What concerns no session alone: leases, the store's clock, its identity, and distrust.
+
+A lease is a message with the owner's name; when it ends follows from when JetStream stored it. A
+renewal that is stored after the end begins a new term, and whatever was claimed in an earlier one
+is void: every node that folds the message sees that. So nobody's clock matters but the server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from perdure.adapters.nats.connection import Connection
+from perdure.adapters.nats.log import ON_SUBJECT, Folded, Log, Overtaken
+from perdure.adapters.stores.nats.messages import short
+from perdure.core.errors import StoreRefused
+
+FORMAT = 1
+
+
+class Renewal(msgspec.Struct, tag="lease", array_like=True, frozen=True):
+    """An owner is alive. `term` is the one that he was in; `at` the time if somebody sets it."""
+
+    owner: str
+    lease_ms: int
+    term: int
+    at: int
+
+
+class Moment(msgspec.Struct, tag="now", array_like=True, frozen=True):
+    """Somebody asked for the time, and for all that was before it."""
+
+    at: int
+
+
+class Distrust(msgspec.Struct, tag="distrust", array_like=True, frozen=True):
+    """Every session became suspect, later than `before`, when it did last. `at`: see `Renewal`."""
+
+    before: int
+    at: int
+
+
+class Identity(msgspec.Struct, tag="store", array_like=True, frozen=True):
+    """Which store this is, and how it is laid out. It is written once."""
+
+    id: str
+    shards: int
+    format: int
+
+
+decode: Any = msgspec.json.Decoder(Renewal | Moment | Distrust | Identity).decode
+encode = msgspec.json.Encoder().encode
+
+
+class Lease:
+    """An owner's lease: the `term` it belongs to, and when it ends."""
+
+    __slots__ = ("late", "seq", "term", "until")
+
+    def __init__(self, seq: int, term: int, until: int, late: bool) -> None:
+        self.seq = seq
+        self.term = term
+        self.until = until
+        self.late = late
+
+
+class Control:
+    """The control stream, folded. `on_void` learns whose claims before which term are void."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        prefix: str,
+        clock: Callable[[], int] | None,
+        patience: float,
+        on_void: Callable[[str, int], None],
+    ) -> None:
+        self.log = Log(connection, stream, self._fold, whole=False, patience=patience, trimmed=True)
+        self.distrusted_at = 0
+        self.identity: Identity | None = None
+        self._prefix = prefix
+        self._clock = clock
+        self._on_void = on_void
+        self._leases: dict[str, Lease] = {}
+        self._distrusted = 0
+        self._moment = 0
+        self._seen = (0, 0.0)
+        self._loop = asyncio.get_running_loop()
+
+    async def open(self, shards: int) -> Identity:
+        """Fold what there is; give the store an identity if it has none. Raises `StoreRefused`."""
+        await self.log.open()
+        if self.identity is None:
+            new = Identity(uuid.uuid4().hex, shards, FORMAT)
+            with suppress(Overtaken):
+                await self._write("identity", encode(new), 0)
+            await self.log.sync()
+        assert self.identity is not None
+        if self.identity.format != FORMAT:
+            raise StoreRefused(
+                f"{self.log.stream} has format {self.identity.format}, and this version of perdure "
+                f"reads {FORMAT}: use the version that wrote it"
+            )
+        await self.exact_now_ms()
+        return self.identity
+
+    def now_ms(self) -> int:
+        """Return the store's time; it may be a little later in truth, never earlier."""
+        if self._clock is not None:
+            return self._clock()
+        at_ms, seen_at = self._seen
+        return at_ms + int((self._loop.time() - seen_at) * 1000)
+
+    async def exact_now_ms(self) -> int:
+        """Return a time of the store such that every lease renewed before it is known here."""
+        seq = await self._write("now", encode(Moment(self.set_time())), None)
+        await self.log.reach(seq)
+        return self._moment
+
+    def set_time(self) -> int:
+        """Return what a message says of the time: nothing, unless a clock was given."""
+        return 0 if self._clock is None else self._clock()
+
+    def alive(self, owner: str, now: int) -> bool:
+        """Say whether an owner's lease goes on."""
+        lease = self._leases.get(owner)
+        return lease is not None and lease.until > now
+
+    def term(self, owner: str) -> int:
+        """Return the term that an owner's claims are in."""
+        lease = self._leases.get(owner)
+        return 0 if lease is None else lease.term
+
+    async def renew(self, owner: str, lease_ms: int) -> bool:
+        """Start or prolong a lease; False if it had run out, and then a new term begins."""
+        await self.log.sync()
+        while True:
+            lease = self._leases.get(owner)
+            seq, term = (0, 0) if lease is None else (lease.seq, lease.term)
+            renewal = Renewal(owner, lease_ms, term, self.set_time())
+            try:
+                stored = await self._write(f"lease.{short(owner)}", encode(renewal), seq)
+            except Overtaken:
+                continue
+            await self.log.reach(stored)
+            return not self._leases[owner].late
+
+    async def distrust(self) -> None:
+        """Make every session suspect."""
+        while True:
+            await self.log.sync()
+            new = Distrust(self.distrusted_at, self.set_time())
+            try:
+                seq = await self._write("distrust", encode(new), self._distrusted)
+            except Overtaken:
+                continue
+            await self.log.reach(seq)
+            return
+
+    async def _write(self, name: str, change: bytes, last: int | None) -> int:
+        guard = "" if last is None else ON_SUBJECT
+        return await self.log.write(f"{self._prefix}.{name}", change, b"", guard, last or 0)
+
+    def _fold(self, message: Folded) -> None:
+        change = decode(message.change)
+        self._seen = (message.at_ms, self._loop.time())
+        if isinstance(change, Renewal):
+            self._fold_renewal(message, change)
+        elif isinstance(change, Moment):
+            self._moment = change.at or message.at_ms
+        elif isinstance(change, Distrust):
+            self._distrusted = message.seq
+            self.distrusted_at = max(change.at or message.at_ms, change.before + 1)
+        else:
+            self.identity = change
+
+    def _fold_renewal(self, message: Folded, change: Renewal) -> None:
+        at, before = change.at or message.at_ms, self._leases.get(change.owner)
+        late = before is not None and before.until <= at
+        term = message.seq if late else change.term
+        self._leases[change.owner] = Lease(message.seq, term, at + change.lease_ms, late)
+        if late:
+            self._on_void(change.owner, term)

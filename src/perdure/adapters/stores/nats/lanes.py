@@ -1,0 +1,372 @@
+"""A shard of the store: its stream, and for each session what waits to be written to it.
+
+A session is written one message at a time, each decided on what is folded and guarded by the number
+of the last message. Steps that wait while one is on its way go together into the next. So a commit
+is refused either here, by what was folded, or by JetStream, because somebody else came first; then
+that is folded, and the step is judged anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from perdure.adapters.nats.connection import Connection
+from perdure.adapters.nats.log import ON_SUBJECT, Folded, Log, Outcome
+from perdure.adapters.stores.nats.contents import PLAIN, PLAIN_BYTES_MAX, Contents
+from perdure.adapters.stores.nats.messages import (
+    IN_BODY,
+    Body,
+    Change,
+    Commit,
+    decode_body,
+    decode_change,
+    encode_body,
+    pack,
+    short,
+    unpack,
+)
+from perdure.adapters.stores.nats.projection import Projection, Session
+from perdure.core.errors import Conflict, Fenced, StoreError, Unavailable
+from perdure.ports.session_store import CommitDone, StepCommit, Token
+
+STEPS_MAX = 64
+STEPS_BYTES_MAX = 256 * 1024
+
+T = TypeVar("T")
+_encode_row = msgspec.json.Encoder().encode
+
+
+class _Step:
+    """A step commit that waits."""
+
+    __slots__ = ("done", "step")
+
+    def __init__(self, step: StepCommit, done: CommitDone) -> None:
+        self.step = step
+        self.done = done
+
+
+class _Turn:
+    """Something else that is to be done between the steps of a session."""
+
+    __slots__ = ("future", "work")
+
+    def __init__(self, work: Callable[[], Awaitable[Any]], future: asyncio.Future[Any]) -> None:
+        self.work = work
+        self.future = future
+
+
+class Shard:
+    """One of the streams that the sessions are spread over."""
+
+    def __init__(
+        self,
+        number: int,
+        connection: Connection,
+        name: str,
+        projection: Projection,
+        contents: Contents,
+        patience: float,
+    ) -> None:
+        self.number = number
+        self.stream = f"{name}_{number}"
+        self.prefix = f"{name}.{number}"
+        self.log = Log(connection, self.stream, self._fold, whole=False, patience=patience)
+        self.projection = projection
+        self.contents = contents
+        self._connection = connection
+        self._lanes: dict[str, Lane] = {}
+
+    def submit(self, place: str, step: StepCommit, done: CommitDone) -> None:
+        """Queue a step."""
+        self._lane(place).submit(_Step(step, done))
+
+    async def turn(self, place: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something to a session after what was submitted before, and before the rest."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._lane(place).submit(_Turn(work, future))
+        return await future
+
+    async def write(self, place: str, change: Change, body: Body, last: int) -> int:
+        """Write a message of a session after its last one. Raises `Overtaken`, `Unavailable`."""
+        header, packed = pack(change, await self.contents.wrap(encode_body(body)))
+        subject = f"{self.prefix}.s.{place}"
+        seq = await self.log.write(subject, header, packed, ON_SUBJECT, last)
+        await self.log.reach(seq)
+        return seq
+
+    async def arrive(self, place: str, entry: str, change: Change, body: Body) -> int:
+        """Write an entry of an inbox, unless there is one. Raises `Overtaken`, `Unavailable`."""
+        header, packed = pack(change, await self.contents.wrap(encode_body(body)))
+        subject = f"{self.prefix}.i.{place}.{entry}"
+        return await self.log.write(subject, header, packed, ON_SUBJECT, 0)
+
+    async def entry(self, place: str, entry: str) -> Body | None:
+        """Return an entry of an inbox, consumed or not. Raises `Unavailable`."""
+        subject = f"{self.prefix}.i.{place}.{entry}"
+        return await self._body(await self._connection.stored(self.stream, last=subject))
+
+    async def body(self, seq: int) -> Body:
+        """Return the body of a message. Raises `Unavailable`."""
+        found = await self._body(await self._connection.stored(self.stream, seq=seq))
+        if found is None:
+            raise Unavailable(f"{self.stream} has lost message {seq}")
+        return found
+
+    async def _body(self, found: Any) -> Body | None:
+        if found is None:
+            return None
+        _, wrapped = unpack(found.headers["Perdure-Is"], found.body)
+        return decode_body(await self.contents.unwrap(wrapped))
+
+    def forget(self, place: str, lane: Lane) -> None:
+        """Nothing waits in a lane any more."""
+        if self._lanes.get(place) is lane:
+            del self._lanes[place]
+
+    def _lane(self, place: str) -> Lane:
+        lane = self._lanes.get(place)
+        if lane is None:
+            lane = self._lanes[place] = Lane(self, place)
+        return lane
+
+    def _fold(self, message: Folded) -> Awaitable[None] | None:
+        if message.change == IN_BODY.decode():
+            return self._fold_body(message)
+        self.projection.fold(self.number, message, decode_change(message.change))
+        return None
+
+    async def _fold_body(self, message: Folded) -> None:
+        found = await self._connection.stored(self.stream, seq=message.seq)
+        if found is None:
+            raise Unavailable(f"{self.stream} does not show message {message.seq} yet")
+        change, _ = unpack(message.change, found.body)
+        self.projection.fold(self.number, message, change)
+
+
+class Lane:
+    """What waits to be written to one session."""
+
+    __slots__ = ("_busy", "_fresh", "_loop", "_place", "_queue", "_scheduled", "_shard", "_task")
+
+    def __init__(self, shard: Shard, place: str) -> None:
+        self._shard = shard
+        self._place = place
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Step | _Turn] = deque()
+        self._busy = self._fresh = self._scheduled = False
+        self._task: asyncio.Task[None] | None = None
+
+    def submit(self, one: _Step | _Turn) -> None:
+        """Queue something; it is looked at when the event loop comes round."""
+        self._queue.append(one)
+        if not self._busy and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._go)
+
+    def _go(self) -> None:
+        self._scheduled = False
+        if self._busy:
+            return
+        while self._queue:
+            first = self._queue[0]
+            if isinstance(first, _Turn):
+                self._queue.popleft()
+                self._begin(self._take(first))
+                return
+            session = self._shard.projection.sessions.get(self._place)
+            steps, error = self._next_steps(session)
+            if error is None:
+                assert session is not None, "a step of no session is refused"
+                self._busy, self._fresh = True, False
+                self._write(session, steps)
+                return
+            if not self._fresh:
+                self._begin(self._refresh())
+                return
+            self._refuse(first.step.token, error)
+        self._shard.forget(self._place, self)
+
+    def _begin(self, work: Any) -> None:
+        self._busy = True
+        self._task = self._loop.create_task(work)
+
+    def _resume(self) -> None:
+        self._busy = False
+        self._go()
+
+    async def _take(self, turn: _Turn) -> None:
+        try:
+            result = await turn.work()
+        except BaseException as error:  # noqa: BLE001  whoever waits has to learn of it
+            if not turn.future.done():
+                turn.future.set_exception(error)
+        else:
+            if not turn.future.done():
+                turn.future.set_result(result)
+        self._fresh = False
+        self._resume()
+
+    async def _refresh(self) -> None:
+        """Nothing is refused before all is known that was written before it was submitted."""
+        try:
+            await self._shard.log.sync()
+        except Unavailable as error:
+            self._refuse_first(error)
+        self._fresh = True
+        self._resume()
+
+    def _next_steps(self, session: Session | None) -> tuple[list[StepCommit], StoreError | None]:
+        """Return as many steps as go into the next message; or why the first one does not."""
+        steps, size, version = list[StepCommit](), 0, 0 if session is None else session.version
+        taken: set[str] = set()
+        for waiting in self._queue:
+            if isinstance(waiting, _Turn) or size > STEPS_BYTES_MAX or len(steps) == STEPS_MAX:
+                break
+            step = waiting.step
+            error = why_refused(session, step, version, taken)
+            if error is not None:
+                return steps, None if steps else error
+            steps.append(step)
+            taken.update(map(short, step.consumed))
+            version += len(step.records)
+            for record in step.records:
+                size += len(record.body)
+        return steps, None
+
+    def _write(self, session: Session, steps: list[StepCommit]) -> None:
+        change, body = together(session, steps)
+        packed = encode_body(body)
+        contents = self._shard.contents
+        blobs = [blob for step in steps for blob in step.blobs if not contents.knows(blob[0])]
+        if blobs or len(packed) > PLAIN_BYTES_MAX:
+            self._task = self._loop.create_task(
+                self._write_large(session.last, steps, change, packed, blobs)
+            )
+        else:
+            self._add(session.last, steps, change, PLAIN + packed)
+
+    async def _write_large(
+        self,
+        last: int,
+        steps: list[StepCommit],
+        change: Commit,
+        body: bytes,
+        blobs: Sequence[tuple[str, bytes]],
+    ) -> None:
+        contents = self._shard.contents
+        try:
+            await asyncio.gather(*(contents.keep(*blob) for blob in blobs))
+            wrapped = await contents.wrap(body)
+        except Unavailable as error:
+            self._told(steps, error)
+        else:
+            self._add(last, steps, change, wrapped)
+
+    def _add(self, last: int, steps: list[StepCommit], change: Commit, body: bytes) -> None:
+        header, packed = pack(change, body)
+        self._shard.log.add(
+            f"{self._shard.prefix}.s.{self._place}",
+            header,
+            packed,
+            ON_SUBJECT,
+            last,
+            lambda outcome: self._told(steps, outcome),
+        )
+
+    def _told(self, steps: list[StepCommit], outcome: Outcome) -> None:
+        if isinstance(outcome, int):
+            for written in [self._queue.popleft() for _ in steps]:
+                assert isinstance(written, _Step)
+                self._tell(written, None)
+            self._shard.log.when(outcome, self._resume)
+            return
+        if isinstance(outcome, Unavailable):
+            self._refuse_first(outcome)
+        self._resume()
+
+    def _refuse_first(self, error: StoreError) -> None:
+        first = self._queue[0]
+        assert isinstance(first, _Step)
+        self._refuse(first.step.token, error)
+
+    def _refuse(self, token: Token, error: StoreError) -> None:
+        """Refuse all that its owner submitted before it was told: it was decided on the first."""
+        refused = [one for one in self._queue if isinstance(one, _Step) and one.step.token == token]
+        for one in refused:
+            self._queue.remove(one)
+        for n, one in enumerate(refused):
+            self._tell(one, type(error)(str(error)) if n else error)
+
+    def _tell(self, one: _Step, error: StoreError | None) -> None:
+        try:
+            one.done(error)
+        except Exception as raised:  # noqa: BLE001  a callback's error is the loop's to report
+            self._loop.call_exception_handler(
+                {"message": "the callback of a commit raised", "exception": raised}
+            )
+
+
+def why_refused(
+    session: Session | None, step: StepCommit, version: int, taken: set[str]
+) -> StoreError | None:
+    """Return why a step cannot follow what is there, and those before it; None if it can."""
+    if session is None or session.token != step.token:
+        return Fenced(f"the claim {step.token.epoch} of {step.session} is not the current one")
+    if version != step.expected:
+        return Conflict(f"{step.session} is at {version}, not at {step.expected}")
+    for record in step.records:
+        version += 1
+        if record.seq != version:
+            return Conflict(f"the records do not follow position {step.expected} of {step.session}")
+    if step.consumed:
+        entries = {short(entry) for entry in step.consumed}
+        if (
+            len(entries) < len(step.consumed)
+            or not entries.isdisjoint(taken)
+            or not entries <= session.waiting.keys()
+        ):
+            return Conflict(f"a consumed command is not in the inbox of {step.session}")
+    return None
+
+
+def together(session: Session, steps: Sequence[StepCommit]) -> tuple[Commit, Body]:
+    """Return the message that several steps make: what one after the other would have left."""
+    last = steps[-1]
+    version, head, snapshot, generation = session.version, session.head, None, 0
+    records: list[tuple[bytes, bytes]] = []
+    consumed: list[int] = []
+    refusals: list[tuple[str, bytes]] = []
+    rows: dict[str, Any] = {}
+    kept: bytes | None = None
+    for step in steps:
+        records += [(record.body, record.hash) for record in step.records]
+        version += len(step.records)
+        consumed += [session.waiting[short(entry)] for entry in step.consumed]
+        refusals += [(short(entry), why) for entry, why in step.refusals]
+        for row in step.rows:
+            first = rows.get(row.id, row)
+            rows[row.id] = msgspec.structs.replace(row, created_at=first.created_at)
+        if step.snapshot is not None:
+            snapshot, kept = version, step.snapshot
+        generation = max(generation, step.generation)
+    if records:
+        head = records[-1][1]
+    change = Commit(
+        version=version,
+        head=head,
+        consumed=tuple(consumed),
+        postponed=last.postponed,
+        wake_at=last.wake_at,
+        snapshot=snapshot,
+        generation=generation,
+        rows=tuple((row.id, row.status, row.created_at) for row in rows.values()),
+        refused=tuple(entry for entry, _ in refusals),
+    )
+    encoded = tuple(map(_encode_row, rows.values()))
+    return change, Body(encoded, tuple(records), kept, tuple(refusals))

@@ -1,0 +1,86 @@
+"""The streams of a store: made when they are missing, and checked for what they promise."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from perdure.adapters.nats.connection import NOT_FOUND, Connection, Refused
+from perdure.core.durability import Durability, replicated
+from perdure.core.errors import StoreRefused, Unavailable
+
+CREATE_SECONDS_MAX = 10.0
+RETRY_SECONDS = 0.25
+NO_SUITABLE_PEERS = 10005
+"""A cluster that has just started does not know its members yet."""
+
+
+async def ensure(
+    connection: Connection,
+    name: str,
+    subjects: str,
+    storage: str,
+    replicas: int,
+    last_per_subject: int = -1,
+) -> dict[str, Any]:
+    """Return the settings of a stream, as they are, making it if there is none.
+
+    Raises `StoreRefused` for a stream that may forget what is in it, `Unavailable`.
+    """
+    wanted = {
+        "name": name,
+        "subjects": [subjects],
+        "storage": storage,
+        "num_replicas": replicas,
+        "retention": "limits",
+        "discard": "old",
+        "max_msgs_per_subject": last_per_subject,
+        "allow_direct": True,
+        "deny_delete": True,
+        "deny_purge": True,
+    }
+    found: dict[str, Any] = (await _info_or_create(connection, name, wanted))["config"]
+    limits = {
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_age": 0,
+        "max_msgs_per_subject": last_per_subject,
+        "retention": "limits",
+    }
+    for setting, expected in limits.items():
+        if found.get(setting, expected) not in (expected, 0 if expected == -1 else expected):
+            raise StoreRefused(
+                f"the stream {name} has {setting} {found[setting]} and would forget what is in it: "
+                f"set it to {expected}"
+            )
+    return found
+
+
+async def _info_or_create(connection: Connection, name: str, wanted: dict[str, Any]) -> Any:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + CREATE_SECONDS_MAX
+    while True:
+        try:
+            try:
+                return await connection.api(f"STREAM.INFO.{name}")
+            except Refused as error:
+                if error.code != NOT_FOUND:
+                    raise
+            return await connection.api(f"STREAM.CREATE.{name}", **wanted)
+        except Refused as error:
+            if error.number != NO_SUITABLE_PEERS or loop.time() > end:
+                raise Unavailable(f"the stream {name} cannot be made: {error}") from None
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+def durability(settings: list[dict[str, Any]]) -> Durability:
+    """Return what an acknowledgement is worth, where all of these streams have a part in it.
+
+    One is given when most replicas have a message. A server writes to its disk and does not wait
+    for it, so a single one promises what the operating system has: before version 2.11 nothing
+    else can be had, and no client can see what a later one is set to.
+    """
+    copies = min(int(one["num_replicas"]) // 2 + 1 for one in settings)
+    if copies > 1:
+        return replicated(copies)
+    return "os" if all(one["storage"] == "file" for one in settings) else "memory"
