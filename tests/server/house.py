@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
 
 from perdure.adapters.catalog.memory import MemoryCatalog
+from perdure.adapters.cluster.memory import Hub, MemoryCluster
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.api.operations import PREFIX, Operation
 from perdure.core.messages import AssistantMessage
 from perdure.ports.catalog import TenantCatalog
+from perdure.ports.cluster import NodeCard
 from perdure.runtime.settings import NodeSettings
 from perdure.server.app import application
 from perdure.server.egress import Egress
@@ -35,19 +37,91 @@ TENANTS = ("acme", "zeta")
 BOT = {"name": "bot", "system_prompt": "You help.", "status": "idle"}
 
 
+class HouseClock:
+    """The time of all, as one server has it: while it is stopped, so is its process."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self._stopped = False
+        self._missed: list[Callable[[], None]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clock, name)
+
+    def call_later(self, delay_ms: int, callback: Callable[[], None]) -> Any:
+        """Call back later, or when the clock goes on."""
+
+        def call() -> None:
+            if self._stopped:
+                self._missed.append(timer.callback or _nothing)
+            else:
+                (timer.callback or _nothing)()
+
+        timer = Timer(callback)
+        self._clock.call_later(delay_ms, call)
+        return timer
+
+    def stop(self) -> None:
+        """Let nothing happen by itself any more, as SIGSTOP does."""
+        self._stopped = True
+
+    def go_on(self) -> None:
+        """Let happen what was missed, as SIGCONT does."""
+        self._stopped = False
+        missed, self._missed = self._missed, []
+        for call in missed:
+            call()
+
+
+class Timer:
+    """A call that may be cancelled."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Call no more."""
+        self.callback = None
+
+
+def _nothing() -> None:
+    """Stand for a call that was cancelled."""
+
+
+class Street:
+    """What servers share that are one: time, the store of sessions, the catalog, and a hub."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.store = MemoryStore(self.clock)
+        self.catalog = MemoryCatalog(self.clock.now_ms)
+        self.hub = Hub(self.clock.now_ms)
+        self.keys: dict[tuple[str, str], str] = {}
+
+    @asynccontextmanager
+    async def house(self, egress: Egress | None = None, **limits: Any) -> AsyncIterator[House]:
+        """Open another server here; the keys of the first are good at all of them."""
+        async with _opened(House(self.catalog, egress, self, **limits), self.keys) as h:
+            yield h
+
+
 class House:
     """One server. What is asked of it is asked over HTTP; only workers come in by the back."""
 
     def __init__(
-        self, catalog: MemoryCatalog | None, egress: Egress | None = None, **limits: Any
+        self,
+        catalog: MemoryCatalog | None,
+        egress: Egress | None = None,
+        street: Street | None = None,
+        **limits: Any,
     ) -> None:
-        self.clock = FakeClock()
+        self.clock: Any = FakeClock() if street is None else HouseClock(street.clock)
         self.telemetry = Telemetry()
         self.catalog = catalog or MemoryCatalog(self.clock.now_ms)
         pepper = b"p" * 32
         self.ring = Keyring(self.catalog, pepper, fresh)
         self.service = Service(
-            MemoryStore(self.clock),
+            MemoryStore(self.clock) if street is None else street.store,
             self.catalog,
             self.ring,
             Seal(pepper, fresh),
@@ -57,6 +131,7 @@ class House:
             settings=NodeSettings(linger_ms=100),
             limits=TenantLimits(**limits),
             egress=egress or Egress(resolver=_nowhere),
+            cluster=None if street is None else MemoryCluster(street.hub),
         )
         self.app = application(self.service)
         self.keys: dict[tuple[str, str], str] = {}
@@ -139,12 +214,24 @@ async def house(
     catalog: MemoryCatalog | None = None, egress: Egress | None = None, **limits: Any
 ) -> AsyncIterator[House]:
     """Open a server that has two tenants, `acme` and `zeta`; its webhooks get nowhere."""
-    opened = House(catalog, egress, **limits)
-    await opened.furnish()
+    async with _opened(House(catalog, egress, **limits), {}) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def _opened(opened: House, keys: dict[tuple[str, str], str]) -> AsyncIterator[House]:
+    if not keys:
+        await opened.furnish()
+        keys |= opened.keys
+    opened.keys = keys
     await opened.service.start()
+    if (cluster := opened.service.cluster) is not None:
+        await cluster.join(NodeCard(opened.service.node.owner), 10**9, lambda message: None)
     try:
         yield opened
     finally:
+        if cluster is not None:
+            await cluster.leave()
         await opened.service.stop()
         await opened.http.aclose()
 

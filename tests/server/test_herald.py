@@ -159,7 +159,7 @@ class Mortal:
     def __init__(self, h: House, life: Life) -> None:
         catalog: Any = Catalogs(h.catalog, life)
         outbox = Outbox(catalog, LOOPBACK.post, lambda sealed: sealed, h.clock, h.telemetry)
-        self.webhooks = Webhooks(catalog, LOOPBACK, outbox)
+        self.webhooks = Webhooks(catalog, LOOPBACK, outbox, h.service.changes)
         self.herald = Herald(catalog, self.webhooks, h.service.desk, h.clock, h.telemetry)
 
     async def look(self) -> None:

@@ -74,7 +74,7 @@ class Desk:
 
     def needs(self) -> list[str]:
         """Say what the session waits for."""
-        return [waiting.needs for waiting in self.pool.waiting_for(SESSION)]
+        return [waiting.needs for waiting in self.pool.queues.waiting_for(SESSION)]
 
 
 async def settle() -> None:
@@ -248,12 +248,12 @@ async def test_a_run_says_what_it_waits_for() -> None:
         "a worker with llm for agent 'bot'",
         "a worker with the tool 'charge' for agent 'bot' in gard 3",
     ]
-    waiting = desk.pool.waiting_for(SESSION)
+    waiting = desk.pool.queues.waiting_for(SESSION)
     assert [one.call for one in waiting] == ["1.1.m1", "1.1.t0"]
     assert (waiting[0].since_ms, waiting[0].fitting) == (desk.clock.now_ms(), 0)
     desk.pool.cancel(model())
     assert len(desk.needs()) == 2, "that is another task of the same call"
-    assert desk.pool.waiting_for(SESSION._replace(key="s2")) == ()
+    assert desk.pool.queues.waiting_for(SESSION._replace(key="s2")) == ()
 
 
 async def test_the_one_with_the_most_room_gets_it() -> None:
@@ -293,7 +293,9 @@ async def test_a_task_waits_for_room_as_well() -> None:
     desk = Desk()
     desk.peer("w1", "charge", concurrency=1)
     desk.start(tool(), tool("1.1.t1"))
-    assert [(one.call, one.fitting) for one in desk.pool.waiting_for(SESSION)] == [("1.1.t1", 1)]
+    assert [(one.call, one.fitting) for one in desk.pool.queues.waiting_for(SESSION)] == [
+        ("1.1.t1", 1)
+    ]
 
 
 async def test_a_worker_that_grants_credit_gets_what_it_granted() -> None:
@@ -470,7 +472,7 @@ async def test_a_worker_that_comes_again_takes_its_own_place() -> None:
     desk.start(tool())
     await settle()
     handed: list[Any] = []
-    desk.pool._held[TOOL_ID].on_report = lambda task, report: (
+    desk.pool.queues.held[TOOL_ID].on_report = lambda task, report: (
         handed.append(report), desk.start(replace(tool(), attempt=2))
     )  # fmt: skip
     new = desk.peer("w1", "charge")

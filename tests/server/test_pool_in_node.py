@@ -129,11 +129,11 @@ async def test_a_run_waits_for_a_worker_and_says_so() -> None:
     node = await service.node()
     run = await node.send("bot", "go")
     await service.pass_time(3600)
-    (waiting,) = service.pool.waiting_for(run.session)
+    (waiting,) = service.pool.queues.waiting_for(run.session)
     assert waiting.needs == "a worker with llm for agent 'bot'"
     service.peer(does=answer)
     assert await result(run) == DONE
-    assert service.pool.waiting_for(run.session) == ()
+    assert service.pool.queues.waiting_for(run.session) == ()
     await node.stop()
 
 
@@ -318,7 +318,7 @@ async def test_workers_that_come_and_go_lose_nothing(seed: int) -> None:
             assert acted[key] <= 1
         elif row.status == "completed":
             assert 1 <= acted[key] <= 3
-    assert service.pool._held == {}
+    assert service.pool.queues.held == {}
     await node.stop()
 
 

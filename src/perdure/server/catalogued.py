@@ -1,8 +1,9 @@
 """The agents of all tenants, as their entries in the catalog define them just now.
 
 Definitions are kept in memory, because they are read before every call; whoever changes an entry
-says so with `refresh`. An agent's tools are those that workers registered last. They stay known
-while no worker is connected, so that a call that waits for one is not taken for a mistake.
+says so with `changed`, to this server and to all that share the catalog. An agent's tools are those
+that workers registered last. They stay known while no worker is connected, so that a call that
+waits for one is not taken for a mistake.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from perdure.api.definition import agent_spec, shown_prompt
 from perdure.core.agent import AgentSpec, Definition, ToolSpec, define
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.entries import Agent, ToolRecord
+from perdure.server.changes import Changes
 
 OWN_CONFIG = "perdure"
 """Under this name in `model_config` a worker of ours keeps an agent's definition as it is."""
@@ -23,8 +25,11 @@ OWN_CONFIG = "perdure"
 class Catalogued:
     """The definitions in force. A session's agent is the id of its entry, which never changes."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, changes: Changes) -> None:
         self._catalog = catalog
+        self._changes = changes
+        self._begun = 0
+        self._read: dict[str, int] = {}
         self._definitions: dict[str, dict[str, Definition]] = {}
         self._entries: dict[tuple[str, str], Agent] = {}
         self._tools: dict[str, list[ToolRecord]] = {}
@@ -69,16 +74,31 @@ class Catalogued:
         elsewhere = {tool.name for tool in tools} - {t.name for t in tools if t.gard == gard}
         return [tool for tool in definition.spec.tools if tool.name not in elsewhere]
 
+    async def changed(self, tenant: str) -> None:
+        """Read what was just changed here, and have other servers read it."""
+        await self.refresh(tenant)
+        await self._changes.tell("agents", tenant)
+
+    async def meet(self, tenant: str, agent: Agent) -> None:
+        """Read a tenant's agents again if one that was just read is newer than what is known."""
+        known = self.entry(tenant, str(agent.id))
+        if known is None or known.revision < agent.revision:
+            await self.refresh(tenant)
+
     async def refresh(self, tenant: str) -> None:
         """Read a tenant's agents and tools again."""
+        self._begun = begun = self._begun + 1
         catalog = TenantCatalog(self._catalog, tenant)
-        self._tools[tenant] = await catalog.list(ToolRecord)
-        tools = sorted(self._tools[tenant], key=lambda tool: tool.gard or 0)
-        found = {}
-        for agent in await catalog.list(Agent, archived=True):
-            self._entries[tenant, str(agent.id)] = agent
-            found[str(agent.id)] = define(_spec_of(agent, tools))
-        self._definitions[tenant] = found
+        tools, agents = await catalog.list(ToolRecord), await catalog.list(Agent, archived=True)
+        if self._read.get(tenant, 0) > begun:
+            return  # who began later, and was sooner, has read something newer
+        self._read[tenant] = begun
+        self._tools[tenant] = tools
+        in_order = sorted(tools, key=lambda tool: tool.gard or 0)
+        self._entries.update({(tenant, str(agent.id)): agent for agent in agents})
+        self._definitions[tenant] = {
+            str(agent.id): define(_spec_of(agent, in_order)) for agent in agents
+        }
 
     async def learn(self, tenant: str, tools: Sequence[ToolRecord]) -> None:
         """Keep the tools that a worker registers; return when agents have them."""
@@ -88,7 +108,7 @@ class Catalogued:
         for tool in new:
             await catalog.put(tool)
         if new:
-            await self.refresh(tenant)
+            await self.changed(tenant)
 
 
 def _spec_of(agent: Agent, tools: Sequence[ToolRecord]) -> AgentSpec:

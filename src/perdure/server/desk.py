@@ -38,6 +38,7 @@ from perdure.ports.catalog import NameTaken, TenantCatalog
 from perdure.ports.clock import Clock
 from perdure.runtime.node import Node
 from perdure.server.catalogued import Catalogued
+from perdure.server.changes import Changes
 from perdure.server.keys import Keyring
 from perdure.server.leaving import Leaving
 from perdure.server.limits import RunLimit
@@ -84,6 +85,7 @@ class Desk:
         leaving: Leaving,
         room: RunLimit,
         webhooks: Webhooks,
+        changes: Changes,
     ) -> None:
         self.tenant = tenant
         self.runs = node.of(tenant)
@@ -98,6 +100,7 @@ class Desk:
         self.leaving = leaving
         self.room = room
         self.webhooks = webhooks
+        self.changes = changes
         self.repeats = Repeats(catalog, seal, clock)
         self._transcripts: OrderedDict[SessionId, tuple[int, Transcript]] = OrderedDict()
         self._shown: OrderedDict[str, tuple[RunRow, shapes.Run]] = OrderedDict()
@@ -476,7 +479,7 @@ class Desk:
                 needs=one.needs,
                 due_at=UNSET if one.until_ms is None else timestamp(one.until_ms),
             )
-            for one in self.pool.waiting_for(joined.session)
+            for one in self.pool.queues.waiting_for(joined.session)
         ]
         if joined.status in GOING_ON and (why := await self.runs.set_aside(joined.session)):
             waits.append(shapes.Wait(what="release", call="", needs=why))

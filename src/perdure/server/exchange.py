@@ -206,7 +206,7 @@ class Exchange:
         if isinstance(payload, t.Cancel):
             self._bus.send(node, Stop((payload.task_id,)))
         else:
-            held = self._pool.held(payload.task_id)
+            held = self._pool.queues.of_ours(payload.task_id)
             if held is not None:
                 self._bus.send(node, Lent(self._owner, (_as_lent(held),)))
 
@@ -216,7 +216,7 @@ class Exchange:
 
     def _seek(self) -> None:
         self._seeking = None
-        needs, tasks = self._pool.wanting()
+        needs, tasks = self._pool.queues.wanting()
         for start in range(0, max(len(needs), len(tasks)), NAMES_MAX):
             end = start + NAMES_MAX
             some = tuple(needs[start:end]), tuple(tasks[start:end])
@@ -225,11 +225,11 @@ class Exchange:
     def _bid(self, bid: Bid) -> None:
         """Lend what a node has room for; what it has already, it is to go on with."""
         for task_id in bid.tasks:
-            held = self._pool.held(task_id)
+            held = self._pool.queues.of_ours(task_id)
             if held is not None and held.owner is None:
                 self._lend_to(bid.node, held)
         for need, room in bid.room:
-            for held in self._pool.waiting(need, room):
+            for held in self._pool.queues.waiting(need, room):
                 self._lend_to(bid.node, held)
 
     def _lend_to(self, node: str, held: Held) -> None:
@@ -244,13 +244,13 @@ class Exchange:
         """Lend again what did not arrive; what may have begun is waited for."""
         neighbour = self._neighbours.get(missing.node)
         for task_id in missing.tasks:
-            held = self._pool.held(task_id)
+            held = self._pool.queues.of_ours(task_id)
             if held is not None and neighbour is not None and held.owner is neighbour:
                 self._pool.return_to_backlog(held)
 
     def _holding(self, holding: Holding) -> None:
         for task_id in holding.tasks:
-            held = self._pool.held(task_id)
+            held = self._pool.queues.of_ours(task_id)
             if held is not None and held.owner is None:
                 self._lend_to(holding.node, held)
 
@@ -262,7 +262,7 @@ class Exchange:
         has = [
             task_id
             for task_id in seek.tasks
-            if task_id in self._borrowed or self._pool.has_returned(task_id)
+            if task_id in self._borrowed or self._pool.queues.has_returned(task_id)
         ]
         if room or has:
             self._bus.send(seek.node, Bid(self._owner, tuple(room), tuple(has)))

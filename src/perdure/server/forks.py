@@ -54,6 +54,7 @@ async def fork(
         agent = copy = await _copy(desk, agent, number, changes)
     source = {"run_id": await desk.numbers.run(row.id), "step": step, **changes}
     told = {"trigger": "fork", "fork": source, **({} if gard is None else {"gard": gard})}
+    await desk.agents.meet(desk.tenant, agent)
     try:
         run = await desk.runs.fork(
             row.id, step, message, agent=str(agent.id), new_id=new_id, meta=told
@@ -61,7 +62,7 @@ async def fork(
     except (InvalidInput, LimitExceeded, Refused):
         if copy is not None:
             await desk.catalog.delete(entries.Agent, copy.id)
-            await desk.agents.refresh(desk.tenant)
+            await desk.agents.changed(desk.tenant)
         raise
     return run.id
 
@@ -89,5 +90,5 @@ async def _copy(
             said = f"another agent is named {name!r}, as the copy would be: rename it"
             raise Rejected(409, said) from None
         made = found
-    await desk.agents.refresh(desk.tenant)
+    await desk.agents.changed(desk.tenant)
     return made

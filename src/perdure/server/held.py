@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -21,8 +21,11 @@ from perdure.wire import results, tasks
 from perdure.wire.frames import TooLarge
 from perdure.wire.results import CacheMiss, Result
 
-Numbers = Callable[[Task], tuple[tasks.Number, tasks.Number]]
+Known = tuple[tasks.Number, tasks.Number]
 """The ids that the REST surface knows a task's agent and run by."""
+
+Numbers = Callable[[Task], Known | Awaitable[Known]]
+"""Returns the ids of a task; of one that came from elsewhere they may have to be asked for."""
 
 Offers = Callable[[ModelTask], Sequence[ToolSpec]]
 """The tools that a model call is offered when it is sent; that may be long after it began."""
@@ -50,6 +53,7 @@ class Held:
         "expects",
         "id",
         "is_at_home",
+        "known_as",
         "need",
         "number",
         "on_late",
@@ -73,6 +77,7 @@ class Held:
         self.id = task_id(task)
         self.task = task
         self.need = need
+        self.known_as: Known = task.agent, task.run
         self.number = number
         self.since_ms = since_ms
         self.on_report = on_report
@@ -145,11 +150,9 @@ def task_id(task: Task) -> str:
 # --------------------------------------------------------------------------- what a worker is told
 
 
-def told(
-    held: Held, member: Member, numbers: Numbers, offers: Offers, now_ms: int
-) -> tasks.LlmTask | tasks.ToolTask:
+def told(held: Held, member: Member, offers: Offers, now_ms: int) -> tasks.LlmTask | tasks.ToolTask:
     """Return the payload that gives a task to a worker."""
-    agent_id, run_id = numbers(held.task)
+    agent_id, run_id = held.known_as
     task = held.task
     detail = _detail(task) if member.native else UNSET
     if isinstance(task, ToolTask):

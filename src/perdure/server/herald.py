@@ -10,12 +10,14 @@ What endpoints are owed is never lost, although a run's log and the deliveries a
 A crash after 1, 2 or 3 leaves the untold run. At the start each of them is read again, and what had
 become a delivery is not owed twice, because its id is taken. Runs that are in progress and were not
 written down (they began before their tenant had endpoints, or not through this server) are found at
-the start, and when they go on. Once in an hour untold runs that ended long ago are looked for.
+the start, and when they go on. Once in an hour untold runs that ended long ago are looked for. When
+a node is gone, another one looks as if it had just started.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -26,7 +28,7 @@ from msgspec.structs import replace
 from perdure.api.notices import notice
 from perdure.core.errors import NotFound
 from perdure.core.runs import RunRow
-from perdure.ports.catalog import Catalog
+from perdure.ports.catalog import Catalog, Stale
 from perdure.ports.clock import Clock
 from perdure.ports.entries import UntoldRun
 from perdure.ports.telemetry import Telemetry
@@ -81,6 +83,11 @@ class Herald:
     async def run_once(self) -> None:
         """Tell what is untold at this moment, without having to be started."""
         await self._look()
+
+    def search_soon(self) -> None:
+        """Look for everything that is untold, as at the start: another node is gone that told."""
+        self._search_at = None
+        self._pulse.nudge(self._clock.now_ms())
 
     def hear(self, rows: Iterable[RunRow]) -> None:
         """Take note of runs that have news."""
@@ -151,7 +158,8 @@ class Herald:
             await self._catalog.delete(tenant, UntoldRun, untold.id)
             return
         if told > untold.told:
-            await self._catalog.update(tenant, replace(untold, told=told))
+            with contextlib.suppress(Stale):  # another node has told of it at the same time
+                await self._catalog.update(tenant, replace(untold, told=told))
         self._tellings[place] = telling
         while len(self._tellings) > TELLINGS_MAX:
             self._tellings.popitem(last=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -103,6 +103,7 @@ class _Use(NamedTuple):
     tenant: str
     id: int
     noted_at: int | None
+    expires_at: int | None
 
 
 class Keyring:
@@ -113,6 +114,8 @@ class Keyring:
     """
 
     def __init__(self, catalog: Catalog, pepper: bytes, fresh: Fresh) -> None:
+        self.on_changed: Callable[[str], Awaitable[None]] = _nobody
+        """Awaited with the id of a key that ends sooner than it did: other processes know it."""
         self._catalog = catalog
         self._pepper = pepper
         self._fresh = fresh
@@ -123,6 +126,7 @@ class Keyring:
         self._revoked: set[str] = set()
         self._kept: dict[str, _Use] = {}
         self._used: dict[str, int] = {}
+        self._turn: list[str] = []
 
     async def authenticate(self, token: str, now_ms: int) -> Principal | None:
         """Return who holds this key; None if it is not, or no longer, a good one.
@@ -195,6 +199,7 @@ class Keyring:
 
         await tenant.change(Key, id, ending)
         self._forget()
+        await self.on_changed(old.key_id)
         return issued
 
     async def adopt(self, tenant: TenantCatalog, token: str) -> Key:
@@ -228,18 +233,16 @@ class Keyring:
         Raises `Refused` for the last admin key that a tenant has: no other one is good as long.
         """
         async with self._revoking:
-            return await self._revoke(tenant, id, now_ms)
+            ended = await self._revoke(tenant, id, now_ms)
+        if ended is not None:
+            await self.on_changed(ended)
+        return ended is not None
 
-    async def _revoke(self, tenant: TenantCatalog, id: int, now_ms: int) -> bool:
-        good = [key for key in await tenant.list(Key) if _is_good(key, now_ms)]
-        admins = {key.id: _lasts(key) for key in good if key.scope == "admin"}
-        lasts = admins.pop(id, None)
-        if lasts is not None and all(other < lasts for other in admins.values()):
-            raise Refused(
-                "no other admin key of this tenant is good as long as this one: make another one "
-                "first (POST /api/v1/api_keys with the scope admin), then revoke this one",
-                "last_admin_key",
-            )
+    async def _revoke(self, tenant: TenantCatalog, id: int, now_ms: int) -> str | None:
+        key = await tenant.get(Key, id)
+        if key is None or key.archived_at is not None:
+            return None
+        await self._check_not_last(tenant, key, now_ms)
         was_good = False
 
         def ended(key: Key) -> Key:
@@ -247,16 +250,33 @@ class Keyring:
             was_good = key.archived_at is None
             return msgspec.structs.replace(key, archived_at=now_ms) if was_good else key
 
-        key = await tenant.change(Key, id, ended)
-        if key is None or not was_good:
-            return False
+        if await tenant.change(Key, id, ended) is None or not was_good:
+            return None
+        try:  # another server may have revoked the other one at the same moment
+            await self._check_not_last(tenant, key, now_ms)
+        except Refused:
+            await tenant.change(Key, id, lambda key: msgspec.structs.replace(key, archived_at=None))
+            raise
         self._end(key.key_id)
-        return True
+        return key.key_id
+
+    @staticmethod
+    async def _check_not_last(tenant: TenantCatalog, key: Key, now_ms: int) -> None:
+        if key.scope != "admin" or not _is_good(key, now_ms):
+            return
+        others = [one for one in await tenant.list(Key) if one.id != key.id]
+        lasting = [_lasts(one) for one in others if one.scope == "admin" and _is_good(one, now_ms)]
+        if all(other < _lasts(key) for other in lasting):
+            raise Refused(
+                "no other admin key of this tenant is good as long as this one: make another one "
+                "first (POST /api/v1/api_keys with the scope admin), then revoke this one",
+                "last_admin_key",
+            )
 
     def watch(self, key_id: str, gone: Callable[[], None]) -> Callable[[], None]:
         """Call `gone` once when a key is revoked, or at once if it has been; return how to stop.
 
-        Keys that expire, or that another process revokes, are found by `tick`.
+        Keys that expire, or that another process revokes, are found by `tick` and `look_at`.
         """
         if key_id in self._revoked:
             gone()
@@ -272,13 +292,28 @@ class Keyring:
 
         return stop
 
-    async def tick(self, now_ms: int) -> None:
-        """Look at every watched key again, and note when keys were used; call it every second.
+    async def look_at(self, key_id: str, now_ms: int) -> None:
+        """Look at a key again that another process has changed."""
+        self._forget()
+        if key_id in self._watchers and await self._good(key_id, now_ms) is None:
+            self._end(key_id)
 
+    async def tick(self, now_ms: int, turns: int = 1) -> None:
+        """Look at watched keys again, and note when keys were used; call it every second.
+
+        With `turns` it looks at each of them once in so many calls, besides those that expire.
         Raises `Unavailable`; then nothing is lost and the next call does the rest.
         """
-        for watched in list(self._watchers):
-            if await self._good(watched, now_ms) is None:
+        self._turn = self._turn or list(self._watchers)
+        share = -(-len(self._watchers) // turns)
+        in_turn, self._turn = self._turn[:share], self._turn[share:]
+        expired = [
+            watched
+            for watched in self._watchers
+            if (use := self._kept.get(watched)) is not None and _is_over(use.expires_at, now_ms)
+        ]
+        for watched in dict.fromkeys((*in_turn, *expired)):
+            if watched in self._watchers and await self._good(watched, now_ms) is None:
                 self._end(watched)
         for used in list(self._used):
             await self._note_use(used, self._used[used])
@@ -303,7 +338,8 @@ class Keyring:
             tenant, key = found
             if hmac.compare_digest(key.digest, digest):
                 principal = _principal(tenant, key)
-                self._kept[key.key_id] = _Use(tenant, key.id, key.last_used_at)
+                self._revoked.discard(key.key_id)
+                self._kept[key.key_id] = _Use(tenant, key.id, key.last_used_at, key.expires_at)
         cached = self._cache[digest] = _Cached(now_ms, principal)
         while len(self._cache) > CACHED_KEYS_MAX:
             del self._cache[next(iter(self._cache))]
@@ -342,6 +378,10 @@ async def tenant_is_good(catalog: Catalog, tenant: str) -> bool:
     """Say whether there is such a tenant, and it was not put away."""
     found = await catalog.locate(Tenant, tenant)
     return found is not None and found[1].archived_at is None
+
+
+async def _nobody(key_id: str) -> None:
+    """Tell nobody: this process is the only one."""
 
 
 def _principal(tenant: str, key: Key) -> Principal:

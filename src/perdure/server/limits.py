@@ -1,4 +1,9 @@
-"""What one tenant may take from all others: requests per second, sockets, parked runs."""
+"""What one tenant may take from all others: requests per second, sockets, parked runs.
+
+Requests and sockets are what one node can bear, and are counted by each node for itself. Runs are
+kept by all nodes together, so they share their limit; nodes that begin some at the same moment may
+exceed it by what each of them took of the last room.
+"""
 
 from __future__ import annotations
 
@@ -61,10 +66,12 @@ class RunLimit:
     """How many more runs each tenant may begin before somebody has to look how many have ended.
 
     To count them takes longer than to begin one, so they are counted when there may be no room, and
-    while there is none not more often than every `RECOUNTED_EVERY_MS`.
+    while there is none not more often than every `RECOUNTED_EVERY_MS`. Of `nodes` that begin runs
+    of the same tenants each takes its part of the room that it finds.
     """
 
     def __init__(self, runs_max: Callable[[str], int]) -> None:
+        self.nodes = 1
         self._runs_max = runs_max
         self._room: dict[str, int] = {}
         self._counted_at_ms: dict[str, int] = {}
@@ -81,7 +88,8 @@ class RunLimit:
             if counted_at_ms is not None and now_ms < counted_at_ms + RECOUNTED_EVERY_MS:
                 return False
             most = self._runs_max(tenant)
-            room = max(0, most - await count(most))
+            left = max(0, most - await count(most))
+            room = -(-left // self.nodes)
             if room == 0:
                 self._counted_at_ms[tenant] = now_ms
         self._room[tenant] = max(0, room - 1)

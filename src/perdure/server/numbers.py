@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ class Numbers:
         self._catalog = catalog
         self._known: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._runs: dict[int, str] = {}
+        self._gathered: list[str] = []
+        self._gathering: asyncio.Task[dict[str, int]] | None = None
 
     async def runs(self, ids: Sequence[str]) -> list[int]:
         """Return the numbers of runs; each gets one that has none."""
@@ -51,9 +54,21 @@ class Numbers:
         agent, _, key = text.partition("/")
         return SessionId(self._catalog.tenant, agent, key)
 
-    def known(self, of: Numbered, id_: str) -> int | None:
-        """Return a number if it is remembered; None if it would have to be looked up."""
-        return self._known.get((of, id_))
+    def known(self, run: str) -> int | None:
+        """Return the number of a run if it is remembered; None if it would have to be asked for."""
+        return self._known.get(("run", run))
+
+    async def learn(self, run: str) -> int:
+        """Return the number of a run; what is asked for at the same time is asked for together."""
+        if self._gathering is None:
+            self._gathering = asyncio.ensure_future(self._gather())
+        self._gathered.append(run)
+        return (await asyncio.shield(self._gathering))[run]
+
+    async def _gather(self) -> dict[str, int]:
+        await asyncio.sleep(0)
+        runs, self._gathered, self._gathering = self._gathered, [], None
+        return dict(zip(runs, await self.runs(runs), strict=True))
 
     async def _numbers(self, of: Numbered, ids: Sequence[str]) -> list[int]:
         missing = [id_ for id_ in ids if (of, id_) not in self._known]

@@ -13,23 +13,20 @@ otherwise whether it took effect.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from itertools import islice
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import msgspec
-
 from perdure.core.commands import Report, ReportToolBegin
-from perdure.core.ids import SessionId
+from perdure.core.errors import StoreError
 from perdure.ports.clock import Clock
 from perdure.ports.deadlines import Deadlines
 from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import ModelTask, OnReport, OnText, Task, ToolTask
 from perdure.server import held as h
-from perdure.server.backlog import Backlog
-from perdure.server.held import Held, Numbers, Offers
+from perdure.server.held import Held, Known, Numbers, Offers
 from perdure.server.members import Connection, Member, Need, Roster, need_of
-from perdure.server.returning import Returning
+from perdure.server.queues import Queues
 from perdure.wire import table as t
 from perdure.wire.frames import CLOSE_TRY_AGAIN, TooLarge
 from perdure.wire.registration import Registration
@@ -46,20 +43,6 @@ LOADING_MS = 600_000
 
 WorkerSays = Result | t.Drain | t.Text | t.Progress | t.Begin | t.Credit | t.Holds
 """The facts of a worker's channel that are the pool's to act on."""
-
-
-class Waiting(msgspec.Struct, frozen=True):
-    """A call for which no worker has room; `needs` says in words who could take it.
-
-    `fitting` is how many such workers are connected: with none, one has to be started. With
-    `until_ms` it is one worker that is expected to come back until then.
-    """
-
-    call: str
-    needs: str
-    since_ms: int
-    fitting: int
-    until_ms: int | None = None
 
 
 def _by_name(task: Task) -> tuple[str, str]:
@@ -101,11 +84,9 @@ class Pool:
         self._on_progress = on_progress
         self._deadlines = Deadlines(clock)
         self._roster = Roster()
-        self._held: dict[str, Held] = {}
-        self._backlog = Backlog()
-        self._expected = Backlog()
-        self._returning = Returning()
+        self.queues = Queues(self._roster.fitting)
         self._loaded_ms = clock.monotonic_ms() + LOADING_MS
+        self._finding: set[asyncio.Task[None]] = set()
         self._started = 0
         self._drains = False
         self.on_unplaced: Callable[[], None] = lambda: None
@@ -137,7 +118,7 @@ class Pool:
         """
         held = self._hold(task, on_report, on_text)
         if not self._has_returned(held):
-            self._place(held)
+            self._name_and_place(held)
 
     def resume(
         self, task: ToolTask, on_report: OnReport, on_text: OnText, by: str | None = None
@@ -152,7 +133,7 @@ class Pool:
 
     def proceed(self, task: ToolTask, by: str | None = None) -> None:
         """Let a `once` task run: its beginning is durable, and `by` is who may run it."""
-        held = self._held.get(h.task_id(task))
+        held = self.queues.held.get(h.task_id(task))
         if held is None or held.task is not task:
             return
         held.begin, held.by = "granted", by or None
@@ -170,10 +151,10 @@ class Pool:
 
     def cancel(self, task: Task) -> None:
         """Stop a task: its worker is told if it wants to know; nothing is reported any more."""
-        held = self._held.get(h.task_id(task))
+        held = self.queues.held.get(h.task_id(task))
         if held is not None and held.task is task:
             if held.owner is None:
-                self._returning.stop(held.id)
+                self.queues.returning.stop(held.id)
             self._stop(held)
 
     def drain(self) -> None:
@@ -185,7 +166,7 @@ class Pool:
 
     async def close(self) -> None:
         """Let every worker go; they come back to whoever takes the place of this node."""
-        for held in tuple(self._held.values()):
+        for held in tuple(self.queues.held.values()):
             self._forget(held)
         for member in self._roster.all():
             self._roster.remove(member)
@@ -241,46 +222,15 @@ class Pool:
         """Return the connected workers of a tenant, or all."""
         return self._roster.all(tenant)
 
-    def waiting_for(self, session: SessionId) -> tuple[Waiting, ...]:
-        """Return the calls of a session that wait for a worker, oldest first."""
-        waiting = [
-            Waiting(held.task.call, str(held.need), held.since_ms, self._roster.fitting(held.need))
-            for held in self._backlog.of(session)
-        ]
-        for held in self._expected.of(session):
-            who = "the worker" if held.expects is None else f"worker {held.expects!r}"
-            needs = f"{who} that has it, to come back"
-            waiting.append(Waiting(held.task.call, needs, held.since_ms, 0, held.until_ms))
-        return tuple(waiting)
-
     # ------------------------------------------------------------------------ for other nodes
 
     def id_of(self, task: Task) -> str:
         """Return the id of a task, which is the same at every node."""
         return h.task_id(task)
 
-    def held(self, task_id: str) -> Held | None:
-        """Return a task of a session that this node runs."""
-        held = self._held.get(task_id)
-        return None if held is None or held.borrowed else held
-
-    def wanting(self) -> tuple[list[Need], list[str]]:
-        """Return what tasks without a worker need, and the tasks whose worker is waited for."""
-        needs = {held.need for held in self._backlog if not held.borrowed}
-        return list(needs), [held.id for held in self._expected if not held.borrowed]
-
-    def waiting(self, need: Need, limit: int) -> list[Held]:
-        """Return up to `limit` tasks with a need that have no worker, oldest first."""
-        found = (held for held in self._backlog.with_need(need) if not held.borrowed)
-        return list(islice(found, limit))
-
     def room(self, need: Need) -> int:
         """Return for how many tasks with a need there is room that nobody here waits for."""
-        return 0 if self._drains or self._backlog.waits(need) else self._roster.room(need)
-
-    def has_returned(self, task_id: str) -> bool:
-        """Say whether a worker came back with a task that nobody here has asked for."""
-        return self._returning.knows(task_id)
+        return 0 if self._drains or self.queues.backlog.waits(need) else self._roster.room(need)
 
     def borrow(
         self, task: Task, on_report: OnReport, on_text: OnText, begun_by: str | None
@@ -295,12 +245,12 @@ class Pool:
         if begun_by is not None:
             self._expect(held, None)
         else:
-            self._place(held)
+            self._name_and_place(held)
 
     def lend(self, held: Held, neighbour: Member) -> None:
         """Make another node the owner of a task that has none."""
-        self._backlog.drop(held)
-        self._expected.drop(held)
+        self.queues.backlog.drop(held)
+        self.queues.expected.drop(held)
         held.unlimit()
         held.is_at_home = False
         held.given(neighbour)
@@ -323,22 +273,22 @@ class Pool:
         self._started += 1
         need = need_of(task, self._gard_of(task), self._is_native(task))
         held = Held(task, need, self._started, self._clock.now_ms(), on_report, on_text)
-        self._returning.ends(held.id)
-        before = self._held.get(held.id)
+        self.queues.returning.ends(held.id)
+        before = self.queues.held.get(held.id)
         if before is not None:
             self._stop(before)
-        self._held[held.id] = held
+        self.queues.held[held.id] = held
         return held
 
     def _has_returned(self, held: Held) -> bool:
         """Settle a task with what a worker came back with, if one did."""
-        result = self._returning.result(held.id, held.need)
+        result = self.queues.returning.result(held.id, held.need)
         if result is not None:
             report = held.report(result)
             if not isinstance(report, CacheMiss):
                 self._soon(self._settle, held, report)
                 return True
-        found = self._returning.worker(held.id, held.need)
+        found = self.queues.returning.worker(held.id, held.need)
         if found is None:
             return False
         member, wants = found
@@ -353,8 +303,8 @@ class Pool:
         if held.by is not None and not member.runs(held.by):
             member.tell(t.Cancel(held.id))
             return False
-        self._backlog.drop(held)
-        self._expected.drop(held)
+        self.queues.backlog.drop(held)
+        self.queues.expected.drop(held)
         held.given(member)
         held.sent = True
         held.released = held.begin == "granted"
@@ -366,9 +316,13 @@ class Pool:
         """Give a worker back what it is at; what else it had, it has not any more."""
         unknown: list[str] = []
         for task_id in holds.task_ids:
-            held = self._held.get(task_id)
-            if held is None and self._may_be_loaded_yet() and not self._returning.ends(task_id):
-                self._returning.is_at(task_id, member)
+            held = self.queues.held.get(task_id)
+            if (
+                held is None
+                and self._may_be_loaded_yet()
+                and not self.queues.returning.ends(task_id)
+            ):
+                self.queues.returning.is_at(task_id, member)
                 unknown.append(task_id)
             elif held is not None and held.owner is None and member.fits(held.need):
                 self._adopt(held, member)
@@ -376,7 +330,7 @@ class Pool:
                 member.tell(t.Cancel(task_id))
         if unknown and self.on_unknown is not None:
             self.on_unknown(unknown)
-        for held in tuple(self._expected):
+        for held in tuple(self.queues.expected):
             if held.expects == member.id and held.need.tenant == member.tenant:
                 self._give_up(held)
 
@@ -387,7 +341,7 @@ class Pool:
         """Wait for the worker that had a task to come back with it."""
         held.given(None)
         held.expects = worker
-        self._expected.add(held)
+        self.queues.expected.add(held)
         has_begun = held.is_once and held.begin == "granted"
         wait_ms = self._return_once_ms if has_begun else self._return_ms
         held.until_ms = self._clock.now_ms() + wait_ms
@@ -401,11 +355,29 @@ class Pool:
 
     # -------------------------------------------------------------------------- out to workers
 
+    def _name_and_place(self, held: Held) -> None:
+        """Place a task once the ids are known by which the REST surface knows it."""
+        known_as = self._numbers(held.task)
+        if isinstance(known_as, tuple):
+            held.known_as = known_as
+            self._place(held)
+        else:
+            finding = asyncio.ensure_future(self._find(held, known_as))
+            self._finding.add(finding)
+            finding.add_done_callback(self._finding.discard)
+
+    async def _find(self, held: Held, known_as: Awaitable[Known]) -> None:
+        """Place a task once it is known what its worker is to call its agent and run."""
+        with contextlib.suppress(StoreError):  # then they are called what they are inside
+            held.known_as = await known_as
+        if self._holds(held) and held.owner is None and held.expects is None:
+            self._place(held)
+
     def _place(self, held: Held) -> None:
         # Those before it would not wait if anybody had room.
-        member = None if self._backlog.waits(held.need) else self._roster.best(held.need)
+        member = None if self.queues.backlog.waits(held.need) else self._roster.best(held.need)
         if member is None:
-            self._backlog.add(held)
+            self.queues.backlog.add(held)
             if not held.borrowed:
                 self.on_unplaced()
         else:
@@ -413,8 +385,8 @@ class Pool:
 
     def _serve(self, member: Member) -> None:
         """Give a worker what waits for one like it, oldest first, as long as it has room."""
-        while self._backlog and member.free() > 0:
-            held = self._backlog.take(member)
+        while self.queues.backlog and member.free() > 0:
+            held = self.queues.backlog.take(member)
             if held is None:
                 return
             self._give(held, member)
@@ -431,7 +403,7 @@ class Pool:
         self._send(held, member)
 
     def _send(self, held: Held, member: Member) -> None:
-        payload = h.told(held, member, self._numbers, self._offers, self._clock.now_ms())
+        payload = h.told(held, member, self._offers, self._clock.now_ms())
         try:
             heard = member.tell(payload)
         except TooLarge as error:
@@ -473,9 +445,9 @@ class Pool:
 
     def _result(self, member: Member, result: Result) -> None:
         task_id = result.task_id if isinstance(result.task_id, str) else ""
-        held = self._held.get(task_id)
+        held = self.queues.held.get(task_id)
         if held is None and member.native and self._may_be_loaded_yet():
-            self._returning.brought(task_id, member, result)
+            self.queues.returning.brought(task_id, member, result)
         report = held.report(result) if held is not None and _counts(held, member) else None
         if held is None or report is None or (isinstance(report, CacheMiss) and held.whole):
             # A miss of what was sent whole is about a delta of the same task that was sent before.
@@ -487,8 +459,8 @@ class Pool:
             self._send(held, member)
 
     def _begin(self, member: Member, begin: t.Begin) -> None:
-        held = self._held.get(begin.task_id)
-        if held is None and self._returning.wants(begin.task_id, member):
+        held = self.queues.held.get(begin.task_id)
+        if held is None and self.queues.returning.wants(begin.task_id, member):
             return
         if held is None or held.owner is not member or not held.is_once:
             member.tell(t.Cancel(begin.task_id))
@@ -503,12 +475,12 @@ class Pool:
 
     def _text(self, member: Member, text: t.Text) -> None:
         for task_id, piece in text.pieces.items():
-            held = self._held.get(task_id)
+            held = self.queues.held.get(task_id)
             if held is not None and held.owner is member and isinstance(held.task, ModelTask):
                 held.on_text(held.task, piece)
 
     def _progress(self, member: Member, progress: t.Progress) -> None:
-        held = self._held.get(progress.task_id)
+        held = self.queues.held.get(progress.task_id)
         if held is not None and held.owner is member and held.sent:
             self._limit(held, member)
             self._on_progress(held.task, progress.progress)
@@ -579,13 +551,13 @@ class Pool:
                 self._expect(held, None if replaced else member.id)
 
     def _holds(self, held: Held) -> bool:
-        return self._held.get(held.id) is held
+        return self.queues.held.get(held.id) is held
 
     def _forget(self, held: Held) -> Member | None:
         """Hold a task no more; returns who had it."""
-        del self._held[held.id]
-        self._backlog.drop(held)
-        self._expected.drop(held)
+        del self.queues.held[held.id]
+        self.queues.backlog.drop(held)
+        self.queues.expected.drop(held)
         held.unlimit()
         return self._take_back(held)
 

@@ -37,6 +37,7 @@ async def send(
     that waits. Raises `Rejected`: 409 in mode `reject` when a run is in progress, 422 for an
     answer with a context.
     """
+    await desk.agents.meet(desk.tenant, agent)
     if key is not None and mode in ("queue", "reject"):
         session = await desk.session(agent.id, key)
         if idempotency_key is None or not await _knows(desk, session, idempotency_key):
@@ -52,7 +53,7 @@ async def send(
     if idempotency_key is not None:
         run_id = desk.runs.keyed(str(agent.id), inside, idempotency_key)
     # Before the run can begin: its tasks tell workers its number, and endpoints are owed it.
-    if desk.webhooks.listens(desk.tenant):
+    if await desk.webhooks.surely_listens(desk.tenant):
         await asyncio.gather(desk.numbers.run(run_id), _expect(desk, run_id, idempotency_key))
     else:
         await desk.numbers.run(run_id)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Sequence
 
 from perdure.api.errors import Rejected
 from perdure.core.agent import ToolSpec
 from perdure.core.errors import PerdureError
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.clock import Clock
+from perdure.ports.cluster import Cluster
 from perdure.ports.session_store import SessionStore
 from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import ModelTask, Task
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
 from perdure.server.catalogued import Catalogued
+from perdure.server.changes import Changes
 from perdure.server.desk import Desk
 from perdure.server.egress import Egress
-from perdure.server.gards import free_all
+from perdure.server.gards import Claims
+from perdure.server.held import Known
 from perdure.server.herald import Herald
 from perdure.server.keys import Keyring
 from perdure.server.leaving import Leaving
@@ -33,6 +37,9 @@ from perdure.server.setup import SetupLink
 from perdure.server.webhooks import Webhooks
 
 WATCHED_EVERY_MS = 1_000
+COUNTED_EVERY_MS = 5_000
+KEY_TURNS = 30
+"""Where other servers say which keys they revoke, each is looked at once in so many seconds."""
 
 
 class Service:
@@ -51,6 +58,7 @@ class Service:
         settings: NodeSettings | None = None,
         limits: TenantLimits | None = None,
         egress: Egress | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         limits = limits or TenantLimits()
         self.store = store
@@ -67,8 +75,13 @@ class Service:
         """Why it could not start, or cannot go on."""
         self.failed = asyncio.Event()
         """Set when it cannot go on: a new process has to open the store again."""
+        self.asked_to_leave = asyncio.Event()
+        """Set when somebody wants this node to hand over what it has."""
         self.limits: Callable[[str], TenantLimits] = lambda tenant: limits
-        self.agents = Catalogued(catalog)
+        self.cluster = cluster
+        self.changes = Changes(catalog, clock, telemetry, shared=cluster is not None)
+        self.claims = Claims(catalog, clock, shared=cluster is not None)
+        self.agents = Catalogued(catalog, self.changes)
         self.pool = Pool(
             clock,
             telemetry,
@@ -86,28 +99,42 @@ class Service:
         }
         egress = egress or Egress()
         self._outbox = Outbox(catalog, egress.post, seal.unseal, clock, telemetry)
-        self.webhooks = Webhooks(catalog, egress, self._outbox)
+        self.webhooks = Webhooks(catalog, egress, self._outbox, self.changes)
         self._herald = Herald(catalog, self.webhooks, self.desk, clock, telemetry)
         self.node.listen(self._herald.hear)
         self._desks: dict[str, Desk] = {}
         self._scheduler = Scheduler(catalog, self._fire, clock, telemetry)
-        self._watcher = Pulse("keys", self._watch, clock, telemetry)
+        self._watcher = Pulse("watcher", self._watch, clock, telemetry)
+        self._peers: frozenset[str] = frozenset()
+        self._count_at_ms = 0
+        self._attach(self.changes)
+
+    def _attach(self, changes: Changes) -> None:
+        """Tell other servers of what is changed here, and do what is to be done about theirs."""
+        self.keys.on_changed = functools.partial(changes.tell, "key")
+        changes.reread = self._reread
+        changes.acts = {
+            "agents": self.agents.refresh,
+            "endpoints": self.webhooks.load,
+            "gards": self.claims.look,
+            "key": lambda key_id: self.keys.look_at(key_id, self.clock.now_ms()),
+            "drain": self._drain,
+        }
 
     async def start(self) -> None:
         """Read the catalog, and go on with what was left unfinished."""
         try:
-            await free_all(self.catalog)
-            await self._outbox.free()
-            await self.agents.load()
+            await self.changes.open()
+            await self.claims.free_all()
+            if not self.changes.shared:
+                await self._outbox.free()
             for tenant in await self.catalog.tenants():
-                await self.webhooks.load(tenant.slug)
-                desk = self.desk(tenant.slug)
-                going_on = await desk.rows(statuses=("queued", "running"))
-                await desk.numbers.runs([row.id for row in going_on])
+                await self._reread(tenant.slug)
             await self.node.start()
         except PerdureError as error:
             self.failure = error
             raise
+        self.changes.start()
         self._scheduler.start()
         self._watcher.start()
         self._herald.start()
@@ -118,6 +145,7 @@ class Service:
         if self.leaving.begun:
             return
         self.leaving.begin()
+        await self.changes.stop()
         await self._scheduler.stop()
         await self._watcher.stop()
         await self._herald.stop()
@@ -143,6 +171,7 @@ class Service:
                 self.leaving,
                 self.room,
                 self.webhooks,
+                self.changes,
             )
             self._desks[tenant] = desk
         return desk
@@ -180,18 +209,47 @@ class Service:
         if self.node.failure is not None:
             self.failure = self.node.failure
             self.failed.set()
-        await self.keys.tick(now)
+        await self.keys.tick(now, KEY_TURNS if self.changes.shared else 1)
+        await self.claims.keep()
+        if self.cluster is not None and self.clock.monotonic_ms() >= self._count_at_ms:
+            self._count_at_ms = self.clock.monotonic_ms() + COUNTED_EVERY_MS
+            await self._count(self.cluster)
         return now + WATCHED_EVERY_MS
+
+    async def _count(self, cluster: Cluster) -> None:
+        """See who is there. For those that are gone, one of those that are left tells the rest."""
+        nodes = [card.id for card in await cluster.nodes()]
+        self.room.nodes = max(1, len(nodes))
+        if self._peers - set(nodes) and nodes[:1] == [self.node.owner]:
+            self._herald.search_soon()
+        self._peers = frozenset(nodes)
+
+    async def _reread(self, tenant: str) -> None:
+        """Read again what is kept in memory of a tenant."""
+        await self.agents.refresh(tenant)
+        await self.webhooks.load(tenant)
+
+    async def _drain(self, node: str) -> None:
+        """Hand over what this node has, and end, if it is the one that somebody means."""
+        if node == self.node.owner:
+            self.asked_to_leave.set()
 
     def _offers(self, task: ModelTask) -> Sequence[ToolSpec]:
         """Return the tools that a task's run is offered by now."""
         gard = task.meta.get("gard") if task.meta else None
         return self.agents.offered(task.session.tenant, task.session.agent, gard)
 
-    def _numbers(self, task: Task) -> tuple[int | str, int | str]:
-        """Return the numbers of a task's agent and run; of a run nobody asked for yet, its id."""
-        known = self.desk(task.session.tenant).numbers.known("run", task.run)
-        return int(task.session.agent), task.run if known is None else known
+    def _numbers(self, task: Task) -> Known | Awaitable[Known]:
+        """Return the numbers of a task's agent and run, or find them: another node gave them."""
+        numbers, agent = self.desk(task.session.tenant).numbers, int(task.session.agent)
+        known = numbers.known(task.run)
+        if known is not None:
+            return agent, known
+
+        async def find() -> Known:
+            return agent, await numbers.learn(task.run)
+
+        return find()
 
 
 def _gard_of(task: Task) -> str | None:

@@ -2,7 +2,8 @@
 
 Whoever opens the page must also read the console: the link alone may be seen by others, and the
 code alone is short. The link is gone once it was used or any admin key exists, after `LIFE_MS`, and
-after `WRONG_CODES_MAX` wrong codes; while nobody has a key, the next start offers another one.
+after `WRONG_CODES_MAX` wrong codes; while nobody has a key, the next start offers another one. Of
+servers that share a catalog each offers one, and the first that is used is the only one.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from perdure.api.errors import Rejected
 from perdure.core.errors import InvalidInput, Refused
 from perdure.ports.catalog import Catalog, NameTaken, TenantCatalog
 from perdure.ports.clock import Clock
-from perdure.ports.entries import Key, Tenant
+from perdure.ports.entries import Answered, Key, Tenant
 from perdure.server.keys import Issued, Keyring
+from perdure.server.repeats import CLAIM_MS
 from perdure.server.tokens import Fresh
 
 TOKEN_BYTES: Final = 32
@@ -25,6 +27,8 @@ CODE_CHARS: Final = 8
 WRONG_CODES_MAX: Final = 5
 TRIED_EVERY_MS: Final = 1_000
 LIFE_MS: Final = 3_600_000
+CLAIM: Final = "setup"
+"""Each server on a catalog offers a link of its own; whose is used first has this."""
 
 _LETTERS: Final = "ABCDEFGHJKMNPQRSTVWXYZ0123456789"
 """32 that are not taken for each other when they are read aloud or typed: no I, L, O, U."""
@@ -72,6 +76,9 @@ class SetupLink:
         """Return a link to a tenant's first key if nobody has ever had a key; None if one has."""
         if await has_keys(catalog):
             return None
+        left = await tenant.find(Answered, CLAIM)
+        if left is not None and left.inserted_at + CLAIM_MS <= clock.now_ms():
+            await tenant.delete(Answered, left.id)  # whoever used that link died of it
         return cls(tenant, catalog, keyring, clock, fresh)
 
     def leads_here(self, token: str) -> bool:
@@ -105,10 +112,16 @@ class SetupLink:
             said = f"that is not the code on the console; {left} more may be tried"
             raise Refused(said, "wrong_code")
         self._used = True  # of all that come at once the first alone gets here: the others are 429
+        claim = None
         try:
+            claim = await self._tenant.create(Answered(name=CLAIM, request=""))
             return await self._keyring.issue(self._tenant, "admin", name="setup")
+        except NameTaken:
+            raise Refused("another server's link was used", "gone") from None
         except BaseException:
             self._used = False
+            if claim is not None:
+                await self._tenant.delete(Answered, claim.id)
             raise
 
 

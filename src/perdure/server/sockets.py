@@ -18,7 +18,7 @@ from perdure.api.errors import Rejected
 from perdure.core.errors import PerdureError
 from perdure.ports.entries import Gard, ToolRecord
 from perdure.server.audience import Audiences
-from perdure.server.gards import NotClaimed, claim, free
+from perdure.server.gards import NotClaimed
 from perdure.server.keys import Principal
 from perdure.server.members import Member
 from perdure.server.outgoing import CLIENT_CHARS_MAX, WORKER_CHARS_MAX, Outgoing
@@ -184,12 +184,13 @@ class _Worker(_Peer):
             return
         if registration.gard is not None:
             try:
-                self._gard = await claim(
+                self._gard = await self.service.claims.claim(
                     self._desk.catalog,
                     registration.gard,
                     registration.claim_token,
                     registration.worker_id,
                     f"{self.service.node.owner}/{self.service.clock.fresh_id()}",
+                    self._gard_lost,
                 )
             except NotClaimed as refused:
                 self.say(self.wire.refuse_join(joins, refused.reason, "gard_claim_failed"))
@@ -225,13 +226,22 @@ class _Worker(_Peer):
         said = {"id": port.id, "internal_port": port.internal_port, "url": port.url}
         self.say(self.wire.reply(asked.ticket, said))
 
+    def _gard_lost(self, is_destroyed: bool) -> None:
+        """Let the worker go whose gard is no more, or has gone to somebody else."""
+        self._gard = None
+        if is_destroyed and self._member is not None:
+            self.service.pool.dismiss(self._member, t.GardDestroyed())
+        self.out.close(CLOSE_TRY_AGAIN)
+
     def _let_go(self, farewell: Callable[[Member], None]) -> None:
         member, self._member = self._member, None
         gard, self._gard = self._gard, None
         if member is not None:
             farewell(member)
         if gard is not None:
-            self._freeing = asyncio.ensure_future(free(self._desk.catalog, gard))
+            self._freeing = asyncio.ensure_future(
+                self.service.claims.free(self._desk.catalog, gard)
+            )
 
 
 class _Client(_Peer):

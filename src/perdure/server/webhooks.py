@@ -14,6 +14,7 @@ from typing import Final
 from perdure.core.runs import RunRow
 from perdure.ports.catalog import Catalog, NameTaken
 from perdure.ports.entries import Endpoint, UntoldRun
+from perdure.server.changes import Changes
 from perdure.server.egress import Egress
 from perdure.server.outbox import Outbox
 
@@ -23,10 +24,11 @@ TOGETHER_MAX: Final = 500
 class Webhooks:
     """The way out, what is owed over it, and the tenants that have endpoints."""
 
-    def __init__(self, catalog: Catalog, egress: Egress, outbox: Outbox) -> None:
+    def __init__(self, catalog: Catalog, egress: Egress, outbox: Outbox, changes: Changes) -> None:
         self.egress = egress
         self.outbox = outbox
         self._catalog = catalog
+        self._changes = changes
         self._listening: set[str] = set()
 
     async def load(self, tenant: str) -> None:
@@ -41,7 +43,17 @@ class Webhooks:
         return bool(await self._catalog.list(tenant, Endpoint, limit=1))
 
     def listens(self, tenant: str) -> bool:
-        """Say whether a tenant's runs are to be told."""
+        """Say whether a tenant's runs are to be told, as far as it is known here."""
+        return tenant in self._listening
+
+    async def surely_listens(self, tenant: str) -> bool:
+        """Say whether a tenant's runs are to be told, whatever other servers have done meanwhile.
+
+        `perdure.server.handlers.endpoints` waits with the answer to who makes the first endpoint
+        until all servers know of it; one that may have missed that has to look.
+        """
+        if tenant not in self._listening and not self._changes.is_current():
+            await self.load(tenant)
         return tenant in self._listening
 
     def listen(self, tenant: str) -> None:
@@ -50,7 +62,7 @@ class Webhooks:
 
     async def expect(self, tenant: str, *runs: str) -> None:
         """Write down runs as untold, if the tenant has endpoints; safe to do again."""
-        if tenant in self._listening:
+        if await self.surely_listens(tenant):
             await asyncio.gather(*(self._keep(tenant, run) for run in runs))
 
     async def expect_all(self, tenant: str, rows: Sequence[RunRow]) -> None:

@@ -142,4 +142,4 @@ async def test_nothing_stays_of_conversations_that_rest() -> None:
         h.clock.advance(10_000)
         await h.settle()
         assert h.service.node._host.active() == 0
-        assert h.service.pool._held == {}
+        assert h.service.pool.queues.held == {}

@@ -33,7 +33,7 @@ async def create_agent(desk: Desk, request: Request) -> Answer:
         max_steps=body.max_steps,
     )
     made = await desk.catalog.create(entry)
-    await desk.agents.refresh(desk.tenant)
+    await desk.agents.changed(desk.tenant)
     return Answer(shapes.Data(showing.agent(made)), 201)
 
 
@@ -57,7 +57,7 @@ async def update_agent(desk: Desk, request: Request) -> Answer:
     changed = await desk.catalog.change(entries.Agent, decode_id(request.path["id"]), change)
     if changed is None:
         raise Rejected(404, "not found")
-    await desk.agents.refresh(desk.tenant)
+    await desk.agents.changed(desk.tenant)
     return Answer(shapes.Data(showing.agent(changed)))
 
 
@@ -73,7 +73,7 @@ async def archive_agent(desk: Desk, request: Request) -> Answer:
         return replace(found, archived_at=desk.clock.now_ms(), status="inactive")
 
     await desk.catalog.change(entries.Agent, entry.id, change)
-    await desk.agents.refresh(desk.tenant)
+    await desk.agents.changed(desk.tenant)
     return Answer(None, 204)
 
 

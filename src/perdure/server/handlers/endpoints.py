@@ -39,7 +39,8 @@ async def create_endpoint(desk: Desk, request: Request) -> Answer:
     await _check_agent(desk, body.agent_id)
     if len(await desk.catalog.list(entries.Endpoint, limit=ENDPOINTS_MAX)) == ENDPOINTS_MAX:
         raise Rejected(409, f"there are {ENDPOINTS_MAX} endpoints already: delete one first")
-    if not desk.webhooks.listens(desk.tenant):
+    is_first = not await desk.webhooks.surely_listens(desk.tenant)
+    if is_first:
         # Before there is an endpoint: no run that is in progress may end untold.
         desk.webhooks.listen(desk.tenant)
         await desk.webhooks.expect_all(desk.tenant, await desk.rows(statuses=UNENDED))
@@ -55,6 +56,10 @@ async def create_endpoint(desk: Desk, request: Request) -> Answer:
         )
     )
     desk.webhooks.listen(desk.tenant)  # the last other one may have been deleted meanwhile
+    await desk.changes.tell("endpoints", desk.tenant)
+    if is_first:
+        # Others begin runs of this tenant, and expect nobody to be told, until they have looked.
+        await desk.changes.known()
     return Answer(shapes.Data(shapes.EndpointMade(**_fields(made), signing_secret=secret)), 201)
 
 
@@ -88,6 +93,7 @@ async def delete_endpoint(desk: Desk, request: Request) -> Answer:
     if not await desk.catalog.delete(entries.Endpoint, number):
         raise Rejected(404, "not found")
     await desk.webhooks.load(desk.tenant)
+    await desk.changes.tell("endpoints", desk.tenant)
     await desk.webhooks.outbox.drop(desk.tenant, number)
     return Answer(None, 204)
 

@@ -80,6 +80,7 @@ async def destroy_gard(desk: Desk, request: Request) -> Answer:
     for member in desk.pool.members(desk.tenant):
         if member.registration.gard == str(entry.id):
             desk.pool.dismiss(member, GardDestroyed())
+    await desk.changes.tell("gards", desk.tenant)
     await desk.end(await desk.runs_in(entry.id), GARD_DESTROYED)
     return Answer(None, 204)
 
