@@ -89,6 +89,9 @@ GET    /api_keys                              list_keys
 POST   /api_keys                              create_key
 POST   /api_keys/{id}/rotate                  rotate_key
 DELETE /api_keys/{id}                         revoke_key
+GET    /nodes                                 list_nodes
+GET    /nodes/{node}                          get_node
+POST   /nodes/{node}/drain                    drain_node
 POST   /telemetry/first-run                   record_first_run
 """
 PUBLIC = {"receive_hook", "record_first_run", "health", "ready", "openapi", "docs"}
@@ -133,6 +136,7 @@ def test_an_operation_says_what_may_go_wrong(id: str) -> None:
 
 def test_what_only_looks_is_allowed_to_readers() -> None:
     admins = {"list_keys", "list_endpoints", "get_endpoint", "list_deliveries"}
+    admins |= {one.id for one in OPERATIONS if one.operators}
     for operation in OPERATIONS:
         if operation.scope is not None and operation.id not in admins:
             assert (operation.scope == "read") == (operation.methods == ("GET",)), operation.id

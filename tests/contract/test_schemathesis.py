@@ -89,12 +89,13 @@ def fuzz(schemathesis: Path, folder: Path, url: str, *options: str) -> int:
 def test_every_operation_and_every_border_of_what_it_takes(
     schemathesis: Path, tmp_path: Path, url: str
 ) -> None:
-    """Good and bad requests, and chains of them; all but the one that revokes the key in use."""
+    """Good and bad requests, and chains of them, that leave the key and the server in use."""
     settings = tmp_path / "schemathesis.toml"
     settings.write_text("", encoding="utf-8")
     count = fuzz(
         schemathesis, tmp_path, url, "--config-file", str(settings),
-        "--exclude-operation-id", "revoke_key", "--phases", "coverage,stateful",
+        "--exclude-operation-id", "revoke_key", "--exclude-operation-id", "drain_node",
+        "--phases", "coverage,stateful",
         "--max-examples", "5",
     )  # fmt: skip
     assert count > 1_000

@@ -16,7 +16,6 @@ from perdure.adapters.stores.memory import MemoryStore
 from perdure.api.operations import PREFIX, Operation
 from perdure.core.messages import AssistantMessage
 from perdure.ports.catalog import TenantCatalog
-from perdure.ports.cluster import NodeCard
 from perdure.runtime.settings import NodeSettings
 from perdure.server.app import application
 from perdure.server.egress import Egress
@@ -88,10 +87,21 @@ def _nothing() -> None:
     """Stand for a call that was cancelled."""
 
 
-class Street:
-    """What servers share that are one: time, the store of sessions, the catalog, and a hub."""
+class Unheard(MemoryCluster):
+    """A cluster whose bus loses everything."""
 
-    def __init__(self) -> None:
+    def send(self, node: str | None, message: bytes) -> None:
+        """Lose a message."""
+
+
+class Street:
+    """What servers share that are one: time, the store of sessions, the catalog, and a hub.
+
+    Unless a test is about the bus, it loses everything: nothing may depend on it.
+    """
+
+    def __init__(self, cluster: type[MemoryCluster] = Unheard) -> None:
+        self.cluster = cluster
         self.clock = FakeClock()
         self.store = MemoryStore(self.clock)
         self.catalog = MemoryCatalog(self.clock.now_ms)
@@ -99,9 +109,11 @@ class Street:
         self.keys: dict[tuple[str, str], str] = {}
 
     @asynccontextmanager
-    async def house(self, egress: Egress | None = None, **limits: Any) -> AsyncIterator[House]:
+    async def house(
+        self, egress: Egress | None = None, name: str = "", **limits: Any
+    ) -> AsyncIterator[House]:
         """Open another server here; the keys of the first are good at all of them."""
-        async with _opened(House(self.catalog, egress, self, **limits), self.keys) as h:
+        async with _opened(House(self.catalog, egress, self, name, **limits), self.keys) as h:
             yield h
 
 
@@ -113,6 +125,7 @@ class House:
         catalog: MemoryCatalog | None,
         egress: Egress | None = None,
         street: Street | None = None,
+        name: str = "",
         **limits: Any,
     ) -> None:
         self.clock: Any = FakeClock() if street is None else HouseClock(street.clock)
@@ -131,7 +144,9 @@ class House:
             settings=NodeSettings(linger_ms=100),
             limits=TenantLimits(**limits),
             egress=egress or Egress(resolver=_nowhere),
-            cluster=None if street is None else MemoryCluster(street.hub),
+            cluster=None if street is None else street.cluster(street.hub),
+            name=name,
+            operator="acme",
         )
         self.app = application(self.service)
         self.keys: dict[tuple[str, str], str] = {}
@@ -225,13 +240,9 @@ async def _opened(opened: House, keys: dict[tuple[str, str], str]) -> AsyncItera
         keys |= opened.keys
     opened.keys = keys
     await opened.service.start()
-    if (cluster := opened.service.cluster) is not None:
-        await cluster.join(NodeCard(opened.service.node.owner), 10**9, lambda message: None)
     try:
         yield opened
     finally:
-        if cluster is not None:
-            await cluster.leave()
         await opened.service.stop()
         await opened.http.aclose()
 
@@ -285,6 +296,7 @@ class Things(dict[str, Any]):
         """Return the path that asks an operation about these things, and a body that is good."""
         noun = operation.path.removeprefix(PREFIX).split("/")[1]
         here = {"id": self.get("token" if operation.id == "receive_hook" else noun), "key": "talk"}
+        here["node"] = self.get("nodes", "nobody")
         if operation.id == "reply_to_run":
             here["id"] = self["asking"]
         path = operation.path.removeprefix(PREFIX).format(**here)
@@ -335,5 +347,6 @@ async def furnished(h: House, tenant: str = "acme") -> Things:
     ids["endpoints"] = (await h.make("/endpoints", endpoint, tenant=tenant))["id"]
     tested = await h.make(f"/endpoints/{ids['endpoints']}/test", None, tenant=tenant)
     ids["deliveries"] = tested["id"]
+    ids["nodes"] = h.service.node.owner
     ids["api_keys"] = (await h.make("/api_keys", {"scope": "read"}, tenant=tenant))["id"]
     return ids

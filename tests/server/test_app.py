@@ -88,7 +88,7 @@ async def test_what_is_not_there(operation: Operation) -> None:
         body = BODIES.get(operation.id, {}) if operation.body is not None else None
         for method in operation.methods:
             for missing in (MISSING, 2**63 - 1, 2**63):
-                answer = await h.ask(method, path.format(id=missing, key="k"), body)
+                answer = await h.ask(method, path.format(id=missing, key="k", node=missing), body)
                 assert (answer.status_code, answer.json()) == (404, {"error": "not found"})
             if operation.integers:
                 for bad in ("x", "-1", "1.5", "%EF%BC%99", "%00"):
@@ -221,7 +221,7 @@ async def test_a_run_is_followed_from_message_to_answer() -> None:
         assert (run["status"], run["waiting_for"]["question"]) == ("waiting", "Which one?")
         assert (await h.get(f"/agents/{agent}/status"))["run_id"] == asking
         assert await h.make(f"/runs/{asking}/reply", {"answer": "this"}) == {
-            "status": "accepted", "run_id": asking,
+            "status": "accepted", "run_id": asking, "durability": "memory",
         }  # fmt: skip
         await h.settle()
         run = await h.get(f"/runs/{asking}")

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.adapters.catalog.memory import MemoryCatalog
+from perdure.adapters.cluster.memory import MemoryCluster
 from perdure.core.errors import Refused
 from perdure.ports.catalog import TenantCatalog
 from perdure.ports.entries import Agent, Key
@@ -394,3 +395,51 @@ async def test_servers_share_the_room_for_runs(servers: int, looks: list[int]) -
             answer = await h.ask("POST", f"/agents/{agent}/messages", {"content": "go"})
             begun += answer.status_code == 202
         assert counted == looks
+
+
+# -------------------------------------------------------------------------------------------- nodes
+
+
+async def test_any_server_lists_and_shows_all_of_them() -> None:
+    """Also under their names; and only to those who look after the servers."""
+    street = Street()
+    async with street.house(name="eu-1") as a, street.house(name="eu-2") as b:
+        b.worker(echo)
+        await a.pass_time(10)
+        listed = {node["name"]: node for node in await a.get("/nodes")}
+        assert {name: node["workers"] for name, node in listed.items()} == {"eu-1": 0, "eu-2": 1}
+        assert listed["eu-2"]["id"] == b.service.node.owner
+        shown = await b.get("/nodes/eu-1")
+        assert (shown["id"], shown["draining"]) == (listed["eu-1"]["id"], False)
+        assert (await a.ask("GET", "/nodes", tenant="zeta")).status_code == 403
+
+
+async def test_any_server_has_any_other_drained() -> None:
+    """And itself."""
+    street = Street()
+    async with street.house(name="eu-1") as a, street.house(name="eu-2") as b:
+        await a.pass_time(10)
+        for name, drained in (("eu-2", b), ("eu-1", a)):
+            assert not drained.service.servers.asked_to_leave.is_set()
+            answer = await a.ask("POST", f"/nodes/{name}/drain")
+            assert (answer.status_code, answer.json()["data"]["name"]) == (202, name)
+            await b.pass_time(KNOWN_WITHIN_S)
+            assert drained.service.servers.asked_to_leave.is_set()
+
+
+async def test_of_servers_of_one_name_the_id_says_which() -> None:
+    """Nobody is drained by mistake."""
+    street = Street()
+    async with street.house(name="eu") as a, street.house(name="eu") as b:
+        await a.pass_time(10)
+        assert (await a.ask("POST", "/nodes/eu/drain")).status_code == 409
+        assert (await a.get(f"/nodes/{b.service.node.owner}"))["name"] == "eu"
+
+
+async def test_a_hint_over_the_bus_is_faster_than_the_list() -> None:
+    """What was changed is known everywhere before any time has passed."""
+    street = Street(MemoryCluster)
+    async with street.house() as a, street.house() as b:
+        agent = (await a.make("/agents", BOT))["id"]
+        await b.pass_time(0.01)
+        assert b.service.agents.of("acme", str(agent)) is not None

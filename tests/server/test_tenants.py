@@ -15,6 +15,7 @@ MISSING = 10**9
 LISTS = [
     one for one in OPERATIONS
     if one.methods == ("GET",) and not one.path_parameters and one.scope is not None
+    and not one.operators
 ]  # fmt: skip
 NAMED = [one for one in OPERATIONS if one.integers]
 

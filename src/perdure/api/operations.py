@@ -32,7 +32,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     any JSON object. `answer` is the shape of the answer, None if it has no body, and `media` its
     types. `conflicts` and `refusals` are sentences of 409 and 422 that are this operation's own.
     With `idempotent` an `Idempotency-Key` makes a repetition harmless. Of the fields of the body,
-    `admin_fields` are for keys of the scope `admin` alone.
+    `admin_fields` are for keys of the scope `admin` alone. With `operators` the key has to be one
+    of the tenant whose admins look after the server itself.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     refusals: tuple[str, ...] = ()
     idempotent: bool = False
     admin_fields: tuple[str, ...] = ()
+    operators: bool = False
     other_errors: Mapping[int, str] = {}
 
     @property
@@ -78,6 +80,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         if self.scope is not None:
             plain[401] = ["unauthorized"]
             plain[403] = [f"The key does not allow this: it needs the scope `{self.scope}`."]
+            if self.operators:
+                plain[403].append("it needs one of the tenant that looks after the server")
             if self.admin_fields:
                 plain[403].append(f"`admin` is needed for {' and '.join(self.admin_fields)}")
         if self.path_parameters:
@@ -135,6 +139,7 @@ def _delete(id: str, path: str, summary: str, **more: Any) -> Operation:
 
 
 BUSY = "agent is busy"
+NODE_NAMES = "several nodes have this name: say which one by its id"
 _MAKES: dict[str, Any] = {"scope": "admin", "status": 201, "idempotent": True}
 _STARTS: dict[str, Any] = {"status": 202, "idempotent": True}
 
@@ -499,6 +504,37 @@ KEYS = (
     _delete("revoke_key", "/api_keys/{id}", "Revoke a key: its sockets are closed"),
 )
 
+_OF_SERVER: dict[str, Any] = {"scope": "admin", "operators": True}
+
+NODES = (
+    _get(
+        "list_nodes",
+        "/nodes",
+        s.Page[s.Node],
+        "The nodes that share the store",
+        query=s.PageQuery,
+        **_OF_SERVER,
+    ),
+    _get(
+        "get_node",
+        "/nodes/{node}",
+        s.Data[s.Node],
+        "One node, by its id or name",
+        conflicts=(NODE_NAMES,),
+        **_OF_SERVER,
+    ),
+    _post(
+        "drain_node",
+        "/nodes/{node}/drain",
+        s.Data[s.Node],
+        "Have a node, by its id or name, hand over its sessions and end",
+        status=202,
+        idempotent=True,
+        conflicts=(NODE_NAMES,),
+        **_OF_SERVER,
+    ),
+)
+
 SERVER = (
     _post(
         "record_first_run",
@@ -555,6 +591,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *HOOKS,
     *ENDPOINTS,
     *KEYS,
+    *NODES,
     *SERVER,
 )
 BY_ID: Mapping[str, Operation] = {operation.id: operation for operation in OPERATIONS}

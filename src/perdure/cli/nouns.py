@@ -189,4 +189,18 @@ workers = noun(
     ),
 )
 
-NOUNS = (agents, triggers, hooks, endpoints, gards, keys, tools, workers)
+nodes = noun(
+    "nodes",
+    "Servers that share one store.",
+    (
+        Verb(
+            "list",
+            "list_nodes",
+            columns=("id", "name", "url", "version", "sessions", "workers", "draining", "seen_at"),
+        ),
+        Verb("show", "get_node", "eu-1"),
+        Verb("drain", "drain_node", "eu-1", done="node {id} hands over what it has, and ends"),
+    ),
+)
+
+NOUNS = (agents, triggers, hooks, endpoints, gards, keys, tools, workers, nodes)

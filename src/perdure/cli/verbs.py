@@ -124,6 +124,8 @@ def command(noun: str, verb: Verb) -> click.Command:
 
 
 def _parameters(operation: Operation, verb: Verb) -> Iterator[click.Parameter]:
+    if "node" in operation.path_parameters:
+        yield click.Argument(["node"], metavar="NODE")
     if "id" in operation.path_parameters:
         about_agent = operation.tag == "agents"
         kind: Any = str if about_agent else int
@@ -191,7 +193,7 @@ def _json_object(context: click.Context, option: click.Parameter, text: str | No
 async def _carry_out(
     client: Any, operation: Operation, verb: Verb, given: dict[str, Any], output: Output
 ) -> None:
-    path = {}
+    path = {"node": given.pop("node")} if "node" in given else {}
     if "id" in given:
         path["id"] = id_ = given.pop("id")
         if operation.tag == "agents":

@@ -150,6 +150,9 @@ async def _answer(service: Service, operation: Operation, http: HttpRequest) -> 
         raise Rejected(401, "unauthorized")
     if status is not None:
         raise Rejected(403, f"the key does not allow this: it needs the scope {operation.scope}")
+    if operation.operators and principal.tenant != service.operator:
+        said = f"the key does not allow this: it needs one of the tenant {service.operator}"
+        raise Rejected(403, said)
     service.admit(principal.tenant)
     streamed = EVENT_STREAM in operation.media and accepts(http, EVENT_STREAM, exactly=True)
     if not streamed and not accepts(http, JSON):

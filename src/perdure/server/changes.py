@@ -25,6 +25,7 @@ from perdure.ports.catalog import Catalog, NameTaken, TenantCatalog
 from perdure.ports.clock import Clock
 from perdure.ports.entries import Entry
 from perdure.ports.telemetry import Telemetry
+from perdure.runtime.bus import Message
 from perdure.server.pulse import Pulse
 
 SERVERS: Final = "~servers"
@@ -44,6 +45,10 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
 
     what: str
     name: str
+
+
+class Hint(Message, frozen=True, tag="changed"):
+    """There is something new on the list of changes: look at once."""
 
 
 class Changed(Entry, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from perdure.api.transcript import (
     input_of,
 )
 from perdure.core.agent import AgentSpec
+from perdure.core.durability import Durability
 from perdure.core.errors import NotFound, Refused
 from perdure.core.events import ContextCompacted, MessageReceived, SessionForked
 from perdure.core.history import said_by
@@ -46,6 +47,7 @@ from perdure.server.numbers import Numbers
 from perdure.server.pool import Pool
 from perdure.server.repeats import Repeats
 from perdure.server.sealing import Seal
+from perdure.server.servers import Servers
 from perdure.server.telling import Telling, before_asked
 from perdure.server.webhooks import Webhooks
 from perdure.wire import table as wire
@@ -86,6 +88,8 @@ class Desk:
         room: RunLimit,
         webhooks: Webhooks,
         changes: Changes,
+        servers: Servers,
+        durability: Durability,
     ) -> None:
         self.tenant = tenant
         self.runs = node.of(tenant)
@@ -101,6 +105,9 @@ class Desk:
         self.room = room
         self.webhooks = webhooks
         self.changes = changes
+        self.servers = servers
+        self.durability = durability
+        """What it is worth that something was accepted."""
         self.repeats = Repeats(catalog, seal, clock)
         self._transcripts: OrderedDict[SessionId, tuple[int, Transcript]] = OrderedDict()
         self._shown: OrderedDict[str, tuple[RunRow, shapes.Run]] = OrderedDict()
@@ -364,6 +371,10 @@ class Desk:
             if body is not None:
                 self.specs[digest] = msgspec.json.decode(body, type=AgentSpec)
         return self.specs.get(digest)
+
+    def accepted(self, run: int) -> shapes.Accepted:
+        """Return what says that a run, or something about it, was accepted."""
+        return shapes.Accepted(run_id=run, durability=self.durability)
 
     async def show(self, row: RunRow) -> shapes.Run:
         """Return a run as the API shows it."""

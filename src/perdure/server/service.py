@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib.metadata
 from collections.abc import Awaitable, Callable, Sequence
 
 from perdure.api.errors import Rejected
@@ -11,14 +12,14 @@ from perdure.core.agent import ToolSpec
 from perdure.core.errors import PerdureError
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.clock import Clock
-from perdure.ports.cluster import Cluster
+from perdure.ports.cluster import Cluster, NodeCard
 from perdure.ports.session_store import SessionStore
 from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import ModelTask, Task
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
 from perdure.server.catalogued import Catalogued
-from perdure.server.changes import Changes
+from perdure.server.changes import Changes, Hint
 from perdure.server.desk import Desk
 from perdure.server.egress import Egress
 from perdure.server.gards import Claims
@@ -33,17 +34,22 @@ from perdure.server.pulse import Pulse
 from perdure.server.scheduler import Scheduler
 from perdure.server.sealing import Seal
 from perdure.server.sending import send
+from perdure.server.servers import Servers
 from perdure.server.setup import SetupLink
 from perdure.server.webhooks import Webhooks
 
+VERSION = importlib.metadata.version("perdure")
 WATCHED_EVERY_MS = 1_000
-COUNTED_EVERY_MS = 5_000
 KEY_TURNS = 30
 """Where other servers say which keys they revoke, each is looked at once in so many seconds."""
 
 
 class Service:
-    """What the application serves."""
+    """What the application serves.
+
+    With a `cluster` it shares its store and catalog with others, who know it by `name` and `url`.
+    `operator` is the tenant whose admins look after the servers themselves.
+    """
 
     def __init__(
         self,
@@ -59,6 +65,9 @@ class Service:
         limits: TenantLimits | None = None,
         egress: Egress | None = None,
         cluster: Cluster | None = None,
+        name: str = "",
+        url: str | None = None,
+        operator: str = "default",
     ) -> None:
         limits = limits or TenantLimits()
         self.store = store
@@ -75,22 +84,23 @@ class Service:
         """Why it could not start, or cannot go on."""
         self.failed = asyncio.Event()
         """Set when it cannot go on: a new process has to open the store again."""
-        self.asked_to_leave = asyncio.Event()
-        """Set when somebody wants this node to hand over what it has."""
         self.limits: Callable[[str], TenantLimits] = lambda tenant: limits
-        self.cluster = cluster
+        self.name, self.url, self.operator = name, url, operator
         self.changes = Changes(catalog, clock, telemetry, shared=cluster is not None)
         self.claims = Claims(catalog, clock, shared=cluster is not None)
         self.agents = Catalogued(catalog, self.changes)
-        self.pool = Pool(
+        self.pool = self._pool(telemetry)
+        self.node = Node(
+            store,
+            [self.pool],
+            self.agents,
             clock,
             telemetry,
-            gard_of=_gard_of,
-            is_native=lambda task: self.agents.is_native(task.session.tenant, task.session.agent),
-            numbers=self._numbers,
-            offers=self._offers,
+            settings=settings,
+            cluster=cluster,
+            card=self._card,
         )
-        self.node = Node(store, [self.pool], self.agents, clock, telemetry, settings=settings)
+        self.servers = Servers(self.node, self.changes, clock)
         self.requests = RequestLimit(self.limits)
         self.room = RunLimit(lambda tenant: self.limits(tenant).parked_runs_max)
         self.sockets = {
@@ -106,11 +116,27 @@ class Service:
         self._scheduler = Scheduler(catalog, self._fire, clock, telemetry)
         self._watcher = Pulse("watcher", self._watch, clock, telemetry)
         self._peers: frozenset[str] = frozenset()
-        self._count_at_ms = 0
         self._attach(self.changes)
+
+    def _pool(self, telemetry: Telemetry) -> Pool:
+        """Return the pool of the workers that will connect to this server."""
+        return Pool(
+            self.clock,
+            telemetry,
+            gard_of=_gard_of,
+            is_native=lambda task: self.agents.is_native(task.session.tenant, task.session.agent),
+            numbers=self._numbers,
+            offers=self._offers,
+        )
+
+    def _card(self) -> NodeCard:
+        """Return what this server says of itself; the rest is its node's to say."""
+        return NodeCard("", self.name, self.url, VERSION, workers=len(self.pool.members()))
 
     def _attach(self, changes: Changes) -> None:
         """Tell other servers of what is changed here, and do what is to be done about theirs."""
+        changes.hint = lambda: self.node.bus.send(None, Hint())
+        self.node.bus.on(Hint, lambda hint: changes.look_soon())
         self.keys.on_changed = functools.partial(changes.tell, "key")
         changes.reread = self._reread
         changes.acts = {
@@ -118,7 +144,7 @@ class Service:
             "endpoints": self.webhooks.load,
             "gards": self.claims.look,
             "key": lambda key_id: self.keys.look_at(key_id, self.clock.now_ms()),
-            "drain": self._drain,
+            "drain": self.servers.leave,
         }
 
     async def start(self) -> None:
@@ -172,6 +198,8 @@ class Service:
                 self.room,
                 self.webhooks,
                 self.changes,
+                self.servers,
+                self.store.durability,
             )
             self._desks[tenant] = desk
         return desk
@@ -211,14 +239,11 @@ class Service:
             self.failed.set()
         await self.keys.tick(now, KEY_TURNS if self.changes.shared else 1)
         await self.claims.keep()
-        if self.cluster is not None and self.clock.monotonic_ms() >= self._count_at_ms:
-            self._count_at_ms = self.clock.monotonic_ms() + COUNTED_EVERY_MS
-            await self._count(self.cluster)
+        self._count([card.id for card in self.node.nodes()])
         return now + WATCHED_EVERY_MS
 
-    async def _count(self, cluster: Cluster) -> None:
+    def _count(self, nodes: Sequence[str]) -> None:
         """See who is there. For those that are gone, one of those that are left tells the rest."""
-        nodes = [card.id for card in await cluster.nodes()]
         self.room.nodes = max(1, len(nodes))
         if self._peers - set(nodes) and nodes[:1] == [self.node.owner]:
             self._herald.search_soon()
@@ -228,11 +253,6 @@ class Service:
         """Read again what is kept in memory of a tenant."""
         await self.agents.refresh(tenant)
         await self.webhooks.load(tenant)
-
-    async def _drain(self, node: str) -> None:
-        """Hand over what this node has, and end, if it is the one that somebody means."""
-        if node == self.node.owner:
-            self.asked_to_leave.set()
 
     def _offers(self, task: ModelTask) -> Sequence[ToolSpec]:
         """Return the tools that a task's run is offered by now."""

@@ -34,8 +34,9 @@ async def serve(
     on_ready: Callable[[str], None] = lambda url: None,
     on_leaving: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then drain. `on_ready` is told the URL once it can be used.
+    """Serve until SIGINT, SIGTERM, or until somebody drains the node, and drain it then.
 
+    `on_ready` is told the URL once it can be used.
     `on_leaving` is awaited first when it stops, while workers can still bring their results.
 
     Port 0 takes a free one. Raises `InvalidInput` for an address that cannot be had, and what the
@@ -67,16 +68,18 @@ async def serve(
 
     server = _Announcing(config, lambda: on_ready(f"http://{shown}:{address[1]}"), leave)
 
-    async def give_up() -> None:
-        await service.failed.wait()
+    async def exit_after(event: asyncio.Event) -> None:
+        await event.wait()
         server.should_exit = True
 
-    failing = asyncio.ensure_future(give_up())
+    ends = (service.failed, service.servers.asked_to_leave)
+    waiting = [asyncio.ensure_future(exit_after(event)) for event in ends]
     try:
         with tuned():
             await server.serve(sockets=[listener])
     finally:
-        failing.cancel()
+        for one in waiting:
+            one.cancel()
     if service.failure is not None:
         raise service.failure
 

@@ -43,6 +43,7 @@ from perdure.api.shapes.keys import (
     KeyCreate,
     KeyMade,
 )
+from perdure.api.shapes.nodes import Node
 from perdure.api.shapes.runs import (
     Accepted,
     CancelCreate,
@@ -143,6 +144,7 @@ __all__ = [
     "MessageContext",
     "MessageCreate",
     "ModelUsage",
+    "Node",
     "Page",
     "PageQuery",
     "Port",

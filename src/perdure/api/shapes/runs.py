@@ -196,10 +196,11 @@ class ForkCreate(Shape, frozen=True, kw_only=True):
 
 
 class Accepted(Shape, frozen=True, kw_only=True):
-    """That a run was accepted, durably."""
+    """That a run was accepted, and how durably: memory, os, fsynced or replicated(n)."""
 
     status: str = "accepted"
     run_id: int
+    durability: str | UnsetType = UNSET
 
 
 class Forked(Accepted, frozen=True, kw_only=True):

@@ -49,7 +49,12 @@ class FirstRun(Shape, frozen=True, kw_only=True):
 
 
 class Health(Shape, frozen=True, kw_only=True):
-    """Whether the node lives, or can serve: `checks` says of each part why it cannot."""
+    """Whether the node lives, or can serve: `checks` says of each part why it cannot.
+
+    `durability` is what it is worth that something was accepted: memory, os, fsynced or
+    replicated(n).
+    """
 
     status: str
     checks: dict[str, str] = field(default_factory=dict)
+    durability: str | UnsetType = UNSET

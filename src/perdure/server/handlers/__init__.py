@@ -20,6 +20,7 @@ from perdure.server.handlers import (
     gards,
     hooks,
     keys,
+    nodes,
     public,
     runs,
     sessions,
@@ -43,6 +44,7 @@ MODULES: tuple[ModuleType, ...] = (
     hooks,
     endpoints,
     keys,
+    nodes,
     public,
 )
 _FOUND = {

@@ -132,7 +132,7 @@ async def receive_hook(service: Service, request: Request, http: HttpRequest) ->
         idempotency_key=wanted.idempotency_key,
         trigger="webhook",
     )
-    return Answer(shapes.Accepted(run_id=await desk.numbers.run(run)), 202)
+    return Answer(desk.accepted(await desk.numbers.run(run)), 202)
 
 
 def _check_secret(scheme: str, secret: str | None) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, Response
 
@@ -12,9 +10,7 @@ from perdure.api.openapi import document
 from perdure.core.errors import PerdureError
 from perdure.server.desk import Answer, Request
 from perdure.server.reading import page_of
-from perdure.server.service import Service
-
-VERSION = importlib.metadata.version("perdure")
+from perdure.server.service import VERSION, Service
 
 
 async def health(service: Service, request: Request, http: HttpRequest) -> Answer:
@@ -24,7 +20,7 @@ async def health(service: Service, request: Request, http: HttpRequest) -> Answe
 
 async def ready(service: Service, request: Request, http: HttpRequest) -> Answer:
     """The node has its lease and its stores answer: it can serve."""
-    checks = {}
+    checks, durability = {}, service.store.durability
     try:
         service.node.check()
         await service.node.rows(limit=1)
@@ -37,8 +33,9 @@ async def ready(service: Service, request: Request, http: HttpRequest) -> Answer
     if service.leaving.begun:
         checks["node"] = "it is stopping"
     if checks:
-        return Answer(shapes.Health(status="unavailable", checks=checks), 503)
-    return Answer(shapes.Health(status="ok"))
+        health = shapes.Health(status="unavailable", checks=checks, durability=durability)
+        return Answer(health, 503)
+    return Answer(shapes.Health(status="ok", durability=durability))
 
 
 async def openapi(service: Service, request: Request, http: HttpRequest) -> Answer:

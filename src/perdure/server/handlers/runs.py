@@ -44,7 +44,7 @@ async def send_message(desk: Desk, request: Request) -> Answer:
         gard=body.gard_id,
         context=_context(body.context),
     )
-    return Answer(shapes.Accepted(run_id=await desk.numbers.run(run)), 202)
+    return Answer(desk.accepted(await desk.numbers.run(run)), 202)
 
 
 def _context(context: shapes.MessageContext | None) -> list[UserMessage | AssistantMessage]:
@@ -156,7 +156,7 @@ async def reply_to_run(desk: Desk, request: Request) -> Answer:
         await desk.runs.reply(row.id, body.answer, call=body.call)
     except Refused:
         raise Rejected(409, "run is not waiting for input") from None
-    return Answer(shapes.Accepted(run_id=decode_id(request.path["id"])), 202)
+    return Answer(desk.accepted(decode_id(request.path["id"])), 202)
 
 
 async def resolve_call(desk: Desk, request: Request) -> Answer:
@@ -169,7 +169,7 @@ async def resolve_call(desk: Desk, request: Request) -> Answer:
         )
     except Refused as refused:
         raise Rejected(409, str(refused)) from None
-    return Answer(shapes.Accepted(run_id=decode_id(request.path["id"])), 202)
+    return Answer(desk.accepted(decode_id(request.path["id"])), 202)
 
 
 async def cancel_run(desk: Desk, request: Request) -> Answer:
@@ -179,7 +179,7 @@ async def cancel_run(desk: Desk, request: Request) -> Answer:
         await desk.runs.cancel(row.id, request.body.reason or "cancelled on request")
     except Refused:
         raise Rejected(409, "run has already ended") from None
-    return Answer(shapes.Accepted(run_id=decode_id(request.path["id"])), 202)
+    return Answer(desk.accepted(decode_id(request.path["id"])), 202)
 
 
 async def retry_run(desk: Desk, request: Request) -> Answer:
@@ -206,7 +206,7 @@ async def retry_run(desk: Desk, request: Request) -> Answer:
             raise Rejected(422, "run has no user_message to retry")
         context = convert(told.timeline.context or {}, shapes.MessageContext)
         run = await send(desk, entry, told.timeline.input, gard=gard, context=_context(context))
-    return Answer(shapes.Accepted(run_id=await desk.numbers.run(run)), 202)
+    return Answer(desk.accepted(await desk.numbers.run(run)), 202)
 
 
 async def fork_run(desk: Desk, request: Request) -> Answer:
@@ -225,7 +225,9 @@ async def fork_run(desk: Desk, request: Request) -> Answer:
         )
     )
     shown = await desk.show(run)
-    answer = shapes.Forked(run_id=shown.id, agent_id=shown.agent_id, data=shown)
+    answer = shapes.Forked(
+        run_id=shown.id, agent_id=shown.agent_id, data=shown, durability=desk.durability
+    )
     return Answer(answer, 201)
 
 

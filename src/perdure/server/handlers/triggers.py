@@ -86,7 +86,7 @@ async def fire_trigger(desk: Desk, request: Request) -> Answer:
         idempotency_key=request.key,
         trigger="schedule",
     )
-    return Answer(shapes.Accepted(run_id=await desk.numbers.run(run)), 202)
+    return Answer(desk.accepted(await desk.numbers.run(run)), 202)
 
 
 async def _trigger(desk: Desk, request: Request) -> entries.Trigger:
