@@ -26,10 +26,10 @@ ODD = 'pässword "quoted" \\ & /+%'
 def forgotten() -> Iterator[None]:
     """Know nothing before, and nothing after."""
     redaction._known.clear()
-    redaction._forms = ()
+    redaction._forms = redaction._in_json = ()
     yield
     redaction._known.clear()
-    redaction._forms = ()
+    redaction._forms = redaction._in_json = ()
 
 
 @pytest.mark.parametrize("value", [VALUE, ODD])

@@ -36,11 +36,12 @@ _NAMED_SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|DA
 _PASSWORD_IN_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s]*:([^/@\s]{8,})@")
 _known: OrderedDict[str, None] = OrderedDict()
 _forms: tuple[str, ...] = ()
+_in_json: tuple[bytes, ...] = ()
 
 
 def remember(value: str) -> None:
     """Let a value be known as a secret, unless it is too short to be told from ordinary text."""
-    global _forms
+    global _forms, _in_json
     if len(value) < SECRET_CHARS_MIN:
         return
     if value in _known:
@@ -51,6 +52,7 @@ def remember(value: str) -> None:
         _known.popitem(last=False)
     # A new tuple each time: threads of tools read it without a lock.
     _forms = _longest_first(form for each in tuple(_known) for form in _forms_of(each))
+    _in_json = tuple(_escaped(form).encode(errors="replace") for form in _forms)
 
 
 def redact(text: str) -> str:
@@ -68,14 +70,12 @@ def hidden_in(value: Any, body: bytes) -> Any:
 
     A value that holds none is the same object.
     """
-    if not any(form.encode() in body for form in _forms):
-        return value
-    return _walk(value)
+    return _walk(value) if is_known_in(body) else value
 
 
 def is_known_in(body: bytes) -> bool:
-    """Say whether anything that was resolved as a credential is in these bytes."""
-    return any(form.encode() in body for form in _forms)
+    """Say whether anything that was resolved as a credential is in the texts of this JSON."""
+    return any(form in body for form in _in_json)
 
 
 class RedactingFilter(logging.Filter):
@@ -128,6 +128,10 @@ def _without(text: str, forms: Iterable[str]) -> str:
     return text
 
 
+def _escaped(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
 def _longest_first(forms: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(forms), key=len, reverse=True))
 
@@ -148,7 +152,7 @@ def _forms_of(value: str) -> tuple[str, ...]:
     return (
         value,
         *(line for line in lines if not line.startswith("-----")),
-        json.dumps(value, ensure_ascii=False)[1:-1],
+        _escaped(value),
         json.dumps(value)[1:-1],
         repr(value)[1:-1],
         quote(value, safe=""),
