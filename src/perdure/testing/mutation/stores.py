@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +14,7 @@ from msgspec.structs import replace
 
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.adapters.stores.sqlite import SqliteStore
-from perdure.core.errors import StoreError
+from perdure.core.errors import InvalidInput, StoreError
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
 from perdure.core.state import decode_snapshot, encode_snapshot
@@ -29,7 +31,18 @@ from perdure.ports.session_store import (
 from perdure.testing.mutation.patches import Patches
 
 LOCAL_STORES = (MemoryStore, SqliteStore)
-STORES = LOCAL_STORES
+DRIVERS = ("postgres.PostgresStore", "redis.RedisStore", "nats.NatsStore")
+
+
+def _drivers() -> Iterator[type]:
+    """Yield the stores that nodes share whose extra is installed."""
+    for name in DRIVERS:
+        module, _, kind = name.partition(".")
+        with suppress(ImportError, InvalidInput):
+            yield getattr(import_module(f"perdure.adapters.stores.{module}"), kind)
+
+
+STORES: tuple[type, ...] = (*LOCAL_STORES, *_drivers())
 LATE_SECONDS = 0.01
 """How much too late a mutant writes: longer than the calls that it wrongly lets go first."""
 

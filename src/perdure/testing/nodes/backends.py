@@ -117,6 +117,48 @@ class PostgresBackend(Backend):
         return f"postgresql://postgres@{host}:{port}/{space}"
 
 
+class RedisBackend(Backend):
+    """A Redis that writes to its disk; each store has a prefix of its own."""
+
+    name = "redis"
+
+    def __init__(self, server: Any) -> None:
+        super().__init__()
+        self._numbers = itertools.count(1)
+        self.servers = [server]
+        self.addresses = [("127.0.0.1", server.port)]
+
+    def fresh(self) -> str:
+        """Return a prefix that nobody has used."""
+        return f"p{next(self._numbers)}"
+
+    def url(self, space: str, addresses: Sequence[Address] | None = None) -> str:
+        """Return the URL of a prefix."""
+        [(host, port)] = addresses or self.addresses
+        return f"redis://{host}:{port}/0?prefix={space}"
+
+
+class NatsBackend(Backend):
+    """A nats-server that syncs, or three that keep each other's streams."""
+
+    name = "nats"
+
+    def __init__(self, cluster: Any) -> None:
+        super().__init__()
+        self._numbers = itertools.count(1)
+        self.servers = [*cluster.members] if hasattr(cluster, "members") else [cluster]
+        self.addresses = [("127.0.0.1", server.port) for server in self.servers]
+
+    def fresh(self) -> str:
+        """Return a prefix that nobody has used."""
+        return f"p{next(self._numbers)}"
+
+    def url(self, space: str, addresses: Sequence[Address] | None = None) -> str:
+        """Return the URL of a prefix."""
+        hosts = ",".join(f"{host}:{port}" for host, port in addresses or self.addresses)
+        return f"nats://{hosts}?name={space}"
+
+
 def _sqlite() -> AbstractContextManager[str]:
     return tempfile.TemporaryDirectory(prefix="perdure-nodes-")
 
@@ -127,10 +169,24 @@ def _postgres() -> AbstractContextManager[Any]:
     return PostgresServer.start(settings={"max_connections": "300"})
 
 
+def _redis() -> AbstractContextManager[Any]:
+    from perdure.testing.servers.redis import RedisServer
+
+    return RedisServer.start(appendonly="yes", appendfsync="always")
+
+
+def _nats() -> AbstractContextManager[Any]:
+    from perdure.testing.servers.nats import NatsServer
+
+    return NatsServer.start()
+
+
 BACKENDS: Mapping[str, tuple[Callable[[], AbstractContextManager[Any]], Callable[[Any], Backend]]]
 BACKENDS = {
     "sqlite": (_sqlite, lambda folder: SqliteBackend(Path(folder))),
     "postgres": (_postgres, PostgresBackend),
+    "redis": (_redis, RedisBackend),
+    "nats": (_nats, NatsBackend),
 }
 
 

@@ -11,14 +11,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from perdure.testing.ledger import running_ledger
 from perdure.testing.nodes.backends import BACKENDS, Backend, SqliteBackend, backend
 from perdure.testing.nodes.netfilter import Filtered, is_private, run_in_private_network
+from perdure.testing.nodes.nursery import Nursery
 from perdure.testing.nodes.proxy import Proxy
 from perdure.testing.nodes.scene import Cell, Scene
 from perdure.testing.nodes.troubles import ALL, STALL_LEASES, Trouble
@@ -35,9 +38,9 @@ def errands(count: int = ERRANDS) -> tuple[str, ...]:
     return tuple(f"e{number}" for number in range(count))
 
 
-async def undisturbed(folder: Path, ledger: Path, count: int = ERRANDS) -> Store:
+async def undisturbed(folder: Path, ledger: Path, nursery: Nursery, count: int = ERRANDS) -> Store:
     """Run the errands on one node that nothing troubles: what all others are held against."""
-    async with Scene(SqliteBackend(folder), ledger, errands(count), work_ms=0) as scene:
+    async with Scene(SqliteBackend(folder), ledger, nursery, errands(count), work_ms=0) as scene:
         if await scene.ended() is None:
             raise SystemExit(f"the undisturbed run did not end: {said(scene.folder)}")
         await scene.drain()
@@ -48,6 +51,7 @@ async def run_cell(
     shared: Backend,
     trouble: Trouble,
     ledger: Path,
+    nursery: Nursery,
     quiet: Store,
     *,
     seed: int = 1,
@@ -59,14 +63,15 @@ async def run_cell(
     scene = Scene(
         shared,
         ledger,
+        nursery,
         sorted({name.rpartition("/")[2] for name in quiet}),
         seed=seed,
         speeds=trouble.speeds,
+        false_clocks=trouble.false_clocks,
         network=Filtered if is_private() else Proxy,
         **{
             "work_ms": WORK_MS,
             "mutant": mutant,
-            "false_clocks": trouble.false_clocks,
             "stall_ms": int(1_000 * STALL_LEASES),
             **life,
         },
@@ -117,20 +122,21 @@ async def run_matrix(
     say: bool = True,
 ) -> tuple[list[Cell], list[str]]:
     """Run the cells; return them, and what could not run and why."""
-    import tempfile
-
     cells: list[Cell] = []
     missing: list[str] = []
     wanted = [ALL[name] for name in troubles]
-    with running_ledger() as ledger, tempfile.TemporaryDirectory() as folder:
-        quiet = await undisturbed(Path(folder), ledger, count)
+    async with AsyncExitStack() as stack:
+        ledger = stack.enter_context(running_ledger())
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-quiet-"))
+        nursery = await stack.enter_async_context(Nursery())
+        quiet = await undisturbed(Path(folder), ledger, nursery, count)
         for name in stores:
             try:
                 async with backend(name) as shared:
                     for trouble in wanted:
                         if name in trouble.stores:
                             cell = await run_cell(
-                                shared, trouble, ledger, quiet, seed=seed, mutant=mutant
+                                shared, trouble, ledger, nursery, quiet, seed=seed, mutant=mutant
                             )
                             cells.append(cell)
                             if say:

@@ -14,6 +14,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import traceback
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -213,6 +214,8 @@ def _fork(life: AnyLife, pipes: tuple[int, int]) -> int:
         for fd, standard in ((nothing, 0), (words, 1), (words, 2)):
             os.dup2(fd, standard)
         code = asyncio.run(live(life) if isinstance(life, Life) else contend(life))
+    except BaseException:  # noqa: BLE001  the process ends here, and its words are kept
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)

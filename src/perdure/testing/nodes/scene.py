@@ -50,11 +50,13 @@ class Scene:
         self,
         backend: Backend,
         ledger: Path,
+        nursery: Nursery,
         errands: Sequence[str],
         *,
         nodes: int = NODES,
         seed: int = 1,
         speeds: Sequence[float | None] = (),
+        false_clocks: bool = False,
         network: Callable[[str, int], Any] = Proxy,
         **life: Any,
     ) -> None:
@@ -68,7 +70,9 @@ class Scene:
         self.gave_up = 0
         self.kills = 0
         self._ledger = ledger
+        self._nursery = nursery
         self._errands = tuple(errands)
+        self._false_clocks = false_clocks
         self._network = network
         self._nodes = nodes if backend.shared else 1
         self._speeds = [*speeds, *[None] * (self._nodes - len(speeds))]
@@ -88,9 +92,10 @@ class Scene:
             name = f"n{number}"
             clock = self.folder / f"{name}.clock"
             clock.write_text("+0\n")
-            false = bool(self._life.get("false_clocks"))
-            nursery = Nursery(clock if false and speed is None else None, speed)
-            await self._stack.enter_async_context(nursery)
+            nursery = self._nursery
+            if self._false_clocks:
+                nursery = Nursery(clock if speed is None else None, speed)
+                await self._stack.enter_async_context(nursery)
             self.clocks[name] = clock
             self.proxies[name] = [
                 await self._stack.enter_async_context(self._network(*address))
@@ -222,7 +227,7 @@ class Scene:
             world=str(self.folder / WORLD_FILE),
             errands=self._errands[number :: self._nodes],
         )
-        return replace(life, **{k: v for k, v in self._life.items() if k != "false_clocks"})
+        return replace(life, **self._life)
 
     async def _watch(self, nursery: Nursery, life: Life) -> None:
         """Start a node, and start it again whenever it ended."""

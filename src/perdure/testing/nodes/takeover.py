@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from perdure.testing.nodes.backends import Backend
+from perdure.testing.nodes.nursery import Nursery
 from perdure.testing.nodes.recorder import Trace, read_traces
 from perdure.testing.nodes.scene import Scene
 
@@ -23,6 +24,7 @@ SESSIONS_PER_NODE = 40
 THINK_MS = 2_500
 """So long that every session is in the middle of something when the signal comes."""
 BEGUN_SECONDS = 1.5
+POLL_SECONDS = 0.2
 DEATH_SECONDS_MAX = LEASE_MS / 1_000 + 2
 DRAIN_SECONDS_MAX = 1.0
 WAIT_SECONDS_MAX = LEASE_MS / 1_000 * 3
@@ -40,10 +42,10 @@ class Takeover(NamedTuple):
     wrong: tuple[str, ...]
 
 
-async def measure(shared: Backend, ledger: Path) -> Takeover:
+async def measure(shared: Backend, ledger: Path, nursery: Nursery) -> Takeover:
     """Kill a node in the middle of its work, and drain another one."""
-    deaths = await _times(shared, ledger, signal.SIGKILL)
-    drains = await _times(shared, ledger, signal.SIGTERM)
+    deaths = await _times(shared, ledger, nursery, signal.SIGKILL)
+    drains = await _times(shared, ledger, nursery, signal.SIGTERM)
     wrong = []
     if not deaths or not drains:
         wrong.append(f"{shared.name}: no session was taken over")
@@ -69,12 +71,15 @@ async def measure(shared: Backend, ledger: Path) -> Takeover:
     )
 
 
-async def _times(shared: Backend, ledger: Path, number: signal.Signals) -> list[float]:
+async def _times(
+    shared: Backend, ledger: Path, nursery: Nursery, number: signal.Signals
+) -> list[float]:
     """Return how long each session of a node waited after a signal; endless for those that did."""
     errands = [f"t{n}" for n in range(2 * SESSIONS_PER_NODE)]
     async with Scene(
         shared,
         ledger,
+        nursery,
         errands,
         nodes=2,
         lease_ms=LEASE_MS,
@@ -89,13 +94,11 @@ async def _times(shared: Backend, ledger: Path, number: signal.Signals) -> list[
         scene.leave_alone("n0")
         sent = time.monotonic()
         member.send(number)
-        until = sent + WAIT_SECONDS_MAX
-        while time.monotonic() < until:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
             times = taken_over(read_traces(scene.folder), "n0", sent)
-            if float("inf") not in times:
-                break
-            await asyncio.sleep(0.2)
-        return times
+            if float("inf") not in times or time.monotonic() > sent + WAIT_SECONDS_MAX:
+                return times
 
 
 def taken_over(traces: Iterable[Trace], victim: str, sent: float) -> list[float]:
