@@ -158,3 +158,22 @@ def test_a_store_in_use_is_left_to_its_process(terminal: Terminal) -> None:
     finally:
         running.kill()
         running.communicate()
+
+
+def test_what_a_restored_store_was_at_is_not_done_again(terminal: Terminal) -> None:
+    """The copy is made while the payment is under way; the original is lost after it."""
+    running = terminal.start("run", "agents.py:helper", "please pay", HANG="1")
+    assert running.stdout is not None
+    assert any("paying" in line for line in running.stdout)
+    assert terminal.perdure("store", "backup", "copy").code == 0
+    running.kill()
+    running.communicate()
+    restored = "sqlite:///copy/perdure.db"
+    resumed = terminal.perdure("resume", "--store", restored)
+    assert resumed.code == 4, resumed
+    [run] = terminal.perdure("runs", "list", "--store", restored, "--json").lines
+    assert (run["status"], run["code"]) == ("failed", "suspect")
+    assert terminal.ran() == ["pay 5"]
+    again = terminal.perdure("run", "agents.py:helper", "count the files", "--store", restored)
+    assert again.code == 0, "what is asked after the restore runs as always"
+    assert terminal.perdure("verify", "copy/perdure.db").code == 0

@@ -44,10 +44,10 @@ async def show(store: str, as_json: bool) -> None:
 async def distrust(store: str, as_json: bool) -> None:
     """Say that a store was restored, or lost what it had acknowledged.
 
-    Every session in it is suspect then. What may have been done and forgotten is not sent again
-    silently: calls that had been intended become unknown when their session is taken up next, and
-    go the way of their effect class. Do it before any node opens the store. `perdure store backup`
-    has done it to its copies already.
+    Every session in it is suspect then, and what may have been done and forgotten is not done again
+    silently: a run that was in progress fails with `suspect`, a message that waited is withdrawn,
+    and a person who has looked says what is to be done again. Do it before a node opens the store.
+    `perdure store backup` has done it to its copies already.
     """
     opened = await open_store(_existing(store), SystemClock())
     try:
