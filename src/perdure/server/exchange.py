@@ -6,9 +6,11 @@ borrower like any other. Whatever is reported of it, that it asks to begin or ho
 into its session's inbox: it is durable there, and whoever runs the session by then decides it. That
 a `once` call has begun is told by its lender, after the commit.
 
-Messages get lost, so each side says again and again what it takes for true: the lender what it has
-lent, and the borrower which of that it has not. A borrower that is seen no more has taken its calls
-along; they are treated like those of a worker whose connection ended.
+Messages get lost, repeated and late. So each side says again and again what it takes for true: the
+lender what it has lent, and the borrower which of that it has not. And a borrower remembers what it
+is done with: a late word can begin nothing twice, since it is addressed to this life of this node.
+A borrower that is seen no more has taken its calls along; they are treated like those of a worker
+whose connection ended.
 """
 
 from __future__ import annotations
@@ -43,11 +45,13 @@ SYNC_MS = 1_000
 """How often nodes tell each other what they take for true."""
 MISSING_MS = 10_000
 """How long a node that borrowed calls may not be seen."""
-SILENT_MS = 10_000
+SILENT_MS = 60_000
 """How long nobody may speak of a borrowed call before it is stopped, unless it has begun."""
 AGAIN_MS = 500
 """After how long a report is put into an inbox again that the store did not answer for."""
 NAMES_MAX = 500
+OVER_MAX = 100_000
+"""How many calls a borrower remembers that it is done with."""
 
 
 class Seek(Message, frozen=True, tag="seek"):
@@ -170,6 +174,7 @@ class Exchange:
         self._telemetry = telemetry
         self._neighbours: dict[str, Neighbour] = {}
         self._borrowed: dict[str, _Borrowed] = {}
+        self._over: dict[tuple[str, int], None] = {}
         self._seeking: Timer | None = None
         self._sync: Timer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -272,13 +277,16 @@ class Exchange:
         if task is None:
             return
         task_id = self._pool.id_of(task)
+        if (task_id, _attempt(task)) in self._over:
+            self._bus.send(lend.node, Knock(task.session, self._owner))
+            return
         known = self._borrowed.get(task_id)
         if known is not None and _attempt(known.task) == _attempt(task):
             known.lender, known.named_ms = lend.node, self._clock.monotonic_ms()
             self._proceed(known, lend.begun_by)
             return
         if known is not None:
-            self._pool.cancel(known.task)
+            self._drop(task_id, known)
         begun = lend.begun_by is not None
         borrowed = _Borrowed(task, lend.node, begun, self._clock.monotonic_ms())
         self._borrowed[task_id] = borrowed
@@ -305,9 +313,22 @@ class Exchange:
 
     def _stop(self, stop: Stop) -> None:
         for task_id in stop.tasks:
-            borrowed = self._borrowed.pop(task_id, None)
+            borrowed = self._borrowed.get(task_id)
             if borrowed is not None:
-                self._pool.cancel(borrowed.task)
+                self._drop(task_id, borrowed)
+
+    def _drop(self, task_id: str, borrowed: _Borrowed) -> None:
+        """Have a call executed no more."""
+        del self._borrowed[task_id]
+        self._pool.cancel(borrowed.task)
+        if _may_have_acted(borrowed):
+            self._be_over(task_id, borrowed.task)
+
+    def _be_over(self, task_id: str, task: Task) -> None:
+        """Remember that this attempt at a call is never to be made here again."""
+        self._over[task_id, _attempt(task)] = None
+        if len(self._over) > OVER_MAX:
+            del self._over[next(iter(self._over))]
 
     def _unknown(self, task_ids: Sequence[str]) -> None:
         self._bus.send(None, Holding(self._owner, tuple(task_ids)))
@@ -317,6 +338,8 @@ class Exchange:
             self._bus.send(borrowed.lender, Pieces(task.session, task.run, piece))
 
     def _reported(self, task_id: str, borrowed: _Borrowed, task: Task, report: Report) -> None:
+        if not isinstance(report, ReportToolBegin):
+            self._be_over(task_id, task)
         work = asyncio.ensure_future(self._bring(task_id, borrowed, task, report))
         self._tasks.add(work)
         work.add_done_callback(self._tasks.discard)
@@ -368,8 +391,7 @@ class Exchange:
                 self._bus.send(node, Lent(self._owner, some))
         for task_id, borrowed in tuple(self._borrowed.items()):
             if now_ms - borrowed.named_ms > SILENT_MS and not _may_have_acted(borrowed):
-                del self._borrowed[task_id]
-                self._pool.cancel(borrowed.task)
+                self._drop(task_id, borrowed)
         self._seek()
         if not self._stopped:
             self._sync = self._clock.call_later(SYNC_MS, self._synchronise)

@@ -22,6 +22,7 @@ from perdure.server.catalogued import Catalogued
 from perdure.server.changes import Changes, Hint
 from perdure.server.desk import Desk
 from perdure.server.egress import Egress
+from perdure.server.exchange import Exchange
 from perdure.server.gards import Claims
 from perdure.server.held import Known
 from perdure.server.herald import Herald
@@ -100,6 +101,10 @@ class Service:
             cluster=cluster,
             card=self._card,
         )
+        self.exchange = None
+        if cluster is not None:
+            at = self.node
+            self.exchange = Exchange(at.owner, self.pool, at.bus, store, at.nodes, clock, telemetry)
         self.servers = Servers(self.node, self.changes, clock)
         self.requests = RequestLimit(self.limits)
         self.room = RunLimit(lambda tenant: self.limits(tenant).parked_runs_max)
@@ -157,6 +162,8 @@ class Service:
             for tenant in await self.catalog.tenants():
                 await self._reread(tenant.slug)
             await self.node.start()
+            if self.exchange is not None:
+                self.exchange.start()
         except PerdureError as error:
             self.failure = error
             raise
@@ -177,6 +184,8 @@ class Service:
         await self._herald.stop()
         await self._outbox.stop()
         self.pool.drain()
+        if self.exchange is not None:
+            await self.exchange.stop()
         await self.node.stop()
 
     def desk(self, tenant: str) -> Desk:

@@ -1,0 +1,370 @@
+"""Calls that cross nodes: a session here, its worker there, and anybody may die in between."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import Any, ClassVar
+
+import pytest
+
+from perdure.adapters.cluster.memory import Hub, MemoryCluster
+from perdure.core.agent import AgentSpec, define
+from perdure.core.errors import Broken
+from perdure.ports.cluster import NodeCard
+from perdure.runtime.agents import Registered
+from perdure.runtime.node import Node
+from perdure.runtime.settings import NodeSettings
+from perdure.server.exchange import MISSING_MS, Exchange
+from perdure.server.pool import RETURN_ONCE_MS, Pool
+from perdure.wire import table as t
+from perdure.wire.registration import FEATURES
+from perdure.wire.results import Result
+from perdure.wire.tasks import LlmTask, ToolTask
+from tests.runtime.world import World
+from tests.server.peers import Does, Peer, registration
+from tests.server.test_pool_in_node import answer, model_only, spec
+
+DONE = "it says: charged 5"
+NATIVE = tuple(FEATURES - {"credit", "message_cache"})
+
+
+class Lossy(MemoryCluster):
+    """A bus that loses half of what is sent, and repeats and delays some of the rest."""
+
+    chance = random.Random(7)
+
+    def send(self, node: str | None, message: bytes) -> None:
+        """Send it never, once or twice."""
+        fate = self.chance.random()
+        if fate < 0.5:
+            return
+        super().send(node, message)
+        if fate > 0.8:
+            asyncio.get_running_loop().call_later(0.002, super().send, node, message)
+
+
+class Office:
+    """A node of a town, its pool, and its exchange."""
+
+    def __init__(self, town: Town, name: str) -> None:
+        self.town = town
+        self.name = name
+        self.cluster = town.bus(town.hub)
+        self.pool = Pool(town.clock, town.telemetry)
+        self.node = Node(
+            town.store,
+            [self.pool],
+            Registered(town.definitions),
+            town.clock,
+            town.telemetry,
+            settings=town.settings,
+            cluster=self.cluster,
+            card=lambda: NodeCard("", name),
+        )
+        self.exchange = Exchange(
+            self.node.owner,
+            self.pool,
+            self.node.bus,
+            town.store,
+            self.node.nodes,
+            town.clock,
+            town.telemetry,
+        )
+
+    def worker(self, worker_id: str = "w1", does: Does = answer, **more: Any) -> Peer:
+        """Let a worker of ours join that has everything; it asks before it acts."""
+        what = registration(
+            worker_id, "charge", features=NATIVE, agents={"bot": ("charge",)}, **more
+        )
+        return Careful(self.pool, what, does=does)
+
+
+class Careful(Peer):
+    """A worker that asks to begin its `once` calls, acts when it may, and counts that."""
+
+    acted: ClassVar[Counter[str]] = Counter()
+
+    def _hear(self, frame: str) -> None:
+        for thing in self.side.feed(frame):
+            if isinstance(thing, str):
+                self.say(thing)
+                continue
+            self.heard.append(thing)
+            if isinstance(thing, ToolTask) and thing.perdure.effect == "once":  # type: ignore[union-attr]
+                self.say(self.side.begin(thing.task_id))
+            elif isinstance(thing, ToolTask | LlmTask):
+                self._bring(thing)
+            elif isinstance(thing, t.Proceed):
+                self.acted[thing.task_id] += 1
+                self._bring(next(one for one in self.tasks if one.task_id == thing.task_id))
+
+    def _bring(self, task: LlmTask | ToolTask) -> None:
+        result: Result | None = self._does(task)
+        if result is not None:
+            self.say(self.side.result(result))
+
+
+class Town(World):
+    """Several nodes on one store, whose workers are wherever a test puts them."""
+
+    def __init__(self, *specs: AgentSpec, bus: type[MemoryCluster] = MemoryCluster) -> None:
+        super().__init__(settings=NodeSettings(linger_ms=100, scan_interval_ms=1_000))
+        self.definitions = {one.name: define(one) for one in specs or (spec(),)}
+        self.hub = Hub(self.clock.now_ms)
+        self.bus = bus
+        self.offices: dict[str, Office] = {}
+        Careful.acted = Counter()
+        Lossy.chance = random.Random(7)
+
+    async def open(self, name: str) -> Office:
+        """Open an office."""
+        office = self.offices[name] = Office(self, name)
+        await office.node.start()
+        office.exchange.start()
+        return office
+
+    async def vanish(self, office: Office) -> None:
+        """Let a node die without a word; its workers lose their connections."""
+        del self.offices[office.name]
+        node = office.node
+        assert node._presence is not None
+        assert node._elsewhere is not None
+        for part in (node._heartbeat, node._presence):
+            part._stopped = True
+            assert part._timer is not None
+            part._timer.cancel()
+        self.hub.members.pop(node.owner, None)
+        office.cluster._card = None
+        await node._elsewhere.stop()
+        await node._recovery.stop()
+        office.exchange._stopped = True
+        for timer in (office.exchange._sync, office.exchange._seeking):
+            if timer is not None:
+                timer.cancel()
+        for task in tuple(office.exchange._tasks):
+            task.cancel()
+        node._host.draining = True
+        node._host.lose_all(Broken("it is dead"))
+        office.pool.hear = lambda member, fact: None  # type: ignore[method-assign]
+        office.exchange._reported = lambda *report: None  # type: ignore[method-assign]
+
+    async def close(self) -> None:
+        """Stop every node."""
+        for office in self.offices.values():
+            await office.exchange.stop()
+            await office.node.stop()
+
+    async def result(self, run: Any, seconds: float = 60) -> Any:
+        """Let time pass until a run has ended, and return its answer."""
+        ending = asyncio.ensure_future(run.result())
+        for _ in range(int(seconds * 20)):
+            await self.settle(30)
+            if ending.done():
+                return ending.result()
+            self.clock.advance(50)
+        raise AssertionError(f"not done within {seconds} s: {await run.row()}")
+
+    async def until(self, seen: Any, seconds: float = 60) -> None:
+        """Let time pass until something is seen."""
+        for _ in range(int(seconds * 20)):
+            await self.settle(30)
+            if seen():
+                return
+            self.clock.advance(50)
+        raise AssertionError(f"not seen within {seconds} s")
+
+
+buses = pytest.mark.parametrize("bus", [MemoryCluster, Lossy])
+effects = pytest.mark.parametrize("effect", ["read", "idempotent", "once"])
+
+
+@buses
+@effects
+async def test_calls_go_to_the_node_that_has_a_worker(
+    bus: type[MemoryCluster], effect: str
+) -> None:
+    town = Town(spec(effect=effect), bus=bus)
+    here, there = await town.open("here"), await town.open("there")
+    there.worker()
+    run = await here.node.send("bot", "go")
+    assert await town.result(run) == DONE
+    assert set(Careful.acted.values()) == ({1} if effect == "once" else set())
+    await town.close()
+
+
+@buses
+async def test_a_call_waits_for_the_first_worker_that_comes_to_any_node(
+    bus: type[MemoryCluster],
+) -> None:
+    town = Town(bus=bus)
+    here, there = await town.open("here"), await town.open("there")
+    run = await here.node.send("bot", "go")
+    await town.pass_time(5)
+    assert (await run.row()).status == "running"
+    there.worker()
+    assert await town.result(run) == DONE
+    await town.close()
+
+
+async def test_what_a_model_writes_at_another_node_is_heard_where_its_session_runs() -> None:
+    town = Town()
+    here, there = await town.open("here"), await town.open("there")
+    heard: list[str] = []
+
+    def does(task: LlmTask | ToolTask) -> Result | None:
+        if isinstance(task, LlmTask):
+            peer.say(*peer.side.text({task.task_id: "piece"}))
+        return answer(task)
+
+    peer = there.worker(does=does)
+    run = await here.node.send("bot", "go")
+    leave = here.node.follow(run.session, lambda run, piece: heard.append(piece))
+    assert await town.result(run) == DONE
+    assert "piece" in heard
+    leave()
+    await town.close()
+
+
+@buses
+@effects
+async def test_a_result_counts_although_the_node_that_lent_the_call_is_dead(
+    bus: type[MemoryCluster], effect: str
+) -> None:
+    town = Town(spec(effect=effect), bus=bus)
+    here, there = await town.open("here"), await town.open("there")
+    slow = there.worker(does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: any(isinstance(task, ToolTask) for task in slow.tasks))
+    if effect == "once":
+        await town.until(lambda: Careful.acted)
+    await town.vanish(here)
+    (task,) = [task for task in slow.tasks if isinstance(task, ToolTask)]
+    slow.say(slow.side.result(answer(task)))
+    slow._does = answer
+    assert await town.result(await there.node.run(run.id)) == DONE
+    assert max(Careful.acted.values(), default=0) <= 1
+    await town.close()
+
+
+@buses
+async def test_a_call_that_began_is_taken_up_where_its_worker_is_and_runs_once(
+    bus: type[MemoryCluster],
+) -> None:
+    """Its lender dies after the begin is durable, whether or not the word to go on arrived."""
+    town = Town(spec(effect="once"), bus=bus)
+    here, there = await town.open("here"), await town.open("there")
+    third = await town.open("third")
+    slow = there.worker(does=model_only)
+    run = await here.node.send("bot", "go")
+
+    async def begun() -> bool:
+        events = [item.type async for item in third.node.read(run.session, 0)]
+        return "tool_call_begun" in events
+
+    for _ in range(1_000):
+        await town.settle(3)
+        if await begun():
+            break
+        town.clock.advance(20)
+    await town.vanish(here)
+    await town.until(lambda: Careful.acted)
+    (task,) = [task for task in slow.tasks if isinstance(task, ToolTask)]
+    slow._does = answer
+    slow.say(slow.side.result(answer(task)))
+    assert await town.result(await third.node.run(run.id)) == DONE
+    assert set(Careful.acted.values()) == {1}
+    await town.close()
+
+
+@buses
+@pytest.mark.parametrize("effect", ["read", "idempotent"])
+async def test_a_call_is_lent_again_when_the_borrower_is_dead(
+    bus: type[MemoryCluster], effect: str
+) -> None:
+    town = Town(spec(effect=effect), bus=bus)
+    here, there = await town.open("here"), await town.open("there")
+    slow = there.worker(does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: any(isinstance(task, ToolTask) for task in slow.tasks))
+    await town.vanish(there)
+    third = await town.open("third")
+    third.worker("w3")
+    assert await town.result(run, MISSING_MS / 1000 + 30) == DONE
+    await town.close()
+
+
+@buses
+async def test_a_once_call_whose_worker_comes_back_elsewhere_is_not_in_doubt(
+    bus: type[MemoryCluster],
+) -> None:
+    town = Town(spec(effect="once"), bus=bus)
+    here, there = await town.open("here"), await town.open("there")
+    third = await town.open("third")
+    before = there.worker(does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: Careful.acted)
+    (task,) = [task for task in before.tasks if isinstance(task, ToolTask)]
+    await town.vanish(there)
+    after = third.worker(does=answer)
+    await town.settle()
+    after.holds(task.task_id)
+    await town.pass_time(2)
+    after.say(after.side.result(answer(task)))
+    assert await town.result(run, 60) == DONE
+    assert set(Careful.acted.values()) == {1}
+    await town.close()
+
+
+async def test_a_once_call_is_unknown_when_borrower_and_worker_are_gone() -> None:
+    town = Town(spec(effect="once", on_unknown="ask"))
+    here, there = await town.open("here"), await town.open("there")
+    there.worker(does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: Careful.acted)
+    await town.vanish(there)
+    here.worker("w2")
+    await town.pass_time((MISSING_MS + RETURN_ONCE_MS) / 1000 + 10)
+    row = await run.row()
+    assert [wait["what"] for wait in row.waiting_for] == ["decision"]
+    assert sum(Careful.acted.values()) == 1
+    await town.close()
+
+
+async def test_a_run_that_is_cancelled_stops_its_call_at_the_other_node() -> None:
+    town = Town()
+    here, there = await town.open("here"), await town.open("there")
+    slow = there.worker(does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: any(isinstance(task, ToolTask) for task in slow.tasks))
+    (task,) = [task for task in slow.tasks if isinstance(task, ToolTask)]
+    await here.node.cancel(run.id)
+    await town.until(lambda: t.Cancel(task.task_id) in slow.heard)
+    assert there.pool.queues.held == {}
+    await town.close()
+
+
+async def test_a_nodes_own_workers_are_asked_first() -> None:
+    town = Town()
+    here, there = await town.open("here"), await town.open("there")
+    own, other = here.worker("own"), there.worker("other")
+    runs = [await here.node.send("bot", "go") for _ in range(10)]
+    for run in runs:
+        assert await town.result(run) == DONE
+    assert len(own.tasks) == 30
+    assert other.tasks == []
+    await town.close()
+
+
+async def test_many_calls_are_shared_by_the_nodes_that_have_room() -> None:
+    town = Town()
+    here = await town.open("here")
+    offices = [await town.open(name) for name in ("one", "two")]
+    peers = [office.worker(office.name, concurrency=4) for office in offices]
+    runs = [await here.node.send("bot", "go") for _ in range(40)]
+    for run in runs:
+        assert await town.result(run) == DONE
+    assert sum(len(peer.tasks) for peer in peers) == 120
+    assert min(len(peer.tasks) for peer in peers) > 10
+    await town.close()
