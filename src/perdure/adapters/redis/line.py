@@ -68,6 +68,19 @@ class Line:
         await self.ready()
         return await self._within(self.exchange(*commands))
 
+    async def next(self, seconds: float) -> Any:
+        """Return what the server says unasked; None if it says nothing for so long.
+
+        Raises `Lost`, and what `greet` raises.
+        """
+        await self.ready()
+        return await self._heeding(self._connection.read_response(True, timeout=seconds))
+
+    async def say(self, command: Command) -> None:
+        """Send a command, and leave its answer to `next`. Raises `Lost`."""
+        await self.ready()
+        await self._within(self._connection.send_packed_command(packed(command)))
+
     async def exchange(self, *commands: Command) -> list[Any]:
         """Do what `ask` does on the connection as it is; for those who greet."""
         connection = self._connection
@@ -88,13 +101,21 @@ class Line:
                 await connection.disconnect(nowait=True)
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await something on the connection, but not for ever."""
+
+        async def in_time() -> T:
+            try:
+                async with asyncio.timeout(self._answer_seconds_max):
+                    return await work
+            except TimeoutError:
+                raise Lost(f"no answer within {self._answer_seconds_max:g} s") from None
+
+        return await self._heeding(in_time())
+
+    async def _heeding(self, work: Awaitable[T]) -> T:
         """Await something on the connection, and give that up when it fails."""
         try:
-            async with asyncio.timeout(self._answer_seconds_max):
-                return await work
-        except TimeoutError:
-            await self.hang_up()
-            raise Lost(f"no answer within {self._answer_seconds_max:g} s") from None
+            return await work
         except (RedisError, OSError) as error:
             await self.hang_up()
             raise Lost(_words(error)) from None
