@@ -24,7 +24,12 @@ def nats_server() -> Iterator[NatsServer]:
         yield server
 
 
+def fresh_name() -> str:
+    """Return a name that nobody has used on the server."""
+    return f"t{next(_names)}"
+
+
 def fresh(server: NatsServer, **settings: str | int) -> str:
     """Return a URL under which nothing is kept yet, in memory and in one shard."""
-    given = {"name": f"t{next(_names)}", "storage": "memory", "shards": 1, **settings}
+    given = {"name": fresh_name(), "storage": "memory", "shards": 1, **settings}
     return f"{server.url}?{'&'.join(f'{name}={value}' for name, value in given.items())}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,6 +17,7 @@ from perdure.core.errors import Broken, InvalidInput, Unavailable
 if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
 
 CONNECT_SECONDS_MAX = 5.0
 RECONNECT_SECONDS = 0.25
@@ -44,6 +47,25 @@ class Refused(Exception):
         super().__init__(why)
         self.code = code
         self.number = number
+
+
+class Hearing:
+    """A subscription."""
+
+    __slots__ = ("_subscription",)
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+
+    async def caught_up(self) -> None:
+        """Wait until all that has come is heard."""
+        while self._subscription.pending_msgs:  # noqa: ASYNC110  its client has no event for it
+            await asyncio.sleep(0)
+
+    async def end(self) -> None:
+        """Hear nothing more."""
+        with suppress(_errors().Error, OSError):
+            await self._subscription.unsubscribe()
 
 
 class Connection:
@@ -129,18 +151,28 @@ class Connection:
 
     async def subscribe(
         self, subject: str, on_message: Callable[[Msg], Awaitable[None]]
-    ) -> Callable[[], Awaitable[None]]:
-        """Hear what is sent to a subject, in order; return what ends that."""
-        client = self._client
-        hearing = await client.subscribe(
-            subject, cb=on_message, pending_msgs_limit=0, pending_bytes_limit=UNDELIVERED_BYTES_MAX
+    ) -> Hearing:
+        """Hear what is sent to a subject, in order."""
+        return Hearing(
+            await self._client.subscribe(
+                subject,
+                cb=on_message,
+                pending_msgs_limit=0,
+                pending_bytes_limit=UNDELIVERED_BYTES_MAX,
+            )
         )
 
-        async def end() -> None:
-            with suppress(_errors().Error, OSError):
-                await hearing.unsubscribe()
-
-        return end
+    async def flush(self, seconds: float) -> None:
+        """Wait until the server has taken all that was sent. Raises `Unavailable`."""
+        self.check_open()
+        try:
+            if self._client.is_connected:
+                # The client takes any number of seconds, and says that it takes whole ones.
+                await self._client.flush(seconds)  # type: ignore[arg-type]
+                return
+        except (_errors().Error, OSError, TimeoutError):
+            pass
+        raise Unavailable(f"{self.place.shown} cannot be reached")
 
     def answer_to(self, told: Callable[[Msg], None]) -> str:
         """Return a subject that one answer may be sent to; `told` is called with each that is."""
@@ -221,8 +253,6 @@ class Connection:
         return await self._stored_by_the_leader(stream, wanted)
 
     async def _stored_by_the_leader(self, stream: str, wanted: dict[str, Any]) -> Stored | None:
-        import base64
-
         try:
             answer = await self.api(f"STREAM.MSG.GET.{stream}", **wanted)
         except Refused as error:
@@ -247,6 +277,11 @@ class Connection:
     async def _returned(self) -> None:
         for told in self.on_return:
             told()
+
+
+def subject_part(text: str) -> str:
+    """Return a part of a subject that stands for any text: 128 bits of its SHA-256."""
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:16]).decode()[:22]
 
 
 def refusal(error: Mapping[str, Any]) -> Refused:

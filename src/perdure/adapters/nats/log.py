@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from perdure.adapters.nats.connection import Connection, Refused, refusal, temporary
+from perdure.adapters.nats.connection import Connection, Hearing, Refused, refusal, temporary
 from perdure.core.errors import Broken, PerdureError, Unavailable
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Log:
         self._syncing: asyncio.Task[None] | None = None
         self._next_sync: asyncio.Future[None] | None = None
         self._last_at_ns = 0
-        self._hearing: Callable[[], Awaitable[None]] | None = None
+        self._hearing: Hearing | None = None
         self._round = 0
         self._delivered = 0
         self._heard_at = 0.0
@@ -138,7 +138,7 @@ class Log:
             with suppress(asyncio.CancelledError):
                 await task
         if self._hearing is not None:
-            await self._hearing()
+            await self._hearing.end()
         self._fail(Broken(f"{self.stream}: {self.failure}"))
 
     def add(
@@ -312,7 +312,7 @@ class Log:
     async def _listen(self) -> None:
         """Have JetStream send everything from the last message that was folded on."""
         if self._hearing is not None:
-            await self._hearing()
+            await self._hearing.end()
         self._round += 1
         self._delivered, self._heard_at = 0, self._loop.time()
         here = self._round

@@ -14,9 +14,8 @@ import zlib
 
 import msgspec
 
-from perdure.adapters.nats.connection import Connection, refusal, temporary
+from perdure.adapters.nats.connection import Connection, refusal, subject_part, temporary
 from perdure.adapters.nats.log import ON_SUBJECT, WRONG_LAST_SEQUENCE
-from perdure.adapters.stores.nats.messages import short
 from perdure.core.errors import Unavailable
 
 PLAIN_BYTES_MAX = 64 * 1024
@@ -84,14 +83,14 @@ class Contents:
         """Keep bytes under an address, unless there are some. Raises `Unavailable`."""
         if address in self._known:
             return
-        await self._put(f"blob.{short(address)}", await self.wrap(content))
+        await self._put(f"blob.{subject_part(address)}", await self.wrap(content))
         if len(self._known) >= ADDRESSES_KNOWN_MAX:
             self._known.clear()
         self._known.add(address)
 
     async def find(self, address: str) -> bytes | None:
         """Return the bytes under an address. Raises `Unavailable`."""
-        wrapped = await self._get(f"blob.{short(address)}")
+        wrapped = await self._get(f"blob.{subject_part(address)}")
         return None if wrapped is None else await self.unwrap(wrapped)
 
     async def _get(self, name: str) -> bytes | None:

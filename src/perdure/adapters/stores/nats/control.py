@@ -15,9 +15,8 @@ from typing import Any
 
 import msgspec
 
-from perdure.adapters.nats.connection import Connection
+from perdure.adapters.nats.connection import Connection, subject_part
 from perdure.adapters.nats.log import ON_SUBJECT, Folded, Log, Overtaken
-from perdure.adapters.stores.nats.messages import short
 from perdure.core.errors import StoreRefused
 
 FORMAT = 1
@@ -145,7 +144,7 @@ class Control:
             seq, term = (0, 0) if lease is None else (lease.seq, lease.term)
             renewal = Renewal(owner, lease_ms, term, self.set_time())
             try:
-                stored = await self._write(f"lease.{short(owner)}", encode(renewal), seq)
+                stored = await self._write(f"lease.{subject_part(owner)}", encode(renewal), seq)
             except Overtaken:
                 continue
             await self.log.reach(stored)

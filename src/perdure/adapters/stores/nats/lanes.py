@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from perdure.adapters.nats.connection import Connection
+from perdure.adapters.nats.connection import Connection, subject_part
 from perdure.adapters.nats.log import ON_SUBJECT, Folded, Log, Outcome
 from perdure.adapters.stores.nats.contents import PLAIN, PLAIN_BYTES_MAX, Contents
 from perdure.adapters.stores.nats.messages import (
@@ -27,7 +27,6 @@ from perdure.adapters.stores.nats.messages import (
     decode_change,
     encode_body,
     pack,
-    short,
     unpack,
 )
 from perdure.adapters.stores.nats.projection import Projection, Session
@@ -233,7 +232,7 @@ class Lane:
             if error is not None:
                 return steps, None if steps else error
             steps.append(step)
-            taken.update(map(short, step.consumed))
+            taken.update(map(subject_part, step.consumed))
             version += len(step.records)
             for record in step.records:
                 size += len(record.body)
@@ -325,7 +324,7 @@ def why_refused(
         if record.seq != version:
             return Conflict(f"the records do not follow position {step.expected} of {step.session}")
     if step.consumed:
-        entries = {short(entry) for entry in step.consumed}
+        entries = {subject_part(entry) for entry in step.consumed}
         if (
             len(entries) < len(step.consumed)
             or not entries.isdisjoint(taken)
@@ -347,8 +346,8 @@ def together(session: Session, steps: Sequence[StepCommit]) -> tuple[Commit, Bod
     for step in steps:
         records += [(record.body, record.hash) for record in step.records]
         version += len(step.records)
-        consumed += [session.waiting[short(entry)] for entry in step.consumed]
-        refusals += [(short(entry), why) for entry, why in step.refusals]
+        consumed += [session.waiting[subject_part(entry)] for entry in step.consumed]
+        refusals += [(subject_part(entry), why) for entry, why in step.refusals]
         for row in step.rows:
             first = rows.get(row.id, row)
             rows[row.id] = msgspec.structs.replace(row, created_at=first.created_at)

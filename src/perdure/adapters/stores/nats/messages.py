@@ -8,12 +8,11 @@ message guarded by the number of the one before.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from typing import Any
 
 import msgspec
 
+from perdure.adapters.nats.connection import subject_part
 from perdure.core.ids import SessionId
 
 HEADER_BYTES_MAX = 24 * 1024
@@ -92,14 +91,9 @@ encode_body = msgspec.msgpack.Encoder().encode
 decode_body = msgspec.msgpack.Decoder(Body).decode
 
 
-def short(text: str) -> str:
-    """Return a part of a subject that stands for any text: 128 bits of its SHA-256."""
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:16]).decode()[:22]
-
-
 def place_of(session: SessionId) -> str:
     """Return the part of a subject that stands for a session."""
-    return short("\x1f".join(f"{len(part)}:{part}" for part in session))
+    return subject_part("\x1f".join(f"{len(part)}:{part}" for part in session))
 
 
 def pack(change: Change, body: bytes) -> tuple[bytes, bytes]:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from perdure.adapters.nats.connection import Connection
+from perdure.adapters.nats.connection import Connection, subject_part
 from perdure.adapters.nats.log import Log, Overtaken
 from perdure.adapters.nats.place import Place
 from perdure.adapters.stores.nats.contents import Contents
@@ -24,7 +24,6 @@ from perdure.adapters.stores.nats.messages import (
     Claim,
     Release,
     place_of,
-    short,
 )
 from perdure.adapters.stores.nats.projection import Projection, Session
 from perdure.adapters.stores.nats.streams import durability, ensure
@@ -182,7 +181,7 @@ class NatsStore:
         except UnicodeEncodeError as error:
             why = f"{entry.id!r} or its session is not valid Unicode: {error}"
             raise InvalidInput(why) from None
-        place, name = place_of(entry.session), short(entry.id)
+        place, name = place_of(entry.session), subject_part(entry.id)
         shard = self._shard(place)
         if row is not None and self._is_full(place) and not await shard.entry(place, name):
             await shard.log.sync()
@@ -386,7 +385,7 @@ class NatsStore:
     async def settled(self, session: SessionId, id: str) -> Settled | None:
         """Say what became of an inbox entry; None while it waits, or if there is none."""
         self._check_open()
-        place, name = place_of(session), short(id)
+        place, name = place_of(session), subject_part(id)
         shard = self._shard(place)
         await shard.log.sync()
         found = self._projection.sessions.get(place)
