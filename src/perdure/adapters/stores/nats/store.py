@@ -15,6 +15,7 @@ import msgspec
 from perdure.adapters.nats.connection import Connection, subject_part
 from perdure.adapters.nats.log import Log, Overtaken
 from perdure.adapters.nats.place import Place
+from perdure.adapters.nats.streams import durability, ensure
 from perdure.adapters.stores.nats.contents import Contents
 from perdure.adapters.stores.nats.control import Control
 from perdure.adapters.stores.nats.lanes import Shard
@@ -26,7 +27,6 @@ from perdure.adapters.stores.nats.messages import (
     place_of,
 )
 from perdure.adapters.stores.nats.projection import Projection, Session
-from perdure.adapters.stores.nats.streams import durability, ensure
 from perdure.core.codec import Record
 from perdure.core.durability import Durability
 from perdure.core.errors import (

@@ -1,4 +1,4 @@
-"""The streams of a store: made when they are missing, and checked for what they promise."""
+"""Streams: made when they are missing, and checked for what they promise."""
 
 from __future__ import annotations
 
