@@ -137,8 +137,9 @@ def test_show_measures_what_an_acknowledgement_is_worth(terminal: Terminal) -> N
     assert terminal.run("count the files").code == 0
     [first] = terminal.perdure("store", "show", "--json").lines
     [again] = terminal.perdure("store", "show", "--json").lines
-    assert first["durability"] == "fsynced"
-    assert first == again
+    assert (first["durability"], first["synchronous"]) == ("fsynced", 2)
+    assert first["identity"] == again["identity"]
+    assert "durability           fsynced\n" in terminal.perdure("store", "show").out
 
 
 @pytest.mark.parametrize("verb", ["show", "distrust"])

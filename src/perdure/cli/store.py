@@ -23,18 +23,20 @@ def store() -> None:
 @json_option
 @command_body
 async def show(store: str, as_json: bool) -> None:
-    """Show what an acknowledgement of a store is worth, as measured now, and which store it is.
+    """Show what an acknowledgement of a store is worth, which store it is, and what was measured.
 
     A store that one process has for itself, as SQLite's, cannot be measured while that runs: its
     node says the same at /ready.
     """
     opened = await open_store(_existing(store), SystemClock())
     try:
-        found = {"durability": opened.durability, "identity": opened.identity}
+        measured: dict[str, object] = getattr(opened, "facts", dict)()
+        found = {"durability": opened.durability, "identity": opened.identity, **measured}
     finally:
         await opened.close()
-    output = Output(as_json)
-    output.record(found, "\n".join(f"{name:<11} {plain(value)}" for name, value in found.items()))
+    known = {name: value for name, value in found.items() if value is not None}
+    lines = (f"{name:<20} {plain(str(value))}" for name, value in known.items())
+    Output(as_json).record(known, "\n".join(lines))
 
 
 @store.command(epilog="Example: perdure store distrust --store sqlite:///.perdure/server.db")
