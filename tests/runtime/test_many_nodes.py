@@ -10,11 +10,14 @@ import pytest
 from perdure.adapters.cluster.memory import Hub, MemoryCluster
 from perdure.adapters.models import asks, call, resolve
 from perdure.adapters.stores.memory import MemoryStore
+from perdure.core.codec import GENERATION
 from perdure.core.errors import Broken, Refused, RunFailed, Unavailable
 from perdure.core.ids import SessionId
 from perdure.ports.cluster import NodeCard
 from perdure.ports.models import ModelRequest
 from perdure.ports.session_store import CommitDone, StepCommit
+from perdure.runtime import host, loader, recovery, tenancy
+from perdure.runtime import node as node_module
 from perdure.runtime.agents import Registered
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
@@ -396,4 +399,41 @@ async def test_a_timer_set_at_one_node_fires_at_another() -> None:
     await town.pass_time(1)
     await town.vanish("there")
     assert await town.result(await here.run(run.id)) == "done"
+    await town.close()
+
+
+async def test_old_and_new_nodes_run_side_by_side_and_what_is_new_stays_with_the_new(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rolling upgrade: the old version leaves alone what the new one wrote."""
+    gate = asyncio.Event()
+
+    async def model(request: ModelRequest) -> str:
+        await gate.wait()
+        return "done"
+
+    town = Town(Agent("a", model=model))
+    old = await town.open("old")
+    before = await old.send("a", "hi", session="before")
+    await town.settle()
+    for module in (host, loader, recovery, node_module, tenancy):
+        monkeypatch.setattr(module, "GENERATION", GENERATION + 1)
+    new = await town.open("new")
+    assert [card.generation for card in new.nodes()] == [1, 2]
+    after = await new.send("a", "hi", session="after")
+    await town.settle()
+    await town.vanish("new")
+    for module in (host, loader, recovery, node_module, tenancy):
+        monkeypatch.setattr(module, "GENERATION", GENERATION)
+    gate.set()
+    assert await town.result(before) == "done"
+    await town.pass_time(20)
+    assert (await after.row()).status == "running"
+    loaded = await town.store.load(after.session)
+    assert loaded is not None
+    assert loaded.quarantine is None
+    for module in (host, loader, recovery, node_module, tenancy):
+        monkeypatch.setattr(module, "GENERATION", GENERATION + 1)
+    newer = await town.open("newer")
+    assert await town.result(await newer.run(after.id)) == "done"
     await town.close()
