@@ -13,6 +13,7 @@ from perdure.adapters.cluster.memory import Hub, MemoryCluster
 from perdure.core.agent import AgentSpec, define
 from perdure.core.errors import Broken
 from perdure.ports.cluster import NodeCard
+from perdure.ports.session_store import Claimed
 from perdure.runtime.agents import Registered
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
@@ -367,4 +368,28 @@ async def test_many_calls_are_shared_by_the_nodes_that_have_room() -> None:
         assert await town.result(run) == DONE
     assert sum(len(peer.tasks) for peer in peers) == 120
     assert min(len(peer.tasks) for peer in peers) > 10
+    await town.close()
+
+
+@buses
+async def test_a_node_that_lost_a_session_brings_what_its_worker_did_to_the_new_owner(
+    bus: type[MemoryCluster],
+) -> None:
+    """It was stopped for longer than its lease, and its worker went on."""
+    town = Town(spec(effect="once"), bus=bus)
+    here, there = await town.open("here"), await town.open("there")
+    slow = here.worker(does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: Careful.acted)
+    (task,) = [task for task in slow.tasks if isinstance(task, ToolTask)]
+    town.store._leases[here.node.owner] = 0
+    claimed = await town.store.claim(run.session, there.node.owner, "taken over")
+    assert isinstance(claimed, Claimed)
+    there.node._host.activate(run.session)
+    await town.pass_time(1)
+    slow._does = answer
+    slow.say(slow.side.result(answer(task)))
+    assert await town.result(await there.node.run(run.id)) == DONE
+    assert set(Careful.acted.values()) == {1}
+    await town.pass_time(3)
     await town.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal
 
 import msgspec
@@ -175,6 +176,12 @@ _inbox_decoder = msgspec.json.Decoder(InboxCommand)
 def encode_command(command: InboxCommand) -> bytes:
     """Return the bytes under which a command is kept in the inbox."""
     return _encoder.encode(command)
+
+
+def report_id(report: Report) -> str:
+    """Return the id under which a report waits in an inbox: said twice, it waits there once."""
+    body = _encoder.encode(report)
+    return f"report:{report.call}:{hashlib.sha256(body).hexdigest()[:24]}"
 
 
 def decode_command(body: bytes, accepted_at: int) -> InboxCommand:

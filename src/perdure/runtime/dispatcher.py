@@ -38,6 +38,7 @@ from perdure.runtime.actor import Actor, InFlight
 
 OnReport = Callable[[Actor, Report], Refusal | None]
 OnFailure = Callable[[Actor, PerdureError], None]
+OnOrphan = Callable[[SessionId, Report], None]
 Keep = Literal["all", "begun", "none"]
 HISTORY_SLACK_EVENTS = 1_000
 EXECUTABLE = frozenset({"intended", "begun", "unknown"})
@@ -69,14 +70,19 @@ class Dispatcher:
         self._on_text = on_text
         self._on_report: OnReport = lambda actor, report: None
         self._on_failure: OnFailure = lambda actor, error: None
+        self._on_orphan: OnOrphan = lambda session, report: None
         self._loading: set[asyncio.Task[None]] = set()
         self.draining = False
         self.may_start: Callable[[], bool] = lambda: True
 
-    def attach(self, on_report: OnReport, on_failure: OnFailure) -> None:
-        """Say who takes reports or refuses them, and the errors of what cannot be dispatched."""
+    def attach(self, on_report: OnReport, on_failure: OnFailure, on_orphan: OnOrphan) -> None:
+        """Say who takes reports or refuses them, and the errors of what cannot be dispatched.
+
+        `on_orphan` takes the outcomes of calls whose session was lost.
+        """
         self._on_report = on_report
         self._on_failure = on_failure
+        self._on_orphan = on_orphan
 
     def dispatch(self, actor: Actor) -> None:
         """Start what the durable state owes and nobody has; stop what it owes no more."""
@@ -215,6 +221,8 @@ class Dispatcher:
         actor, call = flight.actor, flight.task.call
         if actor is None:
             flight.report = report
+            if not isinstance(report, ReportToolBegin):
+                self._on_orphan(flight.task.session, report)
             return
         if actor.inflight.get(call) is not flight:
             self._telemetry.emit(

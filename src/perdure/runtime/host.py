@@ -22,11 +22,14 @@ from perdure.core.codec import GENERATION, Record, seal
 from perdure.core.commands import (
     Accepted,
     AnyCommand,
+    BringReport,
     Doubt,
     FireTimer,
     Report,
     SendMessage,
     decode_command,
+    encode_command,
+    report_id,
 )
 from perdure.core.errors import (
     Broken,
@@ -45,7 +48,7 @@ from perdure.core.session import Context, Decision, Refusal, decide, owed, wake_
 from perdure.core.state import State, encode_snapshot
 from perdure.ports import faults
 from perdure.ports.clock import Clock, Timer
-from perdure.ports.session_store import NotClaimed, SessionStore, StepCommit
+from perdure.ports.session_store import InboxEntry, NotClaimed, SessionStore, StepCommit
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.actor import Actor
 from perdure.runtime.agents import Agents
@@ -112,7 +115,7 @@ class Host:
         self.on_parked: Callable[[int], None] = lambda at: None
         self.on_committed: Callable[[SessionId], None] = lambda session: None
         self.on_run_elsewhere: OnElsewhere = self._leave_undecided_elsewhere
-        dispatcher.attach(self._report, self._dispatch_failed)
+        dispatcher.attach(self._report, self._dispatch_failed, self._bring_soon)
 
     def deliver(self, session: SessionId, command: AnyCommand) -> None:
         """Give a command to a session, loading it if need be."""
@@ -281,6 +284,19 @@ class Host:
                     return
                 self._handle(actor, command)
 
+    def _bring_soon(self, session: SessionId, report: Report) -> None:
+        self._spawn(self._bring(session, report))
+
+    async def _bring(self, session: SessionId, report: Report) -> None:
+        """Put a report into a session's inbox: whoever runs it now decides it."""
+        command = BringReport(id=report_id(report), report=report)
+        entry = InboxEntry(command.id, session, encode_command(command), self._clock.now_ms())
+        try:
+            await self._store.accept(entry, None, GENERATION)
+        except PerdureError as error:
+            said = str(error)
+            self._telemetry.emit("store.unavailable", session=str(session), error=said)
+
     def _try_again(self, session: SessionId, error: StoreError) -> None:
         """Load a session again, since it is not known what the store holds of it."""
         if isinstance(error, Broken):
@@ -416,9 +432,11 @@ class Host:
         if self.draining:
             self._progress.set()
         if error is not None:
-            if isinstance(command, Report) and not isinstance(error, Fenced | Broken):
-                # Its worker has done its part and will not say it again.
-                self._unsaved.setdefault(actor.session, []).append(command)
+            if isinstance(command, Report):  # Its worker has done its part, and says it only once.
+                if isinstance(error, Fenced):
+                    self._bring_soon(actor.session, command)
+                elif not isinstance(error, Broken):
+                    self._unsaved.setdefault(actor.session, []).append(command)
             self._lose(actor, error)
             return
         faults.reach("commit.acknowledged")

@@ -19,13 +19,16 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from hashlib import sha256
 from typing import Any
 
-import msgspec
-
 from perdure.core.codec import GENERATION
-from perdure.core.commands import BringReport, Report, ReportToolBegin, encode_command
+from perdure.core.commands import (
+    BringReport,
+    Report,
+    ReportToolBegin,
+    encode_command,
+    report_id,
+)
 from perdure.core.errors import PerdureError, StoreError
 from perdure.ports.clock import Clock, Timer
 from perdure.ports.cluster import NodeCard
@@ -108,6 +111,8 @@ class Holding(Message, frozen=True, tag="holding"):
 
 class Neighbour(Member):
     """A node that has borrowed calls, as a member of the pool of the node that lent them."""
+
+    is_node = True
 
     def __init__(self, node: str, exchange: Exchange, since_ms: int) -> None:
         registration = Registration(
@@ -267,7 +272,9 @@ class Exchange:
         has = [
             task_id
             for task_id in seek.tasks
-            if task_id in self._borrowed or self._pool.queues.has_returned(task_id)
+            if task_id in self._borrowed
+            or self._pool.queues.has_returned(task_id)
+            or self._pool.queues.at_a_worker(task_id) is not None
         ]
         if room or has:
             self._bus.send(seek.node, Bid(self._owner, tuple(room), tuple(has)))
@@ -346,7 +353,7 @@ class Exchange:
 
     async def _bring(self, task_id: str, borrowed: _Borrowed, task: Task, report: Report) -> None:
         """Put a report into its session's inbox, however often it takes."""
-        command = BringReport(id=_report_id(task_id, _attempt(task), report), report=report)
+        command = BringReport(id=report_id(report), report=report)
         body, now = encode_command(command), self._clock.now_ms()
         entry = InboxEntry(command.id, task.session, body, now)
         while True:
@@ -416,13 +423,6 @@ def _lending(owner: str, held: Held) -> Lend:
     if isinstance(task, ModelTask):
         return Lend(owner, begun_by, model=task)
     return Lend(owner, begun_by, tool=task)
-
-
-def _report_id(task_id: str, attempt: int, report: Report) -> str:
-    """Return the id under which a report waits in the inbox: a repeat is no second report."""
-    kind = str(type(report).__struct_config__.tag)
-    said = sha256(msgspec.json.encode(report)).hexdigest()[:16]
-    return f"report:{task_id}:{attempt}:{kind}:{said}"
 
 
 class _Nothing:

@@ -122,6 +122,19 @@ class Held:
         self.expects = None
         self.sent = self.released = self.wants = self.whole = False
 
+    def is_of(self, task: Task) -> bool:
+        """Say whether this is the same attempt at the same call."""
+        one, other = self.task, task
+        if isinstance(one, ToolTask) and isinstance(other, ToolTask):
+            return (one.attempt, one.probing) == (other.attempt, other.probing)
+        return type(one) is type(other)
+
+    def take_over(self, task: Task, on_report: OnReport, on_text: OnText, by: str) -> None:
+        """Be reported to another node from now on: the session is run there, and has begun it."""
+        self.task, self.on_report, self.on_text = task, on_report, on_text
+        self.borrowed, self.is_at_home = True, False
+        self.begin, self.by = "granted", by or None
+
     def untouched(self) -> bool:
         """Say whether its worker cannot have done anything about it."""
         return not self.sent or (self.is_once and self.begin != "unasked" and not self.released)

@@ -66,6 +66,9 @@ class Member:
     `key` is whatever its server knows it by: the API key that it came with.
     """
 
+    is_node = False
+    """Whether it stands for another node and its workers."""
+
     def __init__(
         self,
         tenant: str,

@@ -235,7 +235,16 @@ class Pool:
     def borrow(
         self, task: Task, on_report: OnReport, on_text: OnText, begun_by: str | None
     ) -> None:
-        """Give a task of another node to a worker, or go on with it if somebody has begun it."""
+        """Give a task of another node to a worker, or go on with it if somebody has begun it.
+
+        If a worker of ours is at this attempt already, since its session was run here, it stays.
+        """
+        at_it = self.queues.at_a_worker(self.id_of(task))
+        if at_it is not None and begun_by is not None and at_it.is_of(task):
+            at_it.take_over(task, on_report, on_text, begun_by)
+            if at_it.owner is not None and at_it.owner.runs(begun_by):
+                self._release(at_it, at_it.owner)
+            return
         held = self._hold(task, on_report, on_text)
         held.borrowed, held.is_at_home = True, False
         if begun_by is not None:

@@ -57,6 +57,11 @@ class Queues:
         held = self.held.get(task_id)
         return None if held is None or held.borrowed else held
 
+    def at_a_worker(self, task_id: str) -> Held | None:
+        """Return a task that a worker of this node has."""
+        held = self.held.get(task_id)
+        return None if held is None or held.owner is None or held.owner.is_node else held
+
     def wanting(self) -> tuple[list[Need], list[str]]:
         """Return what tasks without a worker need, and the tasks whose worker is waited for."""
         needs = {held.need for held in self.backlog if not held.borrowed}
