@@ -18,25 +18,30 @@ from perdure.testing.conformance.stores import OpenStore, StoreConformance
 from perdure.testing.servers.postgres import PostgresServer
 
 SMALL_INBOX = 3
-ROUNDS_MAX = 12
+ROUNDS_MAX = 30
 ROUND = settings(
-    max_examples=25,
-    stateful_step_count=40,
+    max_examples=5,
+    stateful_step_count=80,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
 EMPTY = """
-TRUNCATE perdure.sessions, perdure.events, perdure.inbox, perdure.snapshots, perdure.runs,
-    perdure.blobs, perdure.nodes;
+DELETE FROM perdure.sessions;
+DELETE FROM perdure.events;
+DELETE FROM perdure.inbox;
+DELETE FROM perdure.snapshots;
+DELETE FROM perdure.runs;
+DELETE FROM perdure.blobs;
+DELETE FROM perdure.nodes;
 UPDATE perdure.store SET incarnation = 0
 """
 
 
 @pytest.fixture(scope="module")
 def url(postgres: PostgresServer) -> str:
-    """A database for all tests of this file: each empties it."""
-    return postgres.fresh_database()
+    """A database for all tests of this file: each empties it, and none turns the power off."""
+    return f"{postgres.fresh_database()}?synchronous_commit=off"
 
 
 @asynccontextmanager

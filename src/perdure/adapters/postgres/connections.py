@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -24,6 +23,7 @@ T = TypeVar("T")
 Rows = list[Any]
 
 CONNECT_SECONDS_MAX = 3.0
+CLOSE_SECONDS_MAX = 1.0
 STATEMENT_SECONDS_MAX = 20
 LOCK_SECONDS_MAX = 5
 IDLE_IN_TRANSACTION_SECONDS_MAX = 10
@@ -103,14 +103,11 @@ class Database:
                 self.found = await self._look(connection)
                 if self.greet is not None:
                     await self.greet(connection, self.found)
-        except StoreRefused:
+        except BaseException as error:
             connection.terminate()
+            if is_drivers(error):
+                raise self._away(error) from None
             raise
-        except Exception as error:
-            connection.terminate()
-            if not is_drivers(error):
-                raise
-            raise self._away(error) from None
         return connection
 
     async def _look(self, connection: asyncpg.Connection[Any]) -> Found:
@@ -164,8 +161,18 @@ class Pool:
         """
         return await self.run(lambda one: ask(one, self._database, query, *values))
 
+    async def ask_once(self, query: str, *values: Any) -> Rows:
+        """Run one statement that does not bear repetition, and return its rows.
+
+        Raises `Unavailable` if the connection is lost meanwhile: what came of it is not known.
+        """
+        return await self._run(lambda one: ask(one, self._database, query, *values), once=True)
+
     async def run(self, work: Callable[[asyncpg.Connection[Any]], Awaitable[T]]) -> T:
         """Do some work with a connection, and anew if the connection is lost or the work undone."""
+        return await self._run(work, once=False)
+
+    async def _run(self, work: Callable[[asyncpg.Connection[Any]], Awaitable[T]], once: bool) -> T:
         end = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         pauses = Pauses()
         while True:
@@ -179,6 +186,8 @@ class Pool:
                 if not is_drivers(error) or verdict(error) == "refused":
                     raise
                 why = Unavailable(f"{self._database.name} did not answer: {in_words(error)}")
+                if once and verdict(error) == "lost":
+                    raise why from None
             if asyncio.get_running_loop().time() > end:
                 raise why
             await pauses.pause()
@@ -217,9 +226,12 @@ class Pauses:
 
 async def close(connection: asyncpg.Connection[Any]) -> None:
     """Close a connection, whatever the other side does."""
-    with suppress(Exception):
-        await connection.close(timeout=1.0)
-    connection.terminate()
+    try:
+        await connection.close(timeout=CLOSE_SECONDS_MAX)
+    except Exception as error:
+        connection.terminate()
+        if not is_drivers(error):
+            raise
 
 
 def is_drivers(error: BaseException) -> bool:
