@@ -391,7 +391,7 @@ async def test_a_restart_of_a_server_that_does_not_sync_makes_sessions_suspect()
 
 async def test_what_too_few_replicas_have_is_not_reported_as_written() -> None:
     with started() as server, server.replica() as replica:
-        async with opened(f"{server.url}?replicas=1") as store:
+        async with opened(f"{server.url}?replicas=1", patience_seconds=1.5) as store:
             owner = await created(store)
             replica.freeze()
             (error,) = await submit(store, owner.step(b"event"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any, Protocol
 
 from perdure.adapters.redis.checks import Settings, measure
@@ -94,6 +95,14 @@ class Realm:
         line = Line(self.place, self._greet, min(ANSWER_SECONDS_MAX, self.patience_seconds))
         self._lines.append(line)
         return line
+
+    def script(self, package: str, *names: str, writes: bool = False) -> Script:
+        """Return the script that files of a package make, on a line of its own."""
+        own = ("realm.lua", "once.lua") if writes else ("realm.lua",)
+        parts = [files(__package__).joinpath(name) for name in own]
+        parts += [files(package).joinpath(name) for name in names]
+        text = "\n".join(part.read_text(encoding="utf-8") for part in parts)
+        return Script(self.line(), text, waits=writes)
 
     async def run(self, script: Script, arguments: Callable[[], Command], since: float) -> Any:
         """Run a script; it is given the names' beginning, the identity and the time before all.

@@ -75,8 +75,13 @@ class Script:
             answer, *reached = await self._line.ask(command, *self._wait)
             if isinstance(answer, ResponseError):
                 return await self._refused(answer), None
+        except Unavailable:
+            raise
         except (Lost, StoreRefused) as error:
             return str(error), None
+        except Exception as error:  # noqa: BLE001 - whoever waits must learn of it
+            await self._line.hang_up()
+            return repr(error), None
         return self._unmet(reached), answer
 
     async def _refused(self, error: ResponseError) -> str:
@@ -95,9 +100,9 @@ class Script:
             await self._line.hang_up()
         advice = ADVICE.get(code, "")
         why = f"{words}{f' ({advice})' if advice else ''}"
-        if code not in NOT_NOW:
-            raise Unavailable(f"{shown} did nothing: {why}")
-        return why
+        if code in NOT_NOW:
+            return why
+        raise Unavailable(f"{shown} {'did nothing' if advice else 'failed'}: {why}")
 
     def _unmet(self, reached: list[Any]) -> str | None:
         """Say what a write has not reached; None if it is where it has to be."""

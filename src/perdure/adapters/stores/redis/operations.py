@@ -5,13 +5,12 @@ An operation is a header of text and integers, which the script takes apart at o
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from perdure.adapters.redis.writer import Answer, Header
 from perdure.adapters.stores.redis.packing import (
     escape,
     name,
@@ -19,7 +18,7 @@ from perdure.adapters.stores.redis.packing import (
     pack_entry,
     pack_record,
 )
-from perdure.core.errors import Conflict, Fenced, PerdureError, StoreError
+from perdure.core.errors import Conflict, Fenced, StoreError
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
 from perdure.ports.session_store import CommitDone, InboxEntry, StepCommit, Token
@@ -27,17 +26,13 @@ from perdure.ports.session_store import CommitDone, InboxEntry, StepCommit, Toke
 DIGEST_BYTES = 16
 NONE = -1
 
-Header = tuple[Any, ...]
-Answer = Sequence[Any]
-"""A word and what belongs to it; empty when an operation just happened."""
-
 _encode_row = msgspec.json.Encoder().encode
 
 
 class Commit:
     """A step commit on its way."""
 
-    __slots__ = ("done", "error", "size", "step", "submitted")
+    __slots__ = ("done", "error", "step", "submitted")
 
     def __init__(self, step: StepCommit, done: CommitDone, submitted: float) -> None:
         self.step = step
@@ -84,60 +79,12 @@ class Commit:
         self.error = refusal_of(self.step, answer) if answer else None
 
     def fail(self, error: StoreError) -> None:
-        """Note that it is not known what became of it."""
+        """Note that nothing came of it, or that what came of it is not known."""
         self.error = type(error)(str(error))
 
     def tell(self) -> None:
         """Call back."""
         self.done(self.error)
-
-
-class Request:
-    """Any other operation; `read` makes its result of an answer and of what was loaded."""
-
-    __slots__ = ("_future", "_packed", "_read", "_result", "error", "submitted")
-
-    def __init__(
-        self,
-        header: Header,
-        payloads: list[bytes],
-        read: Callable[[Answer, Any], Any],
-        future: asyncio.Future[Any],
-        submitted: float,
-    ) -> None:
-        self.submitted = submitted
-        self.error: PerdureError | None = None
-        self._packed = header, payloads
-        self._read = read
-        self._result: Any = None
-        self._future = future
-
-    def packed(self) -> tuple[Header, list[bytes]]:
-        """Return the header and the payloads."""
-        return self._packed
-
-    def settle(self, answer: Answer, load: Any) -> None:
-        """Note what became of it."""
-        try:
-            self._result = self._read(answer, load)
-        except PerdureError as error:
-            self.error = error
-
-    def fail(self, error: StoreError) -> None:
-        """Note that it is not known what became of it."""
-        self.error = type(error)(str(error))
-
-    def tell(self) -> None:
-        """Resolve the future, unless nobody waits any more."""
-        if self._future.done():
-            return
-        if self.error is None:
-            self._future.set_result(self._result)
-        else:
-            self._future.set_exception(self.error)
-
-
-Operation = Commit | Request
 
 
 def accepting(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import Callable, Collection
-from importlib.resources import files
 from typing import Any
 
 import msgspec
 
 from perdure.adapters.redis.place import place_of
+from perdure.adapters.redis.reader import Reader
 from perdure.adapters.redis.realm import Clock, Realm
-from perdure.adapters.redis.script import Script
+from perdure.adapters.redis.writer import Answer, Header, Request
 from perdure.adapters.stores.redis import operations
-from perdure.adapters.stores.redis.operations import Answer, Commit, Header, Request
+from perdure.adapters.stores.redis.operations import Commit
 from perdure.adapters.stores.redis.packing import (
     escape,
     name,
@@ -23,8 +23,7 @@ from perdure.adapters.stores.redis.packing import (
     unpack_inbox,
     unpack_record,
 )
-from perdure.adapters.stores.redis.reader import Reader
-from perdure.adapters.stores.redis.writer import Writer
+from perdure.adapters.stores.redis.writer import StepWriter
 from perdure.core.codec import Record, genesis
 from perdure.core.durability import Durability
 from perdure.core.errors import (
@@ -77,9 +76,11 @@ class RedisStore:
         self.identity = realm.identity
         self._realm = realm
         self._closed = False
-        self._reader = Reader(realm, Script(realm.line(), _text("common.lua", "read.lua")))
-        text = _text("common.lua", "write.lua")
-        self._lanes = [Writer(realm, Script(realm.line(), text, waits=True)) for _ in range(LANES)]
+        self._reader = Reader(realm, realm.script(__package__, "common.lua", "read.lua"))
+        self._lanes = [
+            StepWriter(realm, realm.script(__package__, "common.lua", "write.lua", writes=True))
+            for _ in range(LANES)
+        ]
 
     @classmethod
     async def open(
@@ -264,7 +265,7 @@ class RedisStore:
         """Return what is worth knowing of this store: where and how it writes, and how much."""
         return {**self._realm.facts(), "batches": sum(lane.batches for lane in self._lanes)}
 
-    def _lane(self, session: SessionId | None) -> Writer:
+    def _lane(self, session: SessionId | None) -> StepWriter:
         """Return the writer of a session: one, so that its operations keep their order."""
         return self._lanes[hash(session) % LANES if session else 0]
 
@@ -277,9 +278,8 @@ class RedisStore:
     ) -> Any:
         if self._closed:
             raise self._is_closed()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._lane(session).submit(Request(header, payloads, read, future, loop.time()))
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._lane(session).submit(Request(header, payloads, read, future))
         return await future
 
     async def _read(self, *question: Any) -> Any:
@@ -289,11 +289,6 @@ class RedisStore:
 
     def _is_closed(self) -> Broken:
         return Broken(f"the store {self._realm.place.shown} is closed")
-
-
-def _text(*names: str) -> str:
-    package = files(__package__)
-    return "\n".join(package.joinpath(one).read_text(encoding="utf-8") for one in names)
 
 
 def _word(answer: Answer, load: Any) -> str:

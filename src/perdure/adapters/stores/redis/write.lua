@@ -1,50 +1,26 @@
--- A batch of a writer: all of it is executed, once, or nothing. ARGV is, after what common.lua says
---   5 the writer's id   6 the number of the batch   7 that of the last one whose answer it had
---   8 whether a restart of a server without replicas loses nothing
--- Each operation is {kind, how many payloads it has, ...}. The answer is {answers, loads}: of each
--- operation that has something to say {its place, a word, ...}, and the sessions that were claimed.
-local KEPT_SECONDS = 30 * 86400
+-- What changes sessions. The answer is {answers, loads}: what operations have to say, and the sessions
+-- that were claimed.
 local VOIDED_MAX = 1000
 local PUSHED_MAX = 1000
 local LEASES_KEPT_MS = 7 * 86400 * 1000
 local NO_WAKE = '+inf'
-
-local writer, number, acknowledged = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
-local operations, cursor = cmsgpack.unpack(ARGV[4]), 8
-
-local mark = base .. 'writer:' .. writer
-local kept, last, answers = call('GET', mark), 0, {}
-if kept and kept ~= '' then
-  last, answers = unpack(cmsgpack.unpack(kept))
-end
-if last > number then
-  return redis.error_reply('PERDURELATE ' .. last)
-end
--- The first write is one that is refused when memory is short, and a batch that comes again writes
--- too: otherwise a WAIT on this connection would have nothing to wait for.
-call('SET', mark, kept or '', 'EX', KEPT_SECONDS)
 
 -- The facts may be older than what was acknowledged: after a failover, or when a server that does
 -- not sync was started again. A server that syncs and was never followed may well start again.
 local history, lost = match(replication, 'master_replid:(%x+)'), acknowledged > last
 local function distrust()
   incarnation = format('%.0f', math.max(now, incarnation + 1))
-  call('HSET', store, 'incarnation', incarnation)
+  call('HSET', realm, 'incarnation', incarnation)
 end
 if history ~= described[2] or lost then
   local promoted = not match(replication, 'master_replid2:0+\r')
   if lost or promoted or described[4] or ARGV[8] ~= '1' then
     distrust()
   end
-  call('HSET', store, 'history', history)
+  call('HSET', realm, 'history', history)
 end
 if not described[4] and not match(replication, 'connected_slaves:0\r') then
-  call('HSET', store, 'followed', 1)
-end
-
-local function payload()
-  cursor = cursor + 1
-  return ARGV[cursor]
+  call('HSET', realm, 'followed', 1)
 end
 
 local function park(sid, wake, generation)
@@ -319,23 +295,10 @@ local function release(op)
   end
 end
 
-local KINDS = {
+local answers, loads = execute({
   accept = accept, claim = claim, commit = commit, renew = renew, release = release,
   distrust = distrust,
-}
-if last < number then
-  answers = {}
-  for place, operation in ipairs(operations) do
-    local after = cursor + operation[2]
-    local answer = KINDS[operation[1]](operation)
-    if answer then
-      answers[#answers + 1] = {place - 1, unpack(answer)}
-    end
-    cursor = after
-  end
-  call('SET', mark, cmsgpack.pack({number, answers}), 'EX', KEPT_SECONDS)
-end
-local loads = {}
+}), {}
 for _, answer in ipairs(answers) do
   if answer[2] == 'claimed' then
     loads[#loads + 1] = load(operations[answer[1] + 1][3])

@@ -10,7 +10,8 @@ import msgspec
 
 from perdure.adapters.redis.realm import Realm
 from perdure.adapters.redis.script import Script
-from perdure.core.errors import PerdureError
+from perdure.adapters.redis.writer import list_of
+from perdure.core.errors import InvalidInput, PerdureError
 
 QUESTIONS_MAX = 32
 """In one go: the server does nothing else meanwhile, and each may ask for much."""
@@ -24,16 +25,20 @@ class Reader:
     def __init__(self, realm: Realm, script: Script) -> None:
         self._realm = realm
         self._script = script
-        self._queue: deque[tuple[tuple[Any, ...], asyncio.Future[Any]]] = deque()
+        self._queue: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
         self._news = asyncio.Event()
         self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run())
 
     async def ask(self, *question: Any) -> Any:
-        """Return the answer to one question. Raises `Unavailable`."""
+        """Return the answer to one question. Raises `Unavailable`, and `InvalidInput`."""
+        try:
+            encoded = _encode(question)
+        except (OverflowError, ValueError) as error:
+            raise InvalidInput(f"there is nothing with such a name or number: {error}") from None
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.append((question, future))
+        self._queue.append((encoded, future))
         self._news.set()
         return await future
 
@@ -53,10 +58,10 @@ class Reader:
             batch = [self._queue.popleft() for _ in range(count)]
             await self._answer([one for one in batch if not one[1].done()])
 
-    async def _answer(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> None:
+    async def _answer(self, batch: list[tuple[bytes, asyncio.Future[Any]]]) -> None:
         if not batch:
             return
-        asked = _encode([question for question, _ in batch])
+        asked = list_of([question for question, _ in batch])
         now = self._loop.time()
         try:
             answers = await self._realm.run(self._script, lambda: (asked,), now)

@@ -1,0 +1,45 @@
+-- What a script that writes goes on with: a batch of a writer is executed once, or not at all. ARGV
+-- is, after what realm.lua says
+--   5 the writer's id   6 the number of the batch   7 that of the last one whose answer it had
+--   8 whether a restart of a server without replicas loses nothing
+-- Each operation is {kind, how many payloads it has, ...}.
+local KEPT_SECONDS = 30 * 86400
+
+local number, acknowledged = tonumber(ARGV[6]), tonumber(ARGV[7])
+local operations, cursor = cmsgpack.unpack(ARGV[4]), 8
+
+local mark = base .. 'writer:' .. ARGV[5]
+local kept, last, answers = call('GET', mark), 0, {}
+if kept and kept ~= '' then
+  last, answers = unpack(cmsgpack.unpack(kept))
+end
+if last > number then
+  return redis.error_reply('PERDURELATE ' .. last)
+end
+-- The first write is one that is refused when memory is short, and a batch that comes again writes
+-- too: otherwise a WAIT on this connection would have nothing to wait for.
+call('SET', mark, kept or '', 'EX', KEPT_SECONDS)
+
+local function payload()
+  cursor = cursor + 1
+  return ARGV[cursor]
+end
+
+-- Return of each operation that has something to say {its place, a word, ...}: what `kinds` makes
+-- of it now, or made of it when the batch came for the first time.
+local function execute(kinds)
+  if last == number then
+    return answers
+  end
+  answers = {}
+  for place, operation in ipairs(operations) do
+    local after = cursor + operation[2]
+    local answer = kinds[operation[1]](operation)
+    if answer then
+      answers[#answers + 1] = {place - 1, unpack(answer)}
+    end
+    cursor = after
+  end
+  call('SET', mark, cmsgpack.pack({number, answers}), 'EX', KEPT_SECONDS)
+  return answers
+end
