@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
+from perdure.adapters.redis.names import escape
 from perdure.adapters.redis.writer import Answer, Header
 from perdure.adapters.stores.redis.packing import (
-    escape,
     name,
     pack,
     pack_entry,

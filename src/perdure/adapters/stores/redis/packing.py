@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 
+from perdure.adapters.redis.names import escape, unescape
 from perdure.core.codec import Record
 from perdure.core.ids import SessionId
 from perdure.core.limits import BLOB_THRESHOLD_BYTES
@@ -26,12 +27,6 @@ ORDER_BYTES = 4
 
 
 @lru_cache(NAMES_CACHED)
-def escape(part: str) -> str:
-    """Return a part of a name without the characters that separate parts."""
-    return part.replace("%", "%25").replace("/", "%2F").replace("\n", "%0A")
-
-
-@lru_cache(NAMES_CACHED)
 def name(session: SessionId) -> str:
     """Return the name of a session."""
     return "/".join(map(escape, session))
@@ -39,7 +34,7 @@ def name(session: SessionId) -> str:
 
 def session_of(named: bytes) -> SessionId:
     """Return the session with a name."""
-    return SessionId(*map(_unescape, named.decode().split("/")))
+    return SessionId(*map(unescape, named.decode().split("/")))
 
 
 def pack(payload: bytes) -> bytes:
@@ -89,10 +84,6 @@ def unpack_inbox(session: SessionId, stored: Sequence[bytes]) -> tuple[InboxEntr
         )
         for _, named, value in waiting
     )
-
-
-def _unescape(part: str) -> str:
-    return part.replace("%0A", "\n").replace("%2F", "/").replace("%25", "%")
 
 
 def _zipped(payload: bytes) -> bytes | None:

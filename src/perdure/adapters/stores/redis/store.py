@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.adapters.redis.names import escape
 from perdure.adapters.redis.place import place_of
 from perdure.adapters.redis.reader import Reader
 from perdure.adapters.redis.realm import Clock, Realm
@@ -16,7 +17,6 @@ from perdure.adapters.redis.writer import Answer, Header, Request
 from perdure.adapters.stores.redis import operations
 from perdure.adapters.stores.redis.operations import Commit
 from perdure.adapters.stores.redis.packing import (
-    escape,
     name,
     session_of,
     unpack,
