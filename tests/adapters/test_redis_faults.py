@@ -297,7 +297,7 @@ async def test_a_full_memory_refuses_and_leaves_nothing_half_written() -> None:
             owner = await created(store)
             step = owner.step(b"x" * 1_000, b"y", wake_at=5, blobs=(("address", b"content"),))
             before = await store.load(SESSION), await store.due(1 << 50, 9)
-            server.configure("maxmemory", "1mb")
+            server.configure("maxmemory", "1")
             (error,) = await submit(store, step)
             assert type(error) is Unavailable
             assert "its memory is full" in str(error)
