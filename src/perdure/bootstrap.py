@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import os
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import apsw
 
@@ -18,10 +21,13 @@ from perdure.adapters.models import resolve
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.adapters.stores.sqlite import SqliteReader, SqliteStore
 from perdure.adapters.telemetry.logs import LogTelemetry
-from perdure.core.errors import InvalidInput, StoreRefused
+from perdure.core.errors import InvalidInput, StoreLocked, StoreRefused
+from perdure.ports.catalog import Catalog
 from perdure.ports.clock import Clock
+from perdure.ports.cluster import Cluster, NodeCard
 from perdure.ports.credentials import CredentialProvider
 from perdure.ports.entries import Key
+from perdure.ports.session_store import SessionReader, SessionStore
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.agents import Registered
 from perdure.runtime.followers import quarantined
@@ -45,6 +51,7 @@ __all__ = [
     "TextDelta",
     "Worker",
     "back_up",
+    "is_shared",
     "open_reader",
     "open_service",
     "open_store",
@@ -52,28 +59,90 @@ __all__ = [
     "recorded",
     "sqlite_path",
     "sqlite_version",
+    "store_facts",
 ]
 
+SHARED: Mapping[str, tuple[str, str]] = {
+    "postgresql": ("postgres", "Postgres"),
+    "redis": ("redis", "Redis"),
+    "rediss": ("redis", "Redis"),
+    "nats": ("nats", "Nats"),
+}
+"""What several nodes may share, by the scheme of its URL: the package of its adapters in
+`perdure.adapters.stores`, `.catalog` and `.cluster`, and what the names of its classes begin with.
+"""
 SQLITE_PREFIX = "sqlite:///"
 MEMORY_URL = "memory://"
 DEFAULT_TENANT = "default"
 KEY_VARIABLES = ("PERDURE_BOOTSTRAP_KEY", "NORNS_DEFAULT_TENANT_KEY")
 
 
+def is_shared(url: str) -> bool:
+    """Say whether a URL names what several nodes may share, of which no file here is a part."""
+    return _scheme(url) in SHARED
+
+
 def sqlite_path(url: str) -> Path | None:
-    """Return the file that a store URL names; None for the memory store.
+    """Return the file that a URL names; None for memory, and for what several nodes share.
 
     `sqlite:///perdure.db` is relative to the current directory, `sqlite:////var/p.db` is absolute.
     Raises `InvalidInput` for any other URL.
     """
-    if url == MEMORY_URL:
+    if url == MEMORY_URL or is_shared(url):
         return None
     if url.startswith(SQLITE_PREFIX) and len(url) > len(SQLITE_PREFIX):
         return Path(url[len(SQLITE_PREFIX) :])
+    # It may hold a password: what comes before the host is not repeated.
+    shown = re.sub("//[^/]*@", "//", url)
     raise InvalidInput(
-        f"the store URL {url!r} is not known; expected sqlite:///FILE (relative), "
-        f"sqlite:////FILE (absolute) or {MEMORY_URL}"
+        f"the URL {shown!r} is not known; expected sqlite:///FILE (relative), "
+        f"sqlite:////FILE (absolute), {', '.join(f'{name}://HOST' for name in SHARED)} "
+        f"or {MEMORY_URL}"
     )
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0]
+
+
+class OpenStore(SessionStore, Protocol):
+    """A store that was opened, and has to be closed."""
+
+    async def close(self) -> None:
+        """Write what was submitted, and let go of what is held; safe to call twice."""
+        ...
+
+
+class OpenReader(SessionReader, Protocol):
+    """A store that was opened for reading, and has to be closed."""
+
+    async def close(self) -> None:
+        """Let go of what is held; safe to call twice."""
+        ...
+
+
+class OpenCatalog(Catalog, Protocol):
+    """A catalog that was opened, and has to be closed."""
+
+    async def close(self) -> None:
+        """Let go of what is held; safe to call twice."""
+        ...
+
+
+def _adapter(kind: Literal["stores", "catalog", "cluster"], url: str) -> Any:
+    """Return the class that opens what several nodes share. Raises `InvalidInput`.
+
+    Only what is opened is imported: a driver comes with an extra.
+    """
+    package, name = SHARED[_scheme(url)]
+    what = {"stores": "Store", "catalog": "Catalog", "cluster": "Cluster"}[kind]
+    try:
+        return getattr(import_module(f"perdure.adapters.{kind}.{package}"), name + what)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("perdure"):
+            raise
+        said = f"{_scheme(url)}:// needs a driver: pip install 'perdure[{package}]'"
+        raise InvalidInput(said) from None
 
 
 def sqlite_version() -> str:
@@ -81,9 +150,16 @@ def sqlite_version() -> str:
     return apsw.sqlite_lib_version()
 
 
-async def open_store(url: str, clock: Clock) -> MemoryStore | SqliteStore:
-    """Open the store that a URL names. Raises `StoreLocked`, `StoreRefused`, `InvalidInput`."""
+async def open_store(url: str, clock: Clock) -> OpenStore:
+    """Open the store that a URL names; the clock of one that nodes share is its own.
+
+    Raises `StoreLocked`, `StoreRefused`, `InvalidInput`, and `Unavailable` for a server that does
+    not answer.
+    """
     path = sqlite_path(url)
+    if is_shared(url):
+        shared: OpenStore = await _adapter("stores", url).open(url)
+        return shared
     return (
         MemoryStore(clock, clock.fresh_id())
         if path is None
@@ -91,12 +167,69 @@ async def open_store(url: str, clock: Clock) -> MemoryStore | SqliteStore:
     )
 
 
-async def open_reader(url: str) -> SqliteReader:
-    """Open an existing SQLite store for reading only, also while another process runs it."""
+async def open_catalog(url: str, clock: Clock) -> OpenCatalog:
+    """Open the catalog that a URL names. Raises what `open_store` raises."""
+    from perdure.adapters.catalog.memory import MemoryCatalog
+    from perdure.adapters.catalog.sqlite import SqliteCatalog
+
+    path = sqlite_path(url)
+    if is_shared(url):
+        shared: OpenCatalog = await _adapter("catalog", url).open(url, clock.now_ms)
+        return shared
+    if path is None:
+        return MemoryCatalog(clock.now_ms)
+    return await SqliteCatalog.open(path, clock.now_ms)
+
+
+async def open_cluster(url: str | None, clock: Clock) -> Cluster | None:
+    """Open the cluster that a URL names, to be joined and left; None for None.
+
+    Raises what `open_store` raises.
+    """
+    if url is None:
+        return None
+    adapter, cluster = _adapter("cluster", url), None
+    match SHARED[_scheme(url)][0]:
+        case "postgres":
+            cluster = await adapter.open(url)
+        case "redis":
+            cluster = adapter(url)
+        case _:
+            cluster = adapter(url, clock)
+    opened: Cluster = cluster
+    return opened
+
+
+async def open_reader(url: str) -> OpenReader:
+    """Open an existing store for reading only, also while other processes run it.
+
+    Raises `InvalidInput` for a store in memory.
+    """
+    if is_shared(url):
+        return await open_store(url, SystemClock())
     path = sqlite_path(url)
     if path is None:
         raise InvalidInput("a memory store cannot be read from another process")
     return await SqliteReader.open(path)
+
+
+async def store_facts(url: str) -> dict[str, Any]:
+    """Return what can be said of an existing store, its durability among it.
+
+    That of a store which another process has for itself is for that process to say. Raises what
+    `open_store` raises.
+    """
+    facts: dict[str, Any] = {}
+    if (path := sqlite_path(url)) is not None:
+        reader = await SqliteReader.open(path)
+        facts = dict(await reader.facts())
+        await reader.close()
+    try:
+        opened = await open_store(url, SystemClock())
+    except StoreLocked:
+        return {**facts, "durability": "as /ready of its node says"}
+    await opened.close()
+    return {**facts, "durability": opened.durability}
 
 
 async def back_up(folder: Path, to: Path, clock: Clock) -> list[Path]:
@@ -126,40 +259,46 @@ async def back_up(folder: Path, to: Path, clock: Clock) -> list[Path]:
 
 @asynccontextmanager
 async def open_service(
-    folder: Path, store: str, environment: Mapping[str, str], *, offers_setup: bool = False
+    folder: Path,
+    store: str,
+    environment: Mapping[str, str],
+    *,
+    offers_setup: bool = False,
+    catalog: str | None = None,
+    cluster: str | None = None,
+    name: str = "",
+    url: str | None = None,
 ) -> AsyncIterator[tuple[Service, str | None]]:
     """Open a server's stores, and give the service with a new admin key if there was none.
 
     If it `offers_setup`, no key is made: the service has a link then, by which a person makes it.
 
-    The catalog and the pepper are in `folder`. A key that `environment` names
+    The catalog and the cluster are where the store is, if they are not named and others may share
+    it; then `PERDURE_KEY_PEPPER` has to be the same for all, who know this server by `name` and
+    `url`. Else the catalog and the pepper are in `folder`. A key that `environment` names
     (`PERDURE_BOOTSTRAP_KEY` or `NORNS_DEFAULT_TENANT_KEY`) becomes an admin key of the default
-    tenant instead of a new one. Raises `StoreLocked`, `StoreRefused`, `InvalidInput`.
+    tenant instead of a new one. Raises `StoreLocked`, `StoreRefused`, `InvalidInput`, and
+    `Unavailable` for a server that does not answer.
     """
-    from perdure.adapters.catalog.pepper import open_pepper
-    from perdure.adapters.catalog.sqlite import SqliteCatalog
     from perdure.server.egress import egress_for
     from perdure.server.keys import Keyring
     from perdure.server.sealing import Seal
     from perdure.server.service import Service
-    from perdure.server.setup import SetupLink, ensure_tenant, has_keys
+    from perdure.server.setup import SetupLink, ensure_tenant
 
     clock, fresh = SystemClock(), secret_bytes
-    await asyncio.to_thread(folder.mkdir, 0o700, parents=True, exist_ok=True)
+    catalog, cluster = _beside(folder, store, catalog, cluster)
+    if not is_shared(catalog):
+        await asyncio.to_thread(folder.mkdir, 0o700, parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         opened = await open_store(store, clock)
         stack.push_async_callback(opened.close)
-        catalog = await SqliteCatalog.open(folder / "catalog.db", clock.now_ms)
-        stack.push_async_callback(catalog.close)
+        entries = await open_catalog(catalog, clock)
+        stack.push_async_callback(entries.close)
         given_pepper = environment.get("PERDURE_KEY_PEPPER")
-        if not given_pepper and not (folder / "pepper").exists() and await has_keys(catalog):
-            raise StoreRefused(
-                f"{folder / 'pepper'} is missing, and without it none of the keys in the catalog "
-                "is known: restore it from a backup, or give it in PERDURE_KEY_PEPPER"
-            )
-        pepper = open_pepper(folder / "pepper", given_pepper, fresh)
-        keys = Keyring(catalog, pepper, fresh)
-        tenant = await ensure_tenant(catalog, DEFAULT_TENANT)
+        pepper = await _pepper(folder, given_pepper, entries, shared=is_shared(catalog))
+        keys = Keyring(entries, pepper, fresh)
+        tenant = await ensure_tenant(entries, DEFAULT_TENANT)
         given = next((environment[name] for name in KEY_VARIABLES if environment.get(name)), None)
         made = None
         if given is not None:
@@ -168,10 +307,71 @@ async def open_service(
             made = (await keys.issue(tenant, "admin", name="first start")).token
         seal = Seal(pepper, fresh)
         egress = egress_for(environment)
-        service = Service(opened, catalog, keys, seal, clock, LogTelemetry(), fresh, egress=egress)
+        together = await open_cluster(cluster, clock)
+        if together is not None:
+            stack.push_async_callback(together.leave)
+        service = Service(
+            opened,
+            entries,
+            keys,
+            seal,
+            clock,
+            LogTelemetry(),
+            fresh,
+            egress=egress,
+            cluster=together,
+            name=name,
+            url=url,
+            operator=DEFAULT_TENANT,
+        )
         if offers_setup:
-            service.setup = await SetupLink.offer(tenant, catalog, keys, clock, fresh)
+            service.setup = await SetupLink.offer(tenant, entries, keys, clock, fresh)
         yield service, made
+
+
+def _beside(
+    folder: Path, store: str, catalog: str | None, cluster: str | None
+) -> tuple[str, str | None]:
+    """Return where the catalog and the cluster of a server with this store are."""
+    if not is_shared(store):
+        if cluster is not None or (catalog is not None and is_shared(catalog)):
+            raise InvalidInput(
+                "a store that one process has for itself cannot have a catalog or a cluster that "
+                "others share: name a --store that they share as well, or neither"
+            )
+        return catalog or f"{SQLITE_PREFIX}{folder / 'catalog.db'}", None
+    catalog, cluster = catalog or store, cluster or store
+    for name, url in (("catalog", catalog), ("cluster", cluster)):
+        if not is_shared(url):
+            sqlite_path(url)
+            raise InvalidInput(
+                f"servers that share a store share its {name} too: give a --{name} that they can "
+                "share, or none, and it is where the store is"
+            )
+    return catalog, cluster
+
+
+async def _pepper(folder: Path, given: str | None, catalog: Catalog, *, shared: bool) -> bytes:
+    """Return what keys are hashed and secrets sealed with, if it is what the catalog's were."""
+    from perdure.adapters.catalog.pepper import open_pepper
+    from perdure.server.sealing import check_pepper
+    from perdure.server.setup import has_keys
+
+    if not shared:
+        if not given and not (folder / "pepper").exists() and await has_keys(catalog):
+            raise StoreRefused(
+                f"{folder / 'pepper'} is missing, and without it none of the keys in the catalog "
+                "is known: restore it from a backup, or give it in PERDURE_KEY_PEPPER"
+            )
+        return open_pepper(folder / "pepper", given, secret_bytes)
+    if not given:
+        raise InvalidInput(
+            "servers that share a catalog need the same pepper, with which it keeps keys and "
+            "secrets: set PERDURE_KEY_PEPPER to one text of 32 characters or more for all of them"
+        )
+    pepper = open_pepper(folder / "pepper", given, secret_bytes)
+    await check_pepper(catalog, pepper)
+    return pepper
 
 
 class Runtime:
@@ -183,6 +383,10 @@ class Runtime:
     it cuts every session at its next commit and lets it go. With `recover=False` nothing goes on by
     itself: only sessions that are told something run. `credential_providers` resolve references of
     other schemes than `env` and `file`, by scheme.
+
+    Processes that name the same store of a database server share its sessions: each goes on with
+    what another one left. `cluster` is where they hear of each other, the store if it is not named;
+    `name` is what they call this one.
     """
 
     def __init__(
@@ -190,6 +394,8 @@ class Runtime:
         store: str = MEMORY_URL,
         agents: Iterable[Agent] = (),
         *,
+        cluster: str | None = None,
+        name: str = "",
         tenant: str = "default",
         settings: NodeSettings | None = None,
         clock: Clock | None = None,
@@ -205,9 +411,11 @@ class Runtime:
         self._telemetry = telemetry or LogTelemetry()
         self._recover = recover
         self._credential_providers = providers(credential_providers or {})
-        self._opened: MemoryStore | SqliteStore | None = None
+        self._held = AsyncExitStack()
         self._node: Node | None = None
         sqlite_path(store)
+        self._cluster = _beside(Path(), store, None, cluster)[1]
+        self._card = NodeCard("", name, version=importlib.metadata.version("perdure"))
 
     async def start(self) -> Node:
         """Open the store, recover what was left unfinished, and return the running node."""
@@ -222,33 +430,36 @@ class Runtime:
             self._clock,
             credential_providers=self._credential_providers,
         )
-        self._opened = await open_store(self.store, self._clock)
-        self._node = Node(
-            self._opened,
-            [worker],
-            Registered({name: agent.definition for name, agent in self.agents.items()}),
-            self._clock,
-            self._telemetry,
-            tenant=self.tenant,
-            settings=self._settings,
-        )
-        try:
-            await self._node.start(recover=self._recover)
-        except BaseException:
-            await self._opened.close()
-            raise
-        return self._node
+        async with AsyncExitStack() as stack:
+            opened = await open_store(self.store, self._clock)
+            stack.push_async_callback(opened.close)
+            cluster = await open_cluster(self._cluster, self._clock)
+            if cluster is not None:
+                stack.push_async_callback(cluster.leave)
+            node = Node(
+                opened,
+                [worker],
+                Registered({name: agent.definition for name, agent in self.agents.items()}),
+                self._clock,
+                self._telemetry,
+                tenant=self.tenant,
+                settings=self._settings,
+                cluster=cluster,
+                card=lambda: self._card,
+            )
+            await node.start(recover=self._recover)
+            self._node, self._held = node, stack.pop_all()
+        return node
 
     async def stop(self) -> None:
         """Drain the node and close the store; safe to call twice."""
         node, self._node = self._node, None
-        opened, self._opened = self._opened, None
+        held, self._held = self._held, AsyncExitStack()
         try:
             if node is not None:
                 await node.stop()
         finally:
-            if opened is not None:
-                await opened.close()
+            await held.aclose()
 
     async def __aenter__(self) -> Node:
         return await self.start()

@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
-from perdure.bootstrap import Agent, open_reader, sqlite_path, sqlite_version
+from perdure.bootstrap import Agent, is_shared, sqlite_path, sqlite_version, store_facts
 from perdure.cli.common import command_body, json_option, store_option
 from perdure.cli.output import Output, plain
 from perdure.core.errors import PerdureError
 
 KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
-EXTRAS = {"models": "pydantic_ai"}
+EXTRAS = {"models": "pydantic_ai", "postgres": "asyncpg", "redis": "redis", "nats": "nats"}
 
 
 @click.command(epilog="Example: perdure doctor --json")
@@ -65,17 +65,13 @@ def _check(name: str, ok: bool | None, found: Any) -> dict[str, Any]:
 async def _store(store: str) -> dict[str, Any]:
     try:
         path = sqlite_path(store)
-        if path is None:
+        if path is None and not is_shared(store):
             return _check("store", None, "in memory: nothing outlives the process")
-        if not path.exists():
+        if path is not None and not path.exists():
             return _check("store", None, f"{path} does not exist yet; the first run makes it")
-        reader = await open_reader(store)
+        facts = await store_facts(store)
     except PerdureError as error:
         return _check("store", False, str(error))
-    try:
-        facts: Mapping[str, Any] = await reader.facts()
-    finally:
-        await reader.close()
     return _check("store", True, ", ".join(f"{name} {value}" for name, value in facts.items()))
 
 

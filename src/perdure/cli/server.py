@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import click
 
@@ -32,7 +33,12 @@ from perdure.cli.output import plain
 from perdure.cli.refusals import WORKER_KEY_PREFIX
 from perdure.core.errors import InvalidInput, WorkerRefused
 
+if TYPE_CHECKING:
+    from perdure.server.service import Service
+
 STORE_FILE = "server.db"
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  nothing is bound here
+"""Whoever listens there is reached at addresses that it does not know."""
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.5, 15.0
 LEAVE_SECONDS_MAX = 35
 CLAIM_VARIABLE = "PERDURE_CLAIM_TOKEN"
@@ -71,21 +77,76 @@ async def dev(agents: Sequence[str], port: int, folder: Path) -> None:
     for agent in found:
         if hint := missing_model(agent, os.environ):
             click.echo(hint, err=True)
-    await _serve("127.0.0.1", port, folder, agents, is_dev=True, talks=names[:1])
+    opening = open_service(folder, f"{SQLITE_PREFIX}{folder / STORE_FILE}", os.environ)
+    await _serve(opening, "127.0.0.1", port, folder, agents, is_dev=True, talks=names[:1])
 
 
 @click.command(epilog="Example: perdure server --host 0.0.0.0 --port 4000")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @port_option
 @folder_option
+@click.option(
+    "--store",
+    envvar="PERDURE_STORE",
+    show_envvar=True,
+    help="Where sessions are kept: sqlite:///FILE, in the folder if none is named, or a server "
+    "that several can share: postgresql://, redis:// or nats://HOST.",
+)
+@click.option(
+    "--catalog",
+    envvar="PERDURE_CATALOG",
+    show_envvar=True,
+    help="Where agents and keys are kept; without it in the folder, or where a shared store is.",
+)
+@click.option(
+    "--cluster",
+    envvar="PERDURE_CLUSTER",
+    show_envvar=True,
+    help="Where servers that share a store hear of each other; without it where the store is.",
+)
+@click.option(
+    "--name",
+    envvar="PERDURE_NAME",
+    show_envvar=True,
+    help="What the others call this server; without it the machine's name.",
+)
+@click.option(
+    "--advertise",
+    envvar="PERDURE_ADVERTISE",
+    show_envvar=True,
+    metavar="URL",
+    help="Where this server is reached by others; without it where it listens.",
+)
 @command_body
-async def server(host: str, port: int, folder: Path) -> None:
+async def server(
+    host: str,
+    port: int,
+    folder: Path,
+    store: str | None,
+    catalog: str | None,
+    cluster: str | None,
+    name: str | None,
+    advertise: str | None,
+) -> None:
     """Run a server: REST, sockets for workers and clients. It executes nothing itself.
 
     As long as there is no key it prints a link, good once and for an hour, and a code: they make
     the first admin key. With PERDURE_BOOTSTRAP_KEY in the environment that one is used instead.
+
+    Servers that name the same store share its work: any of them takes any request, and goes on with
+    what another one left. They need the same PERDURE_KEY_PEPPER.
     """
-    await _serve(host, port, folder, (), is_dev=False)
+    opening = open_service(
+        folder,
+        store or f"{SQLITE_PREFIX}{folder / STORE_FILE}",
+        os.environ,
+        offers_setup=True,
+        name=name or socket.gethostname(),
+        catalog=catalog,
+        cluster=cluster,
+        url=advertise,
+    )
+    await _serve(opening, host, port, folder, (), is_dev=False)
 
 
 @click.command(epilog="Example: perdure worker support.py:support")
@@ -181,6 +242,7 @@ async def _end_of_input() -> None:
 
 
 async def _serve(
+    opening: contextlib.AbstractAsyncContextManager[tuple[Service, str | None]],
     host: str,
     port: int,
     folder: Path,
@@ -191,11 +253,7 @@ async def _serve(
 ) -> None:
     from perdure.server.serving import serve
 
-    store = f"{SQLITE_PREFIX}{folder / STORE_FILE}"
-    async with (
-        open_service(folder, store, os.environ, offers_setup=not is_dev) as (service, made),
-        _Children() as children,
-    ):
+    async with opening as (service, made), _Children() as children:
         key, noted = made, folder / URL_FILE
         noted.unlink(missing_ok=True)
         if is_dev:
@@ -207,6 +265,8 @@ async def _serve(
                 )
 
         def ready(url: str) -> None:
+            if host not in EVERYWHERE:
+                service.url = service.url or url
             click.echo(f"perdure is at {url}   (documentation: {url}/docs)")
             if service.setup is not None:
                 link = f"{_reachable(url)}/setup/{service.setup.token}"

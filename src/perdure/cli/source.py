@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from perdure.bootstrap import Agent, open_reader, quarantined, sqlite_path
+from perdure.bootstrap import Agent, is_shared, open_reader, quarantined, sqlite_path
 from perdure.cli.access import FOLDER, home_url, kept_key
 from perdure.cli.loading import load_agent
 from perdure.core.codec import Record, decode_event
@@ -43,7 +43,7 @@ class Reader(Protocol):
 async def reading(store: str) -> AsyncIterator[Any]:
     """Open an existing store for reading; raise `NotFound` if there is none."""
     path = sqlite_path(store)
-    if path is None or not path.exists():
+    if not is_shared(store) and (path is None or not path.exists()):
         has_server = kept_key(Path(FOLDER)) is not None
         hint = f"; what the server of `perdure dev` has is at --url {home_url(Path(FOLDER))}"
         raise NotFound(f"there is no store at {store}{hint if has_server else ''}")

@@ -89,7 +89,7 @@ async def backup(to: Path, folder: Path, as_json: bool) -> None:
 
 def _existing(url: str) -> str:
     """Return a URL whose store is there: looking at one must not make it. Raises `NotFound`."""
-    path = sqlite_path(url) if url.startswith("sqlite:") else None
+    path = sqlite_path(url)
     if path is not None and not path.exists():
         raise NotFound(f"there is no store at {url}")
     return url

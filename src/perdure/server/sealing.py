@@ -11,14 +11,44 @@ from __future__ import annotations
 import hashlib
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import Final
+from contextlib import suppress
+from typing import ClassVar, Final
 
-from perdure.core.errors import InvalidInput
-from perdure.server.tokens import Fresh
+from perdure.core.errors import InvalidInput, StoreRefused
+from perdure.ports.catalog import Catalog, NameTaken, TenantCatalog
+from perdure.ports.entries import Entry
+from perdure.server.changes import SERVERS
+from perdure.server.tokens import Fresh, keyed_hash
 
 VERSION: Final = "v1."
 NONCE_BYTES: Final = 16
 TAG_BYTES: Final = 32
+
+
+class Sealed(Entry, frozen=True, kw_only=True):
+    """What follows from the pepper of a catalog and does not give it away."""
+
+    kind: ClassVar[str] = "sealed"
+
+    name: str = "pepper"
+    check: str = ""
+
+
+async def check_pepper(catalog: Catalog, pepper: bytes) -> None:
+    """Note the pepper that a catalog's keys and secrets are made with, or compare it.
+
+    Raises `StoreRefused` if it is another one than the first that came.
+    """
+    servers = TenantCatalog(catalog, SERVERS)
+    check = keyed_hash(pepper, "check", "pepper")
+    with suppress(NameTaken):
+        await servers.create(Sealed(check=check))
+    found = await servers.find(Sealed, Sealed().name)
+    if found is None or not hmac.compare_digest(found.check, check):
+        raise StoreRefused(
+            "PERDURE_KEY_PEPPER is not the one that the keys and secrets in this catalog were made "
+            "with, and none of them would be known: give all servers the one that was first"
+        )
 
 
 class Seal:
