@@ -9,7 +9,7 @@ import pytest
 
 from perdure.adapters.models import asks, call, says
 from perdure.core.agent import ContextPolicy, Limits
-from perdure.core.errors import InvalidInput, PerdureError, Refused, Unavailable
+from perdure.core.errors import InvalidInput, NotFound, PerdureError, Refused, Unavailable
 from perdure.core.messages import ModelReply, ToolRequest
 from perdure.ports.models import ModelRequest
 from perdure.ports.session_store import StepCommit
@@ -237,6 +237,51 @@ class TestNothingLies:
         world.agents = (agent(model),)
         node = await world.node()
         assert "may have been sent before" in await finished(world, await node.run(run.id))
+        await node.stop()
+
+    @pytest.mark.parametrize("now", ["2", ""])
+    async def test_a_call_for_another_version_of_a_tool_is_not_executed(self, now: str) -> None:
+        """The model is told which versions, and may call the new one."""
+        hanging, ran = asyncio.Event(), []
+
+        def look(version: str) -> Any:
+            @tool(name="look", effect="read", version=version)
+            async def one() -> str:
+                """Look."""
+                ran.append(version)
+                await hanging.wait()
+                return f"seen by {version}"
+
+            return one
+
+        def model(request: ModelRequest) -> Any:
+            return asks(call("look")) if turn(request) < 2 else says(str(last(request)))
+
+        world = World(agent(model, look("1")))
+        node = await world.node()
+        run = await node.send("a", "go")
+        await world.settle()
+        template = await node.template(run.id)
+        await world.crash(node)
+        hanging.set()
+        world.agents = (agent(model, look(now)),)
+        node = await world.node()
+        assert await finished(world, await node.run(run.id)) == f"seen by {now}"
+        assert ran == ["1", now]
+        [told] = [e.event async for e in run.events() if e.type == "tool_call_failed"]
+        assert (told.kind, told.content) == (  # type: ignore[union-attr]
+            "other_version",
+            (
+                f"The tool 'look' is now of version {now!r}, and this call was made for version "
+                "'1': it is given up."
+            ),
+        )
+        assert Agent.rebuilt(template, tools=[look("1")], model=model).spec.tools[0].version == "1"
+        changed = await node.template(run.id)
+        with pytest.raises(InvalidInput, match=f"version is '1', and should be {now!r}"):
+            Agent.rebuilt(changed, tools=[look("1")], model=model)
+        with pytest.raises(NotFound):
+            await node.template("no such run")
         await node.stop()
 
     async def test_a_drain_while_a_beginning_is_being_written_asks_nobody(self) -> None:

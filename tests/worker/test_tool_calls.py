@@ -429,3 +429,22 @@ async def test_a_probe_that_does_not_answer_leaves_it_undecided() -> None:
         desk.clock.advance(5_000)
         assert (await desk.next()).verdict == "undecided"
         await desk.nothing_more()
+
+
+@pytest.mark.parametrize("version", ["", "1"])
+async def test_a_call_for_another_version_is_not_executed(version: str) -> None:
+    """The versions are named; nothing began."""
+    ran: list[int] = []
+    pay = tool(name="pay", effect="once", version="2")(lambda: ran.append(1))
+    async with Desk(pay) as desk:
+        task = desk.tool_task(version=version)
+        assert not desk.worker.serves(task)
+        assert desk.worker.serves(desk.tool_task(version="2"))
+        report = await desk.finish(task)
+        assert report == ReportToolLost(
+            call="1.1.t0",
+            attempt=1,
+            reason="worker 'local' has version '2' of the tool 'pay', and the call was made for "
+            f"version {version!r}",
+        )
+    assert ran == []

@@ -14,7 +14,7 @@ OnUnknown = Literal["tell", "ask"]
 _canonical = msgspec.json.Encoder(order="sorted").encode
 
 
-class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the runtime knows of a tool; the function itself stays with the worker.
 
     `effect` is what the tool promises about being repeated. `on_unknown` says who is told when
@@ -37,7 +37,7 @@ class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     credentials: tuple[str, ...] = ()
 
 
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one run may spend. `None` means without limit."""
 
     steps_max: int = 50
@@ -45,7 +45,7 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     wall_ms_max: int | None = None
 
 
-class ContextPolicy(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class ContextPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which part of the history the model is shown.
 
     `none`: everything. `window`: about the last `window_messages`, never splitting a call from
@@ -59,7 +59,7 @@ class ContextPolicy(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
     keep_messages: int = 20
 
 
-class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """The definition of an agent, without code and without secrets.
 
     `credentials` are references to secrets by their names, as in `{"model": "env:TEAM_KEY"}`: see

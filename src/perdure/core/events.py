@@ -182,7 +182,7 @@ class CompactionFailed(Event, frozen=True, tag="compaction_failed"):
 
 
 class ToolCallIntended(Event, frozen=True, tag="tool_call_intended"):
-    """A tool call was allowed by `rule` and may be sent to a worker."""
+    """A tool call was allowed by `rule` and may be sent to a worker that has that `version`."""
 
     call: str
     step: int
@@ -191,6 +191,7 @@ class ToolCallIntended(Event, frozen=True, tag="tool_call_intended"):
     effect: Effect
     key: str
     rule: str = "declared"
+    version: str = ""
 
 
 class ToolCallDenied(Event, frozen=True, tag="tool_call_denied"):

@@ -266,6 +266,7 @@ def _tool_call(state: State, event: e.ToolCallIntended) -> Call:
         effect=event.effect,
         key=event.key,
         intended_at=event.at,
+        version=event.version,
     )
 
 

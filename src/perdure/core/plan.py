@@ -99,7 +99,12 @@ def act(draft: Draft, model_call: str, requests: tuple[ToolRequest, ...]) -> Non
             key = ids.effect_key(draft.context.session, run, step, ordinal, tool.name)
             draft.add(
                 e.ToolCallIntended(
-                    at=draft.now, **place, name=tool.name, effect=tool.effect, key=key
+                    at=draft.now,
+                    **place,
+                    name=tool.name,
+                    effect=tool.effect,
+                    key=key,
+                    version=tool.version,
                 )
             )
 

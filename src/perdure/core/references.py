@@ -77,6 +77,15 @@ def is_key_shaped(text: str) -> bool:
     return bool(_KEY_SHAPES.search(text)) or any(map(_looks_random, _RANDOM.findall(text)))
 
 
+def key_shaped(value: Any) -> bool:
+    """Say whether a JSON value has a text in it that looks like a key of a known kind."""
+    if isinstance(value, dict):
+        return any(map(key_shaped, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(key_shaped, value))
+    return isinstance(value, str) and _KEY_SHAPES.search(value) is not None
+
+
 def _problem(reference: Any) -> str | None:
     if not isinstance(reference, str):
         return f"is a {type(reference).__name__}"

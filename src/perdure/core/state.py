@@ -38,6 +38,7 @@ class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     keep_from: int = 0
     summary: int | None = None
     intended_at: int = 0
+    version: str = ""
 
 
 class ModelUse(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -8,6 +8,7 @@
 | session.conflict | session, version | our view of a session was behind |
 | session.quarantined | session, reason | a session is set aside |
 | command.refused | session, command, code | a command could not apply; a late result is one |
+| agent.unreadable | tenant, agent, error | an agent whose definition is not understood |
 | call.unserved | session, call, kind | no worker has what a call needs |
 | result.dropped | worker, task | a worker brought a result of a task that is not its own |
 | store.failed | error | the store cannot be relied on any more |

@@ -19,7 +19,10 @@ from perdure.ports.models import ModelRequest
 
 
 class ModelTask(msgspec.Struct, frozen=True, gc=False):
-    """A model call to execute. `meta` came with the message that its run answers."""
+    """A model call to execute. `meta` came with the message that its run answers.
+
+    `timeout_ms` is how long the reply may take; None leaves it to the worker.
+    """
 
     session: SessionId
     run: str
@@ -27,12 +30,14 @@ class ModelTask(msgspec.Struct, frozen=True, gc=False):
     agent: str
     request: ModelRequest
     meta: Mapping[str, Any] | None = None
+    timeout_ms: int | None = None
 
 
 class ToolTask(msgspec.Struct, frozen=True, gc=False):
     """A tool call to execute, or, with `probing`, a call whose outcome the tool is asked about.
 
-    `effect` is the class that the tool had when the call was intended: that is what counts.
+    `effect` is the class that the tool had when the call was intended: that is what counts. Only
+    the `version` that it had then may execute it.
     `timeout_ms` is how long one attempt may take, by the agent's present definition. `meta` came
     with the message that its run answers.
     """
@@ -49,6 +54,7 @@ class ToolTask(msgspec.Struct, frozen=True, gc=False):
     probing: bool = False
     timeout_ms: int = 300_000
     meta: Mapping[str, Any] | None = None
+    version: str = ""
 
 
 Task = ModelTask | ToolTask

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from perdure.core.agent import ToolSpec
 from perdure.core.codec import decode_event
 from perdure.core.commands import (
     Report,
@@ -134,9 +135,11 @@ class Dispatcher:
             return True
         if self.draining or not self.may_start():
             return False
-        if call.kind == "tool" and call.name not in actor.agent.tools_by_name:
-            self._tool_is_gone(actor, call)
-            return False
+        if call.kind == "tool":
+            tool = actor.agent.tools_by_name.get(call.name)
+            if tool is None or tool.version != call.version:
+                self._tool_is_gone(actor, call, tool)
+                return False
         need = call.reply if call.kind == "tool" else call.first
         history = actor.history
         if history is None or need < history.first or not history.summarised(call.summary):
@@ -198,19 +201,28 @@ class Dispatcher:
             asyncio.get_running_loop().call_soon(self._reported, flight, flight.report)
         return True
 
-    def _tool_is_gone(self, actor: Actor, call: Call) -> None:
-        """Answer a call of a tool that the agent's present definition does not have any more."""
+    def _tool_is_gone(self, actor: Actor, call: Call, now: ToolSpec | None) -> None:
+        """Answer a call of a tool that the agent's present definition has no more, or as another.
+
+        No other version executes it: its arguments were meant for the one that the model was shown.
+        """
         report: Report
         if call.status == "begun":
             report = _lost(call)
         elif call.status == "unknown":
             report = ReportProbe(call=call.id, attempt=call.attempt, verdict="undecided")
         else:
+            kind = "unknown_tool" if now is None else "other_version"
             text = f"There is no tool {call.name!r} any more: this call is given up."
+            if now is not None:
+                text = (
+                    f"The tool {call.name!r} is now of version {now.version!r}, and this call was "
+                    f"made for version {call.version!r}: it is given up."
+                )
             if call.effect != "read":
                 text += " It may have been sent before; whether it took effect is unknown."
             report = ReportToolResult(
-                call=call.id, attempt=call.attempt, ok=False, content=text, kind="unknown_tool"
+                call=call.id, attempt=call.attempt, ok=False, content=text, kind=kind
             )
         self._on_report(actor, report)
 
@@ -267,7 +279,8 @@ class Dispatcher:
             purpose="compact" if compacting else "reply",
         )
         run, meta = self._run(actor)
-        return ModelTask(actor.session, run, call.id, spec.name, request, meta)
+        timeout_ms = spec.model_timeout_ms
+        return ModelTask(actor.session, run, call.id, spec.name, request, meta, timeout_ms)
 
     def _tool_task(self, actor: Actor, call: Call, arguments: dict[str, Any]) -> ToolTask:
         run, meta = self._run(actor)
@@ -284,6 +297,7 @@ class Dispatcher:
             probing=call.status == "unknown",
             timeout_ms=actor.agent.tools_by_name[call.name].timeout_ms,
             meta=meta,
+            version=call.version,
         )
 
     @staticmethod

@@ -29,7 +29,7 @@ async def history_after(
     if step < 0:
         raise InvalidInput(f"step {step} cannot be: the first step is 1, and 0 is before it")
     cut = Cut(step)
-    async for record in _records(store, row.session, row.started_seq - 1, read_batch_records):
+    async for record in records_of(store, row.session, row.started_seq - 1, read_batch_records):
         if not cut.feed(record.seq, decode_event(record.body)):
             break
     if cut.last_step < step:
@@ -40,7 +40,7 @@ async def history_after(
     if prefix.summary is not None and prefix.summary < prefix.first:
         found = await store.read(row.session, prefix.summary - 1, 1)
         events += [(record.seq, decode_event(record.body)) for record in found]
-    async for record in _records(store, row.session, prefix.first - 1, read_batch_records):
+    async for record in records_of(store, row.session, prefix.first - 1, read_batch_records):
         if record.seq > prefix.upto:
             break
         events.append((record.seq, decode_event(record.body)))
@@ -52,9 +52,10 @@ async def history_after(
     return origin, inherited(prefix, events)
 
 
-async def _records(
+async def records_of(
     store: SessionStore, session: SessionId, after: int, read_batch_records: int
 ) -> AsyncIterator[Record]:
+    """Yield the records of a session after a position, a batch at a time."""
     while True:
         page = await store.read(session, after, read_batch_records)
         for record in page:

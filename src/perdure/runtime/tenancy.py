@@ -36,6 +36,7 @@ from perdure.runtime.forking import history_after
 from perdure.runtime.handles import RecordedEvent, Run, answer_in, recorded
 from perdure.runtime.host import Host
 from perdure.runtime.settings import NodeSettings
+from perdure.runtime.templates import named_last
 
 KEY_CHARS_MAX = 512
 ROWS_MAX = 100
@@ -241,6 +242,18 @@ class Tenancy:
                 command = c.decode_command(entry.command, entry.accepted_at)
                 return command if isinstance(command, c.SendMessage) else None
         return None
+
+    async def template(self, run_id: str) -> bytes:
+        """Return the definition that a run was made under last, as `Agent.rebuilt` takes it.
+
+        Raises `NotFound` if there is no such run, or if it has not begun.
+        """
+        row = await self.row(run_id)
+        named = await named_last(self._store, row, self._settings.read_batch_records)
+        body = None if named is None else await self._store.blob(named)
+        if body is None:
+            raise NotFound(f"run {run_id!r} has not begun: it has no definition yet")
+        return body
 
     async def blob(self, address: str) -> bytes | None:
         """Return the bytes kept under a content address."""

@@ -14,20 +14,29 @@ import msgspec
 
 from perdure.api.definition import agent_spec, shown_prompt
 from perdure.core.agent import AgentSpec, Definition, ToolSpec, define
+from perdure.core.errors import InvalidInput
+from perdure.core.template import read_template
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.entries import Agent, ToolRecord
 from perdure.server.changes import Changes
+from perdure.ports.telemetry import Telemetry
 
 OWN_CONFIG = "perdure"
 """Under this name in `model_config` a worker of ours keeps an agent's definition as it is."""
 
 
 class Catalogued:
-    """The definitions in force. A session's agent is the id of its entry, which never changes."""
+    """The definitions in force. A session's agent is the id of its entry, which never changes.
 
-    def __init__(self, catalog: Catalog, changes: Changes) -> None:
+    An agent whose definition this version cannot read in full is not served here: its sessions are
+    left to nodes that can. `unreadable` says why.
+    """
+
+    def __init__(self, catalog: Catalog, changes: Changes, telemetry: Telemetry) -> None:
         self._catalog = catalog
         self._changes = changes
+        self._telemetry = telemetry
+        self.unreadable: dict[tuple[str, str], str] = {}
         self._begun = 0
         self._read: dict[str, int] = {}
         self._definitions: dict[str, dict[str, Definition]] = {}
@@ -96,9 +105,25 @@ class Catalogued:
         self._tools[tenant] = tools
         in_order = sorted(tools, key=lambda tool: tool.gard or 0)
         self._entries.update({(tenant, str(agent.id)): agent for agent in agents})
-        self._definitions[tenant] = {
-            str(agent.id): define(_spec_of(agent, in_order)) for agent in agents
-        }
+        defined = {str(agent.id): self._define(tenant, agent, in_order) for agent in agents}
+        self._definitions[tenant] = {name: one for name, one in defined.items() if one is not None}
+
+    def _define(
+        self, tenant: str, agent: Agent, tools: Sequence[ToolRecord]
+    ) -> Definition | None:
+        """Return the definition that an entry makes; None, with a word, if it is not understood."""
+        name = (tenant, str(agent.id))
+        try:
+            found = define(_spec_of(agent, tools))
+        except InvalidInput as error:
+            if self.unreadable.get(name) != str(error):
+                self._telemetry.emit(
+                    "agent.unreadable", tenant=tenant, agent=name[1], error=str(error)
+                )
+            self.unreadable[name] = str(error)
+            return None
+        self.unreadable.pop(name, None)
+        return found
 
     async def learn(self, tenant: str, tools: Sequence[ToolRecord]) -> None:
         """Keep the tools that a worker registers; return when agents have them."""
@@ -116,22 +141,19 @@ def _spec_of(agent: Agent, tools: Sequence[ToolRecord]) -> AgentSpec:
 
     A worker of ours keeps its agents' exact definitions in `OWN_CONFIG`, with the name that it
     serves them by, which is also that of a copy; what others may edit over the API since then
-    (prompt, model, steps) is taken from the entry.
+    (prompt, model, steps) is taken from the entry. Raises `InvalidInput` for one that this version
+    does not understand.
     """
     own = agent.model_config.get(OWN_CONFIG)
     if own is not None:
-        try:
-            spec = msgspec.convert(own, AgentSpec)
-        except msgspec.ValidationError:
-            pass
-        else:
-            is_own = agent.system_prompt == shown_prompt(spec)
-            return msgspec.structs.replace(
-                spec,
-                model=agent.model or spec.model,
-                instructions=spec.instructions if is_own else agent.system_prompt,
-                limits=msgspec.structs.replace(spec.limits, steps_max=agent.max_steps),
-            )
+        spec = read_template(own)
+        is_own = agent.system_prompt == shown_prompt(spec)
+        return msgspec.structs.replace(
+            spec,
+            model=agent.model or spec.model,
+            instructions=spec.instructions if is_own else agent.system_prompt,
+            limits=msgspec.structs.replace(spec.limits, steps_max=agent.max_steps),
+        )
     return agent_spec(
         name=agent.name,
         model=agent.model,

@@ -228,6 +228,7 @@ def _detail(task: Task) -> tasks.Detail:
         effect=task.effect,
         timeout_ms=task.timeout_ms,
         probe=task.probing,
+        version=task.version,
     )
 
 

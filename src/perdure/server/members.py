@@ -37,7 +37,7 @@ class Need(NamedTuple):
     """What a worker has to have for a task. Without `tool`, the capability `llm`.
 
     With `native` it has to serve the agent by name: its model may be code, and its tools are its
-    own, which another worker may have by chance.
+    own, which another worker may have by chance. Of a tool it has to have the same `version`.
     """
 
     tenant: str
@@ -46,9 +46,11 @@ class Need(NamedTuple):
     tool: str | None
     probe: bool
     native: bool
+    version: str = ""
 
     def __str__(self) -> str:
         what = "llm" if self.tool is None else f"the tool {self.tool!r}"
+        what += f" of version {self.version!r}" if self.version else ""
         where = "" if self.gard is None else f" in gard {self.gard}"
         return f"a worker with {what} for agent {self.agent!r}{where}"
 
@@ -57,7 +59,8 @@ def need_of(task: Task, gard: str | None, native: bool) -> Need:
     """Return what a worker has to have for `task`."""
     if isinstance(task, ModelTask):
         return Need(task.session.tenant, gard, task.agent, None, False, native)
-    return Need(task.session.tenant, gard, task.agent, task.tool, task.probing, native)
+    tenant, version = task.session.tenant, task.version
+    return Need(tenant, gard, task.agent, task.tool, task.probing, native, version)
 
 
 class Member:
@@ -97,6 +100,11 @@ class Member:
         )
         self._tools = frozenset(tool.name for tool in registration.tools)
         self._agents = {agent.name: frozenset(agent.tools) for agent in registration.agents}
+        self._versions = {
+            (agent.name, tool): version
+            for agent in registration.agents
+            for tool, version in agent.versions.items()
+        }
         self._counts_credit = "credit" in registration.features
         self._credit = 0
         self._tasks_max = registration.concurrency or TASKS_PER_WORKER_MAX
@@ -113,7 +121,13 @@ class Member:
         tools = self._agents.get(need.agent) if self.native else self._tools
         if tools is None or ((need.probe or need.native) and not self.native):
             return False
-        return "llm" in self.registration.capabilities if need.tool is None else need.tool in tools
+        if need.tool is None:
+            return "llm" in self.registration.capabilities
+        return need.tool in tools and self.version_of(need) == need.version
+
+    def version_of(self, need: Need) -> str:
+        """Return the version that this worker has of a tool; an empty text if it has none."""
+        return self._versions.get((need.agent, need.tool or ""), "")
 
     def runs(self, worker: str) -> bool:
         """Say whether this is a worker with an id, or knows who is."""
@@ -208,6 +222,15 @@ class Roster:
     def room(self, need: Need) -> int:
         """Return for how many tasks with a need the members have room."""
         return sum(m.free() for m in self._members.values() if m.fits(need))
+
+    def wanted(self, need: Need) -> str:
+        """Say who would fit a need, and which members have its tool in another version."""
+        others = [
+            f"; worker {member.id!r} has version {member.version_of(need)!r}"
+            for member in self._members.values()
+            if member.fits(need._replace(version=member.version_of(need))) and not member.fits(need)
+        ]
+        return str(need) + "".join(others)
 
     def fitting(self, need: Need) -> int:
         """Return how many members fit a need, busy or draining ones too."""

@@ -84,7 +84,7 @@ class Pool:
         self._on_progress = on_progress
         self._deadlines = Deadlines(clock)
         self._roster = Roster()
-        self.queues = Queues(self._roster.fitting)
+        self.queues = Queues(self._roster.fitting, self._roster.wanted)
         self._loaded_ms = clock.monotonic_ms() + LOADING_MS
         self._finding: set[asyncio.Task[None]] = set()
         self._started = 0
@@ -580,7 +580,7 @@ class Pool:
     def _limit(self, held: Held, member: Member) -> None:
         """Begin the time of a task, anew if it is under way."""
         task = held.task
-        limit_ms = task.timeout_ms if isinstance(task, ToolTask) else self._model_timeout_ms
+        limit_ms = task.timeout_ms or self._model_timeout_ms
         slack_ms = h.DEADLINE_SLACK_MS if member.native else 0
         held.limit(self._deadlines.queue(limit_ms + slack_ms), lambda: self._late(held, limit_ms))
 

@@ -29,10 +29,14 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Queues:
-    """What a pool holds. `fitting` returns how many connected workers fit a need."""
+    """What a pool holds.
 
-    def __init__(self, fitting: Callable[[Need], int]) -> None:
+    `fitting` returns how many connected workers fit a need, `wanted` says who would fit it.
+    """
+
+    def __init__(self, fitting: Callable[[Need], int], wanted: Callable[[Need], str]) -> None:
         self._fitting = fitting
+        self._wanted = wanted
         self.held: dict[str, Held] = {}
         self.backlog = Backlog()
         """Tasks that no worker has."""
@@ -43,7 +47,7 @@ class Queues:
     def waiting_for(self, session: SessionId) -> tuple[Waiting, ...]:
         """Return the calls of a session that wait for a worker, oldest first."""
         waiting = [
-            Waiting(held.task.call, str(held.need), held.since_ms, self._fitting(held.need))
+            Waiting(held.task.call, self._wanted(held.need), held.since_ms, self._fitting(held.need))
             for held in self.backlog.of(session)
         ]
         for held in self.expected.of(session):

@@ -89,7 +89,7 @@ class Service:
         self.name, self.url, self.operator = name, url, operator
         self.changes = Changes(catalog, clock, telemetry, shared=cluster is not None)
         self.claims = Claims(catalog, clock, shared=cluster is not None)
-        self.agents = Catalogued(catalog, self.changes)
+        self.agents = Catalogued(catalog, self.changes, telemetry)
         self.pool = self._pool(telemetry)
         self.node = Node(
             store,

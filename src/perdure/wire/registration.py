@@ -62,10 +62,11 @@ class ToolOffer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AgentOffer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An agent that a native worker serves, with the names of its tools."""
+    """An agent that a native worker serves, with its tools; those that have one by version."""
 
     name: str
     tools: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
 
 
 class Registration(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -126,7 +127,8 @@ def _tool(tool: Mapping[str, Any]) -> ToolOffer:
 
 def _agents(payload: Mapping[str, Any]) -> tuple[AgentOffer, ...]:
     return tuple(
-        AgentOffer(agent["name"], tuple(agent.get("tools", ()))) for agent in payload["agents"]
+        AgentOffer(agent["name"], tuple(agent.get("tools", ())), agent.get("versions", {}))
+        for agent in payload["agents"]
     )
 
 
@@ -167,6 +169,8 @@ def _has_agents(payload: Mapping[str, Any]) -> bool:
         isinstance(agent, dict)
         and _is_text(agent.get("name"))
         and _texts(tools := agent.get("tools", [])) == tools
+        and isinstance(versions := agent.get("versions", {}), dict)
+        and all(isinstance(version, str) for version in versions.values())
         for agent in agents
     )
 
@@ -193,7 +197,11 @@ CHECKS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
         "each tool needs a name, a description and an input_schema; effect is optional",
     ),
     (_has_capabilities, "invalid_capabilities", "capabilities is a list of llm and tools"),
-    (_has_agents, "invalid_agents", "with the feature native, agents is a list of name and tools"),
+    (
+        _has_agents,
+        "invalid_agents",
+        "with the feature native, agents is a list of name, tools, versions",
+    ),
     (
         _has_limits,
         "invalid_limits",

@@ -19,7 +19,8 @@ Number = int | str
 class Detail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What only a native worker is told of a task: the call that it is.
 
-    With `probe`, the tool is asked what became of the call, and not called.
+    With `probe`, the tool is asked what became of the call, and not called. Only a tool of the same
+    `version` may execute it.
     """
 
     session: SessionId
@@ -30,6 +31,7 @@ class Detail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     effect: Effect = "once"
     timeout_ms: int = 300_000
     probe: bool = False
+    version: str = ""
 
 
 class ToolSchema(msgspec.Struct, frozen=True):

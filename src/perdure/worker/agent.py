@@ -14,10 +14,13 @@ from perdure.core.agent import AgentSpec, ContextPolicy, Definition, Limits, def
 from perdure.core.errors import InvalidInput
 from perdure.core.limits import WINDOW_MESSAGES_MAX
 from perdure.core.references import MODEL, check_credentials
+from perdure.core.template import differences, read_template, tool_differences
+from perdure.worker.builtin import ask_human, wait
 from perdure.worker.tool import Tool, tool
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-RESERVED = frozenset({"wait", "ask_human"})
+_BUILTINS = (wait, ask_human)
+RESERVED = frozenset(each.spec.name for each in _BUILTINS)
 _CHOICES = {"on_failure": ("retry", "stop"), "resume": ("eager", "lazy")}
 _LIMITS = Limits()
 _CONTEXT = ContextPolicy()
@@ -78,6 +81,53 @@ class Agent:
         self.spec = _spec(fields, where)
         _check_ranges(self.spec, where)
         _check_declared(self.spec, where)
+
+    @classmethod
+    def rebuilt(
+        cls,
+        template: AgentSpec | bytes,
+        *,
+        tools: Iterable[Tool[..., Any] | Callable[..., Any]] = (),
+        model: Any = None,
+    ) -> Agent:
+        """Return the agent that a template describes, from the code that there is here.
+
+        `template` is what `Node.template` gives. `tools` are the functions of its tools; others may
+        be among them. `model` is needed where its model is code. The agent is the same in every
+        field: raises `InvalidInput` that names every part that is missing or different here.
+        """
+        spec = read_template(template) if isinstance(template, bytes) else template
+        where = f"agent {spec.name!r}"
+        here = {each.spec.name: each for each in (*_BUILTINS, *_tools(tools, where))}
+        wrong: list[str] = []
+        for wanted in spec.tools:
+            found = here.get(wanted.name)
+            wrong += tool_differences(wanted, found.spec if found is not None else None)
+        own: Any = spec.model
+        if is_code(spec.model):
+            own = model
+            name = None if model is None else _model_name(model, where)
+            if name != spec.model:
+                wrong.append(f"model is {name!r}, and should be {spec.model!r}")
+        if wrong:
+            raise InvalidInput(f"{where} cannot be rebuilt here: {'; '.join(wrong)}")
+        made = cls(
+            spec.name,
+            model=own,
+            instructions=spec.instructions,
+            tools=[here[wanted.name] for wanted in spec.tools],
+            limits=spec.limits,
+            context=spec.context,
+            on_failure=spec.on_failure,
+            resume=spec.resume,
+            max_tokens=spec.max_tokens,
+            model_timeout=spec.model_timeout_ms and spec.model_timeout_ms / 1000,
+            credentials=spec.credentials,
+        )
+        if made.spec != spec:
+            said = "; ".join(differences(spec, made.spec))
+            raise InvalidInput(f"{where} cannot be rebuilt here: {said}")
+        return made
 
     @cached_property
     def definition(self) -> Definition:

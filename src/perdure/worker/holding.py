@@ -462,6 +462,7 @@ def _task(told: w.LlmTask | w.ToolTask, detail: w.Detail) -> Task:
             arguments=told.input,
             key=told.idempotency_key or "",
             probing=detail.probe,
+            version=detail.version,
         )
     request = ModelRequest(
         model=told.model,

@@ -27,6 +27,7 @@ from perdure.worker.processes import Processes
 from perdure.worker.redaction import guard_logs
 from perdure.worker.running import Running
 from perdure.worker.threads import Threads
+from perdure.worker.tool import Tool
 from perdure.worker.tool_calls import ToolCalls, result, undecided
 
 MODEL_TIMEOUT_MS = 300_000
@@ -101,7 +102,7 @@ class LocalWorker:
         if isinstance(task, ModelTask):
             return True
         tool = agent.tools_by_name.get(task.tool)
-        return tool is not None and tool.spec.builtin is None
+        return tool is not None and tool.spec.builtin is None and tool.spec.version == task.version
 
     def start(self, task: Task, on_report: OnReport, on_text: OnText) -> None:
         """Begin a task; its reports come later, never during this call.
@@ -187,6 +188,8 @@ class LocalWorker:
             tool = agent.tools_by_name.get(task.tool)
             if tool is None or tool.spec.builtin is not None:
                 return self._refuse(running)
+            if tool.spec.version != task.version:
+                return self._refuse(running, tool)
             execute = self._tools.probe if task.probing else self._tools.call
             return execute(running, tool, task, agent.spec.credentials)
         timeout_ms = agent.spec.model_timeout_ms or self._model_timeout_ms
@@ -224,8 +227,13 @@ class LocalWorker:
     def _keyed(self, name: str, reference: str) -> Model:
         return KeyedModel(reference, self._credentials, lambda key: self._resolve(name, key))
 
-    async def _refuse(self, running: Running) -> None:
+    async def _refuse(self, running: Running, tool: Tool[..., Any] | None = None) -> None:
         why = "is closed" if self._closed else "does not serve this call"
+        if tool is not None and isinstance(running.task, ToolTask):
+            why = (
+                f"has version {tool.spec.version!r} of the tool {tool.spec.name!r}, and the call "
+                f"was made for version {running.task.version!r}"
+            )
         running.end(_given_up(running.task, f"worker {self.name!r} {why}"))
 
 

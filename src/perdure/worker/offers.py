@@ -41,7 +41,12 @@ def agent_body(spec: AgentSpec) -> AgentCreate:
 def agent_offers(specs: Sequence[AgentSpec]) -> tuple[AgentOffer, ...]:
     """Return the agents that a worker serves, each with the names of its tools."""
     return tuple(
-        AgentOffer(spec.name, tuple(tool.name for tool in _offered(spec))) for spec in specs
+        AgentOffer(
+            spec.name,
+            tuple(tool.name for tool in _offered(spec)),
+            {tool.name: tool.version for tool in _offered(spec) if tool.version},
+        )
+        for spec in specs
     )
 
 

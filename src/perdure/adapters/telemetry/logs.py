@@ -9,6 +9,7 @@ import msgspec
 
 WARNINGS = frozenset(
     {
+        "agent.unreadable",
         "call.unserved",
         "cluster.unavailable",
         "endpoint.disabled",

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
 from perdure.api import shapes
 from perdure.api.decoding import decode_id
 from perdure.api.errors import Rejected
+from perdure.core.errors import InvalidInput
+from perdure.core.references import key_shaped
+from perdure.core.template import read_template
 from perdure.ports import entries
 from perdure.server import showing
+from perdure.server.catalogued import OWN_CONFIG
 from perdure.server.desk import Answer, Desk, Request
 from perdure.server.handlers.lists import listed
 
@@ -22,6 +29,7 @@ async def list_agents(desk: Desk, request: Request) -> Answer:
 async def create_agent(desk: Desk, request: Request) -> Answer:
     """Make an agent."""
     body: shapes.AgentCreate = request.body
+    _check_config(body.model_config or {})
     entry = entries.Agent(
         name=body.name,
         system_prompt=body.system_prompt,
@@ -48,6 +56,7 @@ async def update_agent(desk: Desk, request: Request) -> Answer:
     for name in ("model_config", "tools_config"):
         if name in given and given[name] is None:
             given[name] = {}
+    _check_config(given.get("model_config", {}))
 
     def change(entry: entries.Agent) -> entries.Agent:
         if entry.archived_at is not None:
@@ -59,6 +68,21 @@ async def update_agent(desk: Desk, request: Request) -> Answer:
         raise Rejected(404, "not found")
     await desk.agents.changed(desk.tenant)
     return Answer(shapes.Data(showing.agent(changed)))
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    """Refuse a definition that could not be read, and what looks like a secret.
+
+    Texts of a definition are its author's: a prompt may tell how a key looks.
+    """
+    try:
+        if OWN_CONFIG in config:
+            read_template(config[OWN_CONFIG])
+    except InvalidInput as error:
+        raise Rejected(422, {"model_config": [str(error)]}) from None
+    if key_shaped({name: value for name, value in config.items() if name != OWN_CONFIG}):
+        expected = "a secret has no place in it: a worker reads its keys where it runs"
+        raise Rejected(422, {"model_config": [expected]})
 
 
 async def archive_agent(desk: Desk, request: Request) -> Answer:
