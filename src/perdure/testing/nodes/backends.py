@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from perdure.adapters.clock import SystemClock
 from perdure.bootstrap import open_reader, open_store
 from perdure.core.errors import InvalidInput
+from perdure.ports.cluster import Cluster
 
 Address = tuple[str, int]
 
@@ -61,6 +62,10 @@ class Backend:
     def url(self, space: str, addresses: Sequence[Address] | None = None) -> str:
         """Return the URL of a store, by way of other addresses if they are given."""
         raise NotImplementedError
+
+    def cluster_url(self, space: str, addresses: Sequence[Address] | None = None) -> str:
+        """Return the URL of the cluster of those who have a store; empty if there is none."""
+        return ""
 
     async def open(self, space: str, addresses: Sequence[Address] | None = None) -> Any:
         """Open a store as a node does."""
@@ -188,6 +193,11 @@ BACKENDS = {
     "redis": (_redis, RedisBackend),
     "nats": (_nats, NatsBackend),
 }
+
+
+async def open_cluster(url: str) -> Cluster:
+    """Open the cluster that a URL names."""
+    raise InvalidInput(url)
 
 
 @asynccontextmanager

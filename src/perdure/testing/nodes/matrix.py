@@ -82,6 +82,8 @@ async def run_cell(
         finally:
             scene.heal()
         recovery = await scene.ended()
+        if recovery is None:
+            await scene.tell()
         stuck = await scene.drain()
         found = await scene.audit(quiet, forgets=shared.name in trouble.forgets, stuck=stuck)
         violations = tuple(found.violations())

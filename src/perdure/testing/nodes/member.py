@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
+import select
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,18 +20,25 @@ from typing import Any
 
 import msgspec
 
-from perdure.bootstrap import Node, Runtime
+from perdure.adapters.clock import SystemClock
+from perdure.adapters.cluster.memory import Hub, MemoryCluster
+from perdure.adapters.models import resolve
+from perdure.adapters.telemetry.logs import LogTelemetry
+from perdure.bootstrap import Node, open_store
 from perdure.core.errors import PerdureError, Quarantined, Refused
 from perdure.core.history import malformed
 from perdure.core.messages import AssistantMessage, ModelReply, ToolRequest
+from perdure.ports.cluster import NodeCard
 from perdure.ports.models import ModelRequest
+from perdure.runtime.agents import Registered
 from perdure.runtime.settings import NodeSettings
 from perdure.testing.client import Client
 from perdure.testing.ledger import Ledger
 from perdure.testing.mutants import break_engine
-from perdure.testing.mutation.patches import Patches
+from perdure.testing.nodes.backends import open_cluster
+from perdure.testing.nodes.bus import BadBus
 from perdure.testing.nodes.recorder import TRACE_SUFFIX, Recorder
-from perdure.worker import Agent, ToolContext, tool
+from perdure.worker import Agent, LocalWorker, ToolContext, tool
 
 AGENT = "runner"
 STEPS = ("look", "keep", "publish", "mail")
@@ -38,30 +46,34 @@ RESULTS = {"publish": "published", "mail": "mailed"}
 AGAIN_SECONDS = 0.1
 FAILED = 4
 STALL_SIGNAL = signal.SIGUSR1
+TELL_SIGNAL = signal.SIGUSR2
 
 
 class Life(msgspec.Struct, frozen=True, tag=True):
     """A node process: its name, its store, where it notes what it does, and its errands.
 
-    It begins `at_once` errands at a time. `stall_ms` is how long its event loop stands still at
-    each SIGUSR1.
+    Without a `cluster` the nodes do not hear of each other; `bus` is what spoils its messages (see
+    `BadBus`). It begins `at_once` errands at a time. `stall_ms` is how long its event loop stands
+    still at each SIGUSR1.
     """
 
     name: str
     store: str
+    cluster: str
     out: str
     ledger: str
     world: str
     errands: tuple[str, ...] = ()
     lease_ms: int = 1_000
     scan_interval_ms: int = 500
+    prefer_ms: int = 300
     drain_ms: int = 10_000
     at_once: int = 2
     work_ms: int = 10
     think_ms: int = 0
     stall_ms: int = 0
+    bus: dict[str, Any] = {}
     mutant: str = ""
-    settings: dict[str, Any] = {}
 
 
 class World:
@@ -115,10 +127,10 @@ class World:
             key=ctx.key,
             arguments="{}",
         )
-        time.sleep(self._work_seconds)
+        _sleep(self._work_seconds)
         if honour_key is not None:
             self.ledger.effect(ctx.key, honour_key=honour_key, tool=name, session=str(ctx.session))
-            time.sleep(self._work_seconds)
+            _sleep(self._work_seconds)
 
     async def _play_the_model(self, request: ModelRequest) -> ModelReply:
         """Reply as a model would: one tool after the other, then an answer."""
@@ -135,53 +147,83 @@ class World:
         return ModelReply("", (ToolRequest(f"c{turn}", STEPS[turn]),), "tool_call")
 
 
+def _sleep(seconds: float) -> None:
+    """Sleep by a wait that a false clock does not spoil."""
+    select.select([], [], [], seconds)
+
+
+def _tell_tasks() -> None:
+    """Write down where every task stands."""
+    for task in asyncio.all_tasks():
+        task.print_stack()
+
+
 async def live(life: Life) -> int:
     """Be a node until SIGTERM, and then drain; return the exit code.
 
     A node whose store failed for good ends with `FAILED`: whoever watches it starts it again.
     """
     logging.basicConfig(level=logging.DEBUG, format=f"%(relativeCreated)d {life.name} %(message)s")
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for other in ("asyncio", "nats"):
+        logging.getLogger(other).setLevel(logging.WARNING)
     if life.mutant:
         break_engine(life.mutant)
-    _record(life)
-    world, told = World(life), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, told.set)
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    asyncio.get_running_loop().add_signal_handler(TELL_SIGNAL, _tell_tasks)
     # Not through the loop: it has to stand still in the middle of whatever it does.
-    signal.signal(STALL_SIGNAL, lambda *_: time.sleep(life.stall_ms / 1000))
-    settings = NodeSettings(
-        **{
-            "lease_ms": life.lease_ms,
-            "scan_interval_ms": life.scan_interval_ms,
-            "drain_ms": life.drain_ms,
-            **life.settings,
-        }
-    )
-    async with Runtime(life.store, agents=[world.agent()], settings=settings) as node:
-        client = Client(node, world.ledger, RESULTS)
-        waiting = iter(life.errands)
-        errands = [asyncio.ensure_future(_run(node, client, waiting)) for _ in range(life.at_once)]
-        while not told.is_set() and node.failure is None:
-            await asyncio.wait([asyncio.ensure_future(told.wait())], timeout=AGAIN_SECONDS)
-        for errand in errands:
-            errand.cancel()
-        await asyncio.gather(*errands, return_exceptions=True)
-        if node.failure is not None:
-            sys.stderr.write(f"{life.name}: {node.failure!r}\n")
+    signal.signal(STALL_SIGNAL, lambda *_: _sleep(life.stall_ms / 1000))
+    clock = SystemClock()
+    opened: Any = await open_store(life.store, clock)
+    try:
+        world = World(life)
+        node = await _node(life, opened, world.agent(), clock)
+        await node.start()
+        try:
+            await _work(life, node, world, told)
+        finally:
+            await node.stop()
+    finally:
+        await opened.close()
+    if node.failure is not None:
+        sys.stderr.write(f"{life.name}: {node.failure!r}\n")
     return FAILED if node.failure is not None else 0
 
 
-def _record(life: Life) -> None:
+async def _node(life: Life, store: Any, agent: Agent, clock: SystemClock) -> Node:
     trace = Path(life.out) / f"{life.name}-{os.getpid()}{TRACE_SUFFIX}"
+    cluster: Any = MemoryCluster(Hub(clock.now_ms))
+    if life.cluster:
+        cluster = await open_cluster(life.cluster)
+    if life.bus:
+        cluster = BadBus(cluster, random.Random(f"{life.name}-{os.getpid()}"), **life.bus)
+    return Node(
+        Recorder(store, life.name, trace),
+        [LocalWorker([agent], resolve, clock)],
+        Registered({AGENT: agent.definition}),
+        clock,
+        LogTelemetry(),
+        settings=NodeSettings(
+            lease_ms=life.lease_ms,
+            scan_interval_ms=life.scan_interval_ms,
+            drain_ms=life.drain_ms,
+            prefer_ms=life.prefer_ms,
+        ),
+        cluster=cluster,
+        card=lambda: NodeCard(id="", name=life.name),
+    )
 
-    def wrap(original: Any) -> Any:
-        async def opening(*more: Any, **named: Any) -> Any:
-            return Recorder(await original(*more, **named), life.name, trace)
 
-        return opening
-
-    Patches().name("perdure.bootstrap", "open_store", wrap)
+async def _work(life: Life, node: Node, world: World, told: asyncio.Event) -> None:
+    """Run the errands, and be there for those of others, until SIGTERM or a broken store."""
+    client, waiting = Client(node, world.ledger, RESULTS), iter(life.errands)
+    errands = [asyncio.ensure_future(_run(node, client, waiting)) for _ in range(life.at_once)]
+    ended = asyncio.ensure_future(told.wait())
+    while not told.is_set() and node.failure is None:
+        await asyncio.wait([ended], timeout=AGAIN_SECONDS)
+    for errand in (*errands, ended):
+        errand.cancel()
+    await asyncio.gather(*errands, ended, return_exceptions=True)
 
 
 async def _run(node: Node, client: Client, errands: Iterator[str]) -> None:

@@ -25,7 +25,7 @@ from perdure.ports.session_store import RunQuery
 from perdure.testing.ledger import Ledger, read_ledger
 from perdure.testing.nodes.audit import Audit, audit
 from perdure.testing.nodes.backends import Backend
-from perdure.testing.nodes.member import Life
+from perdure.testing.nodes.member import FAILED, TELL_SIGNAL, Life
 from perdure.testing.nodes.nursery import Member, Nursery
 from perdure.testing.nodes.proxy import Proxy
 from perdure.testing.nodes.recorder import read_traces
@@ -39,7 +39,7 @@ POLL_SECONDS = 0.1
 END_SECONDS_MAX = 40.0
 """How long all runs may take to their end once every trouble is over."""
 DRAIN_SECONDS_MAX = 15.0
-RESTARTS_MAX = 100
+RESTART_SECONDS = 0.2
 RUNS_MAX = 1_000
 
 
@@ -164,6 +164,12 @@ class Scene:
             await asyncio.sleep(POLL_SECONDS)
         return None
 
+    async def tell(self) -> None:
+        """Have every node write down where it stands."""
+        for member in self.members.values():
+            member.send(TELL_SIGNAL)
+        await asyncio.sleep(POLL_SECONDS)
+
     async def rows(self) -> Sequence[Any]:
         """Return the rows of all runs; none while the store cannot be asked."""
         query = RunQuery(tenant="default", limit=RUNS_MAX)
@@ -222,6 +228,7 @@ class Scene:
         life = Life(
             name=name,
             store=self.backend.url(self.space, addresses),
+            cluster=self.backend.cluster_url(self.space, addresses),
             out=str(self.folder),
             ledger=str(self._ledger),
             world=str(self.folder / WORLD_FILE),
@@ -236,11 +243,11 @@ class Scene:
             if len(self.members) == self._nodes:
                 self._begun.set()
             code = await asyncio.shield(member.ended)
-            self.restarts += 1
-            self.gave_up += code > 0
-            if self.restarts > RESTARTS_MAX or life.name in self._left_alone:
+            if life.name in self._left_alone:
                 return
-            await asyncio.sleep(POLL_SECONDS)
+            self.restarts += 1
+            self.gave_up += code == FAILED
+            await asyncio.sleep(RESTART_SECONDS)
 
 
 def _settle(address: Path, world: Path) -> None:
