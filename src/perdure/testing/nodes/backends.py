@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from perdure.adapters.clock import SystemClock
+from perdure.adapters.cluster.memory import Hub, MemoryCluster
 from perdure.bootstrap import open_reader, open_store
 from perdure.core.errors import InvalidInput
+from perdure.ports.clock import Clock
 from perdure.ports.cluster import Cluster
 
 Address = tuple[str, int]
@@ -64,8 +66,8 @@ class Backend:
         raise NotImplementedError
 
     def cluster_url(self, space: str, addresses: Sequence[Address] | None = None) -> str:
-        """Return the URL of the cluster of those who have a store; empty if there is none."""
-        return ""
+        """Return the URL of the cluster of those who share a store; empty if nobody does."""
+        return self.url(space, addresses) if self.shared else ""
 
     async def open(self, space: str, addresses: Sequence[Address] | None = None) -> Any:
         """Open a store as a node does."""
@@ -195,9 +197,22 @@ BACKENDS = {
 }
 
 
-async def open_cluster(url: str) -> Cluster:
-    """Open the cluster that a URL names."""
-    raise InvalidInput(url)
+async def open_cluster(url: str, clock: Clock) -> Cluster:
+    """Open the cluster that a URL names; without a URL, that of a node alone."""
+    kind = url.partition(":")[0]
+    if kind == "postgresql":
+        from perdure.adapters.cluster.postgres import PostgresCluster
+
+        return await PostgresCluster.open(url)
+    if kind == "redis":
+        from perdure.adapters.cluster.redis import RedisCluster
+
+        return RedisCluster(url)
+    if kind == "nats":
+        from perdure.adapters.cluster.nats import NatsCluster
+
+        return NatsCluster(url, clock)
+    return MemoryCluster(Hub(clock.now_ms))
 
 
 @asynccontextmanager

@@ -21,7 +21,6 @@ from typing import Any
 import msgspec
 
 from perdure.adapters.clock import SystemClock
-from perdure.adapters.cluster.memory import Hub, MemoryCluster
 from perdure.adapters.models import resolve
 from perdure.adapters.telemetry.logs import LogTelemetry
 from perdure.bootstrap import Node, open_store
@@ -192,9 +191,7 @@ async def live(life: Life) -> int:
 
 async def _node(life: Life, store: Any, agent: Agent, clock: SystemClock) -> Node:
     trace = Path(life.out) / f"{life.name}-{os.getpid()}{TRACE_SUFFIX}"
-    cluster: Any = MemoryCluster(Hub(clock.now_ms))
-    if life.cluster:
-        cluster = await open_cluster(life.cluster)
+    cluster: Any = await open_cluster(life.cluster, clock)
     if life.bus:
         cluster = BadBus(cluster, random.Random(f"{life.name}-{os.getpid()}"), **life.bus)
     return Node(
