@@ -18,8 +18,8 @@ from perdure.core.errors import InvalidInput
 from perdure.core.template import read_template
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.entries import Agent, ToolRecord
-from perdure.server.changes import Changes
 from perdure.ports.telemetry import Telemetry
+from perdure.server.changes import Changes
 
 OWN_CONFIG = "perdure"
 """Under this name in `model_config` a worker of ours keeps an agent's definition as it is."""
@@ -108,9 +108,7 @@ class Catalogued:
         defined = {str(agent.id): self._define(tenant, agent, in_order) for agent in agents}
         self._definitions[tenant] = {name: one for name, one in defined.items() if one is not None}
 
-    def _define(
-        self, tenant: str, agent: Agent, tools: Sequence[ToolRecord]
-    ) -> Definition | None:
+    def _define(self, tenant: str, agent: Agent, tools: Sequence[ToolRecord]) -> Definition | None:
         """Return the definition that an entry makes; None, with a word, if it is not understood."""
         name = (tenant, str(agent.id))
         try:

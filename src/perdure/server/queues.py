@@ -46,10 +46,10 @@ class Queues:
 
     def waiting_for(self, session: SessionId) -> tuple[Waiting, ...]:
         """Return the calls of a session that wait for a worker, oldest first."""
-        waiting = [
-            Waiting(held.task.call, self._wanted(held.need), held.since_ms, self._fitting(held.need))
-            for held in self.backlog.of(session)
-        ]
+        waiting = []
+        for held in self.backlog.of(session):
+            needs, fitting = self._wanted(held.need), self._fitting(held.need)
+            waiting.append(Waiting(held.task.call, needs, held.since_ms, fitting))
         for held in self.expected.of(session):
             who = "the worker" if held.expects is None else f"worker {held.expects!r}"
             needs = f"{who} that has it, to come back"
