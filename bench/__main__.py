@@ -1,6 +1,7 @@
 """`make bench`: measure, and write bench/RESULTS.md.
 
-`--scale` measures parked sessions instead, `--served` the server with a worker behind a socket;
+`--scale` measures parked sessions instead, `--served` the server with a worker behind a socket,
+`--stores` the stores of many nodes;
 `--profile` only shows where the time of a call goes.
 """
 
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench import machine, over_socket, parked, report, scale, speed, where
+from bench import machine, over_socket, parked, report, scale, speed, stores, where
 from bench.measure import Failed, Figures, measure
 from bench.report import Target, values
 
@@ -86,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--scale", action="store_true", help="100,000 parked sessions")
     parser.add_argument("--served", action="store_true", help="the server, over a socket")
+    parser.add_argument("--stores", action="store_true", help="PostgreSQL, Redis and NATS")
     parser.add_argument("--profile", action="store_true", help="where the time of a call goes")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--no-peers", action="store_true", help="without DBOS and LangGraph")
@@ -101,7 +103,9 @@ def main() -> None:
             for concurrency in (1, 1000):
                 print("\n".join([*where.profile(concurrency), ""]))
             return
-        if options.served:
+        if options.stores:
+            stores.run(options.repetitions, not options.no_peers, command, tell)
+        elif options.served:
             over_socket.run(options.repetitions, command, tell)
         elif options.scale:
             scale.measure(options.sessions, options.repetitions, command, tell)

@@ -1,7 +1,11 @@
-"""Perdure itself, as anybody would use it: `Runtime` over a SQLite file, an agent, a tool."""
+"""Perdure itself, as anybody would use it: `Runtime` over a store, an agent, a tool.
+
+The store is a SQLite file in the folder, or what BENCH_STORE names.
+"""
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ class Perdure:
 
     def __init__(self, book: workload.Book, path: Path) -> None:
         self._path = str(path)
+        self._store = os.environ.get("BENCH_STORE")
 
         async def play(request: ModelRequest) -> ModelReply:
             """Play the model: as many tool calls as the message asks for, then an answer."""
@@ -42,7 +47,9 @@ class Perdure:
 
         agent = Agent("bench", model=play, tools=[search])
         self._runtime = Runtime(
-            f"sqlite:///{path}", agents=[agent], settings=NodeSettings(linger_ms=50)
+            self._store or f"sqlite:///{path}",
+            agents=[agent],
+            settings=NodeSettings(linger_ms=50),
         )
 
     async def start(self) -> Perdure:
@@ -56,7 +63,9 @@ class Perdure:
         await run.result()
 
     def facts(self) -> dict[str, Any]:
-        """Return what is stored, in how many commits, and the version."""
+        """Return the version; of a file also what is stored, and in how many commits."""
+        if self._store is not None:
+            return {"version": f"perdure {version('perdure')}", "stored_bytes": 0}
         store: Any = self._runtime._opened  # a Runtime does not show its store
         reader = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READONLY)
         stored = reader.pragma("page_count") * reader.pragma("page_size")

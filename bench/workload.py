@@ -111,18 +111,23 @@ class Contestant(Protocol):
 Open = Callable[[Path, Book], Awaitable[Contestant]]
 
 
-def main(open_contestant: Open) -> None:
-    """Measure one contestant once, as the command line says, and print the figures as JSON."""
+def options() -> argparse.Namespace:
+    """Return what the command line of a contestant says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True, help="an empty folder for the store")
     parser.add_argument("--concurrency", type=int, default=1)
     parser.add_argument("--seconds", type=float, help="the length of the window")
     parser.add_argument("--runs", type=int, help="or: how many runs, each to its end")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main(open_contestant: Open) -> None:
+    """Measure one contestant once, as the command line says, and print the figures as JSON."""
+    asked = options()
 
     async def measure_and_leave() -> None:
         figures = await _measure(
-            open_contestant, options.folder, options.concurrency, options.runs, options.seconds
+            open_contestant, asked.folder, asked.concurrency, asked.runs, asked.seconds
         )
         print(json.dumps(figures), flush=True)
         # What is still under way in a window is of no interest.
