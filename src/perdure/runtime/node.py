@@ -126,7 +126,8 @@ class Node(Tenancy):
         self._elsewhere.on_knock = host.look
         host.on_committed = self._elsewhere.committed
         host.on_run_elsewhere = self._elsewhere.run_by
-        self._recovery.prefers_me = self._presence.prefers_me
+        self._recovery.place = self._presence.place
+        self._recovery.peers = lambda: len(self.nodes())
         self.bus.on(Released, self._released)
 
     def of(self, tenant: str) -> Tenancy:

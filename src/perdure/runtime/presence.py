@@ -7,8 +7,11 @@ is slow, or fails, costs no lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import functools
+from bisect import bisect
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from struct import unpack
 
 from perdure.core.errors import PerdureError
 from perdure.core.ids import SessionId
@@ -18,6 +21,10 @@ from perdure.ports.telemetry import Telemetry
 
 ANNOUNCED_EVERY_PART = 3
 """How often a card is announced in its lifetime."""
+PLACES_MAX = 7
+"""How many nodes are asked, one after the other, before anybody may take a session."""
+RING_PARTS = 8
+"""A node has eight times as many places on the ring: the shares differ by an eighth or so."""
 
 
 class Presence:
@@ -41,6 +48,8 @@ class Presence:
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
+        self._names: tuple[str, ...] = ()
+        self._ring = _ring(())
         self.nodes: list[NodeCard] = []
         """Who was there the last time, this node included."""
 
@@ -68,17 +77,31 @@ class Presence:
 
     def drains(self, node: str) -> None:
         """Note, before its card says so, that a node takes no sessions any more."""
-        self.nodes = [card for card in self.nodes if card.id != node]
+        self._see([card for card in self.nodes if card.id != node])
 
-    def prefers_me(self, session: SessionId) -> bool:
-        """Say whether this node is the one of all that are there that should take a session.
+    def place(self, session: SessionId) -> int:
+        """Say how many of the nodes that are there should rather take a session than this one.
 
-        Every node answers alike (rendezvous hashing), so that not all of them claim the same
+        It is counted up to `PLACES_MAX`.
+        """
+        me, first = self._card().id, self.first(session)
+        return first.index(me) if me in first else len(first)
+
+    def first(self, session: SessionId) -> list[str]:
+        """Return up to `PLACES_MAX` nodes that should take a session, the best one first.
+
+        Every node ranks them alike (by a ring of hashes), so that not all of them claim the same
         sessions at the same time.
         """
-        me = self._card().id
-        candidates = [card.id for card in self.nodes if not card.draining] or [me]
-        return max(candidates, key=lambda node: _weight(node, session)) == me
+        ring, found = self._ring, list[str]()
+        at = bisect(ring, (_points(session)[0], ""))
+        for step in range(len(ring)):
+            node = ring[(at + step) % len(ring)][1]
+            if node not in found:
+                found.append(node)
+                if len(found) == PLACES_MAX:
+                    break
+        return found
 
     def _arm(self) -> None:
         if not self._stopped:
@@ -95,10 +118,23 @@ class Presence:
 
     async def _look(self) -> None:
         try:
-            self.nodes = await self._cluster.nodes()
+            self._see(await self._cluster.nodes())
         except PerdureError as error:
             self._telemetry.emit("cluster.unavailable", error=str(error))
 
+    def _see(self, nodes: list[NodeCard]) -> None:
+        self.nodes = nodes
+        self._names = tuple(card.id for card in nodes if not card.draining)
+        self._ring = _ring(self._names)
 
-def _weight(node: str, session: SessionId) -> bytes:
-    return blake2b("\x1f".join((node, *session)).encode(), digest_size=8).digest()
+
+@functools.lru_cache(maxsize=8)
+def _ring(names: tuple[str, ...]) -> list[tuple[int, str]]:
+    """Return the nodes in the order in which they come on the ring, each at many places."""
+    parts = [(str(part), name) for name in names for part in range(RING_PARTS)]
+    return sorted((point, part[1]) for part in parts for point in _points(part))
+
+
+def _points(name: Iterable[str]) -> tuple[int, ...]:
+    """Return eight places on the ring that belong to a name alone."""
+    return unpack("8Q", blake2b("\x1f".join(name).encode()).digest())

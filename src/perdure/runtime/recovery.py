@@ -5,7 +5,9 @@ next scan comes in time; without that hint the interval still finds it. The same
 other nodes accepted for sessions that this one runs.
 
 Of several nodes that find the same session one is preferred, by a rule that they share. The others
-leave it alone for a moment: if nobody has taken it by then, they all may.
+leave it alone for a moment; if nobody has taken it by then the next one may, and so on. If all of
+them might at once, every session of a dead node could be claimed by everybody who is left. For the
+same reason the time of the next due session makes nodes scan the less often, the more there are.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from perdure.ports.telemetry import Telemetry
 from perdure.runtime.agents import Agents
 from perdure.runtime.probation import Probation
 from perdure.runtime.settings import NodeSettings
+
+SCAN_GAP_MS = 10
+"""All nodes together scan at most once in so long because something else falls due."""
 
 
 class Recovery:
@@ -44,8 +49,10 @@ class Recovery:
         self._owner = owner
         self._look = look
         self._left_since_ms: dict[SessionId, int] = {}
-        self.prefers_me: Callable[[SessionId], bool] | None = None
-        """Says whether this node, of all, should take a session; None for a node alone."""
+        self.place: Callable[[SessionId], int] | None = None
+        """Says how many nodes should rather take a session than this one; None for a node alone."""
+        self.peers: Callable[[], int] = lambda: 1
+        """Says how many nodes scan, this one included."""
         self._store = store
         self._agents = agents
         self._activate = activate
@@ -66,7 +73,7 @@ class Recovery:
         limit = batch + self._probation.count()
         due, next_at = await self._store.due(now, limit, self._agents.served(), GENERATION)
         sessions = [session for session in due if session not in self._probation.waiting]
-        if self.prefers_me is not None:
+        if self.place is not None:
             sessions = self._mine(sessions)
             for session in await self._store.unread(self._owner, batch):
                 self._look(session)
@@ -78,21 +85,24 @@ class Recovery:
         interval_ms = int(self._settings.scan_interval_ms * (0.9 + 0.2 * self._clock.chance()))
         later = now + interval_ms
         if len(due) == limit:
-            later = now + 10 if self._active() < 2 * batch else now + 50
+            later = now + SCAN_GAP_MS if self._active() < 2 * batch else now + 50
         if self._left_since_ms:
             later = min(later, now + self._settings.prefer_ms)
-        self._set(later if next_at is None else max(now + 10, min(later, next_at)))
+        if next_at is not None:
+            later = min(later, max(next_at, now + SCAN_GAP_MS * self.peers()))
+        self._set(later)
         return len(sessions)
 
     def _mine(self, due: list[SessionId]) -> list[SessionId]:
         """Return those that this node should take: its own, and those that nobody took."""
-        assert self.prefers_me is not None
+        assert self.place is not None
         now_ms, before = self._clock.monotonic_ms(), self._left_since_ms
         self._left_since_ms = {}
         mine = []
         for session in due:
             left_ms = before.get(session, now_ms)
-            if now_ms - left_ms >= self._settings.prefer_ms or self.prefers_me(session):
+            turns = (now_ms - left_ms) // self._settings.prefer_ms
+            if self.place(session) <= turns:
                 mine.append(session)
             else:
                 self._left_since_ms[session] = left_ms
