@@ -24,13 +24,11 @@ Rows = list[Any]
 
 CONNECT_SECONDS_MAX = 3.0
 CLOSE_SECONDS_MAX = 1.0
-STATEMENT_SECONDS_MAX = 20
-LOCK_SECONDS_MAX = 5
-IDLE_IN_TRANSACTION_SECONDS_MAX = 10
-ANSWER_SECONDS_MAX = STATEMENT_SECONDS_MAX + 5
-"""A server that is silent for longer than it allows itself is taken for lost."""
+STATEMENT_SECONDS_MAX = 8
+LOCK_SECONDS_MAX = 4
+IDLE_IN_TRANSACTION_SECONDS_MAX = 8
 PATIENCE_SECONDS = 8.0
-"""How long an operation waits for a server that is away before it is told that it is."""
+"""How long an operation waits for a server that is away or silent, before it is told that it is."""
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.05, 1.0
 
 SETTINGS = {
@@ -49,7 +47,7 @@ SETTINGS = {
 
 
 class Database:
-    """Where a database is, and how to connect to it.
+    """Where a database is, and how to connect to it, and how long to wait for it.
 
     `found` is what the server was found to be when it was connected to last.
     """
@@ -58,8 +56,9 @@ class Database:
     greet: Callable[[asyncpg.Connection[Any], Found], Awaitable[None]] | None = None
     """What is to be done with every new connection before anything else."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Take a URL as libpq knows it, with `pooler` besides. Raises `InvalidInput`."""
+        self.patience_seconds = patience_seconds
         parts = urlsplit(url)
         if parts.scheme not in {"postgresql", "postgres"}:
             raise InvalidInput(
@@ -130,7 +129,7 @@ async def ask(
     Raises what the driver raises, and `TimeoutError` if the server says nothing at all.
     """
     try:
-        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+        async with asyncio.timeout(database.patience_seconds):
             if not database.pooled:
                 return await connection.fetch(query, *values)
             async with connection.transaction():
@@ -173,7 +172,7 @@ class Pool:
         return await self._run(work, once=False)
 
     async def _run(self, work: Callable[[asyncpg.Connection[Any]], Awaitable[T]], once: bool) -> T:
-        end = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        end = asyncio.get_running_loop().time() + self._database.patience_seconds
         pauses = Pauses()
         while True:
             if self._closed:

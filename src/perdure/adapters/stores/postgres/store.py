@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
-from perdure.adapters.postgres.connections import Database, Pool, close
+from perdure.adapters.postgres.connections import PATIENCE_SECONDS, Database, Pool, close
 from perdure.adapters.postgres.found import Found
 from perdure.adapters.postgres.schema import Schema
 from perdure.adapters.stores.postgres import statements
@@ -84,17 +84,23 @@ class PostgresStore:
 
     @classmethod
     async def open(
-        cls, url: str, clock: Callable[[], int] | _HasTime | None = None
+        cls,
+        url: str,
+        clock: Callable[[], int] | _HasTime | None = None,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> PostgresStore:
         """Open the store in the database at `url`, making its tables if they are missing.
 
-        Time is the server's, unless a `clock` says it. Raises `InvalidInput` for a URL that is
-        none, or if asyncpg is not installed, `Unavailable` if the server cannot be reached, and
-        `StoreRefused` if it may not be trusted with a store: it is a standby, or was written by a
-        newer version.
+        Time is the server's, unless a `clock` says it. What is asked waits `patience_seconds` for a
+        server that is away, or silent, before it raises `Unavailable`.
+
+        Raises `InvalidInput` for a URL that is none, or if asyncpg is not installed, `Unavailable`
+        if the server cannot be reached, and `StoreRefused` if it may not be trusted with a store:
+        it is a standby, or was written by a newer version.
         """
         now = _no_time if clock is None else clock if callable(clock) else clock.now_ms
-        database = Database(url)
+        database = Database(url, patience_seconds)
         connection = await database.connect()
         try:
             await SCHEMA.migrate(connection, database.name)

@@ -6,7 +6,7 @@ is asked at once and a busy one pays one round trip and one fsync for hundreds o
 When the connection is lost, what became of the statement under way is not known. It is sent again:
 its guards let nothing happen twice, and what they refuse is looked up in the log, where a step
 that was written shows its own hash. Nobody is told anything before that is known, or
-`PATIENCE_SECONDS` have passed.
+the database's `patience_seconds` have passed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perdure.adapters.postgres.connections import (
-    PATIENCE_SECONDS,
     Database,
     Pauses,
     ask,
@@ -144,7 +143,7 @@ class Writer:
 
         After this every other operation of it knows its fate.
         """
-        end = stage.operations[0].at + PATIENCE_SECONDS
+        end = stage.operations[0].at + self._database.patience_seconds
         pauses, undone = Pauses(), 0
         while True:
             try:
