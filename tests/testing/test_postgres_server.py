@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from perdure.testing.servers.postgres import PostgresServer, binaries
@@ -44,6 +50,29 @@ def test_a_standby_follows_until_it_is_promoted() -> None:
             assert standby.sql("SELECT pg_is_in_recovery(), count(*) FROM facts") == "t|1"
             standby.promote()
             assert standby.sql("SELECT pg_is_in_recovery()") == "f"
+
+
+def test_it_ends_with_whoever_started_it(server: PostgresServer) -> None:
+    start = (
+        "import os, sys; from perdure.testing.servers.postgres import PostgresServer; "
+        "server = PostgresServer.start(); print(server.pid, server.port, flush=True); os._exit(1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", start], capture_output=True, text=True, check=False
+    )
+    pid, port = map(int, done.stdout.split())
+    end = time.monotonic() + 20
+    while _is_there(pid):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _is_there(pid: int) -> bool:
+    """Say whether a process runs; one that nobody has buried yet does not."""
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and ") Z" not in state.read_text()
 
 
 def test_the_programs_are_found_once(server: PostgresServer) -> None:

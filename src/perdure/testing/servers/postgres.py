@@ -4,7 +4,7 @@
         url = server.fresh_database()
 
 It is as durable as PostgreSQL is by default. It refuses to run as root, so root gives its folder to
-another user and starts it as that one.
+another user and starts it as that one. It ends with the process that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -33,6 +33,14 @@ POLL_SECONDS = 0.01
 STATUS_LINE = 7
 """Of postmaster.pid, counted from 0: `ready` once it answers, `standby` if it only reads."""
 
+GUARD = """
+while read -r line; do pid=$line; done
+if [ -n "$pid" ]; then kill -QUIT "$pid"; kill -CONT "$pid"; fi
+while [ -n "$pid" ] && kill -0 "$pid"; do sleep 0.1; done
+rm -rf "$0"
+"""
+"""Reads the pid of a server until whoever writes it is gone; then it ends and removes that."""
+
 SUPERUSER = "postgres"
 UNPRIVILEGED = ("postgres", "nobody")
 SETTINGS = {
@@ -56,6 +64,13 @@ class PostgresServer:
         self._password = password
         self._settings: dict[str, str] = {**SETTINGS, "port": str(self.port)}
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard = subprocess.Popen(
+            ["sh", "-c", GUARD, folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         self._databases = itertools.count(1)
 
     @classmethod
@@ -166,7 +181,9 @@ class PostgresServer:
         """End it, if it runs, and remove all that it had; safe to call twice."""
         if self._process is not None:
             self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._guard.stdin is not None and not self._guard.stdin.closed:
+            self._guard.stdin.close()
+            self._guard.wait(STOP_SECONDS_MAX)
 
     def __enter__(self) -> Self:
         return self
@@ -227,6 +244,7 @@ class PostgresServer:
                 start_new_session=True,
                 **_as(server_user()),
             )
+        self._tell_guard(str(self.pid))
         while self._process.poll() is None:
             if self._status() in ("ready", "standby"):
                 return True
@@ -235,6 +253,7 @@ class PostgresServer:
                 break
             time.sleep(POLL_SECONDS)
         self._process = None
+        self._tell_guard("")
         return False
 
     def _status(self) -> str:
@@ -249,6 +268,12 @@ class PostgresServer:
         assert self._process is not None
         self._process.wait(STOP_SECONDS_MAX)
         self._process = None
+        self._tell_guard("")
+
+    def _tell_guard(self, pid: str) -> None:
+        assert self._guard.stdin is not None
+        self._guard.stdin.write(f"{pid}\n".encode())
+        self._guard.stdin.flush()
 
 
 @cache
