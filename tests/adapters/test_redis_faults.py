@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any, Self
 
 import pytest
 
@@ -46,6 +46,62 @@ async def opened(url: str, **options: Any) -> AsyncIterator[RedisStore]:
         yield store
     finally:
         await store.close()
+
+
+class Detour:
+    """A way to the server on which what is held arrives later, also when its sender has gone."""
+
+    def __init__(self, port: int) -> None:
+        self.port = 0
+        self._to = port
+        self._held: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]] = []
+        self._holding: set[asyncio.StreamWriter] = set()
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._server.close()
+        for writer in self._open:
+            writer.close()
+
+    def hold(self) -> None:
+        """Hold what comes on the connections that are there now."""
+        self._holding = set(self._open)
+
+    async def let_go(self) -> bytes:
+        """Let what was held arrive, and return what the server says to it."""
+        said = []
+        for reader, writer, data in self._held:
+            writer.write(data)
+            said.append(await asyncio.wait_for(reader.read(1 << 16), MET_SECONDS_MAX))
+        return b"".join(said)
+
+    async def _pass(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        answers, server = await asyncio.open_connection("127.0.0.1", self._to)
+        self._open |= {server, back}
+        answering = asyncio.ensure_future(self._answer(answers, server, back))
+        while data := await client.read(1 << 16):
+            if server in self._holding:
+                answering.cancel()
+                self._held.append((answers, server, data))
+            else:
+                server.write(data)
+        if server not in self._holding:
+            server.close()
+
+    async def _answer(
+        self,
+        answers: asyncio.StreamReader,
+        server: asyncio.StreamWriter,
+        back: asyncio.StreamWriter,
+    ) -> None:
+        while data := await answers.read(1 << 16):
+            back.write(data)
+        back.close()
 
 
 class Worker:
@@ -248,6 +304,23 @@ async def test_what_was_not_answered_in_time_is_not_done_after_what_came_later(
         assert not isinstance(await store.claim(SESSION, "node", "n"), NotClaimed)
 
 
+async def test_a_batch_that_arrives_after_later_ones_is_not_executed() -> None:
+    """The network had it all the time: it comes on a connection that was given up long ago."""
+    with started() as server:
+        async with (
+            Detour(server.port) as detour,
+            opened(f"redis://127.0.0.1:{detour.port}/0") as store,
+        ):
+            await store.accept(entry("m1"))
+            detour.hold()
+            with pytest.raises(Unavailable, match="no answer within"):
+                await store.release(SESSION, None, quarantine="much later")
+            await store.release(SESSION, None)
+            said = await detour.let_go()
+            assert b"PERDURELATE" in said
+            assert not isinstance(await store.claim(SESSION, "node", "n"), NotClaimed)
+
+
 async def test_a_lease_that_ran_out_while_the_server_was_frozen_is_over(
     synced: RedisServer,
 ) -> None:
@@ -377,16 +450,44 @@ async def test_a_loss_that_nothing_but_the_writer_can_know_of_makes_sessions_sus
             assert loaded.suspect is not None
 
 
-async def test_a_restart_of_a_server_that_does_not_sync_makes_sessions_suspect() -> None:
-    with started(appendonly="yes", appendfsync="everysec") as server:
-        async with opened(server.url, patience_seconds=20) as store:
+@pytest.mark.parametrize(
+    ("settings", "followed", "suspect"),
+    [
+        (SYNCED, False, False),
+        (SYNCED, True, True),
+        ({"appendonly": "yes", "appendfsync": "everysec"}, False, True),
+    ],
+)
+async def test_whether_a_restart_makes_sessions_suspect(
+    settings: dict[str, str], followed: bool, suspect: bool
+) -> None:
+    """A server that syncs has everything, if it cannot be a replica in the place of another."""
+    with started(**settings) as server:
+        async with opened(server.url) as store:
+            with server.replica() if followed else nullcontext():
+                await created(store)
+        server.kill()
+        server.start_again()
+        assert await is_suspect(server) == suspect
+
+
+async def test_a_replica_that_was_promoted_makes_sessions_suspect_to_those_who_come_anew() -> None:
+    with started(**SYNCED) as primary:
+        async with opened(primary.url) as store:
             await created(store)
-            server.kill()
-            server.start_again()
-            await store.renew("node", 1)
-            loaded = await store.load(SESSION)
-            assert loaded is not None
-            assert loaded.suspect is not None
+        with primary.replica(**SYNCED) as replica:
+            primary.kill()
+            replica.promote()
+            assert await is_suspect(replica)
+
+
+async def is_suspect(server: RedisServer) -> bool:
+    """Say whether the session is suspect to one who opens the store now and writes to it."""
+    async with opened(server.url) as store:
+        await store.renew("another node", 1)
+        loaded = await store.load(SESSION)
+        assert loaded is not None
+        return loaded.suspect is not None
 
 
 async def test_what_too_few_replicas_have_is_not_reported_as_written() -> None:
@@ -406,7 +507,7 @@ async def test_what_too_few_replicas_have_is_not_reported_as_written() -> None:
 
 
 async def test_a_repeat_waits_for_replicas_as_the_first_time() -> None:
-    """On a new connection WAIT has nothing to wait for, unless the repeat writes something."""
+    """The connection that wrote is gone; the one that asks again has to wait for the same."""
     with started() as server, server.replica() as replica:
         async with opened(f"{server.url}?replicas=1", patience_seconds=3) as store:
             owner = await created(store)

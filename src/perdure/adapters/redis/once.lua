@@ -16,8 +16,8 @@ end
 if last > number then
   return redis.error_reply('PERDURELATE ' .. last)
 end
--- The first write is one that is refused when memory is short, and a batch that comes again writes
--- too: otherwise a WAIT on this connection would have nothing to wait for.
+-- The first write is one that is refused when memory is short, before anything else is written. A
+-- batch that comes again writes too, so that a WAIT on its connection waits for that at least.
 call('SET', mark, kept or '', 'EX', KEPT_SECONDS)
 
 local function payload()
