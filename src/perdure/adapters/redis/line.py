@@ -143,8 +143,8 @@ def packed(command: Command) -> list[bytes]:
     """Return a command as the protocol has it, in pieces."""
     pieces = [b"*%d\r\n" % len(command)]
     for part in command:
-        body = part if isinstance(part, bytes) else str(part).encode()
-        pieces.append(b"$%d\r\n%b\r\n" % (len(body), body))
+        body = part if type(part) is bytes else str(part).encode()
+        pieces += (b"$%d\r\n" % len(body), body, b"\r\n")
     return pieces
 
 

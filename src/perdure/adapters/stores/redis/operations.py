@@ -6,6 +6,7 @@ An operation is a header of text and integers, which the script takes apart at o
 from __future__ import annotations
 
 import hashlib
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from perdure.ports.session_store import CommitDone, InboxEntry, StepCommit, Toke
 DIGEST_BYTES = 16
 NONE = -1
 
+_first = itemgetter(0)
 _encode_row = msgspec.json.Encoder().encode
 
 
@@ -48,10 +50,14 @@ class Commit:
     def packed(self) -> tuple[Header, list[bytes]]:
         """Return the header and the payloads."""
         step = self.step
-        payloads = [pack_record(record) for record in step.records]
-        payloads += [_encode_row(row) for row in step.rows]
-        payloads += [pack(body) for _, body in step.blobs]
-        payloads += [refusal for _, refusal in step.refusals]
+        payloads = [*map(pack_record, step.records)]
+        # Most steps have none of these, and an empty comprehension is not for nothing.
+        if step.rows:
+            payloads += map(_encode_row, step.rows)
+        if step.blobs:
+            payloads += [pack(body) for _, body in step.blobs]
+        if step.refusals:
+            payloads += [refusal for _, refusal in step.refusals]
         if step.snapshot is not None:
             payloads.append(pack(step.snapshot))
         header = (
@@ -67,9 +73,9 @@ class Commit:
             step.postponed,
             "" if step.wake_at is None else str(step.wake_at),
             step.generation,
-            [_row(row) for row in step.rows],
-            [address for address, _ in step.blobs],
-            [refused for refused, _ in step.refusals],
+            [*map(_row, step.rows)],
+            [*map(_first, step.blobs)],
+            [*map(_first, step.refusals)],
             0 if step.snapshot is None else 1,
         )
         return header, payloads
@@ -142,8 +148,10 @@ def fenced(session: SessionId, token: Token) -> Fenced:
 
 def _wrong(step: StepCommit) -> str:
     """Say what is wrong with a step whatever the store holds."""
-    for seq, record in enumerate(step.records, step.expected + 1):
-        if record.seq != seq:
+    seq = step.expected
+    for record in step.records:
+        seq += 1
+        if record[0] != seq:
             return "gap"
     return "inbox" if len(set(step.consumed)) < len(step.consumed) else ""
 

@@ -22,6 +22,7 @@ PLAIN, ZIPPED = b"\0", b"\1"
 FASTEST = 1
 HASH_BYTES_MAX = 127
 IS_ZIPPED = 0x80
+BYTES = [bytes((number,)) for number in range(256)]
 TIME_BYTES = 8
 ORDER_BYTES = 4
 
@@ -51,10 +52,9 @@ def unpack(stored: bytes) -> bytes:
 def pack_record(record: Record) -> bytes:
     """Return an element of a log: how long the hash is and whether the body is zipped, both."""
     _, body, chained = record
-    zipped = _zipped(body)
-    if zipped is None:
-        return b"%c%b%b" % (len(chained), chained, body)
-    return b"%c%b%b" % (len(chained) | IS_ZIPPED, chained, zipped)
+    if len(body) > BLOB_THRESHOLD_BYTES and (zipped := _zipped(body)) is not None:
+        return b"".join((BYTES[len(chained) | IS_ZIPPED], chained, zipped))
+    return b"".join((BYTES[len(chained)], chained, body))
 
 
 def unpack_record(seq: int, stored: bytes) -> Record:
