@@ -165,7 +165,8 @@ class NatsCluster:
 
     async def _ask_who_is_there(self) -> None:
         """Ask, and wait until everybody has answered whom anybody knows, or for a moment."""
-        assert self._connection is not None
+        connection = self._connection
+        assert connection is not None
         answered, enough = set[str](), asyncio.Event()
 
         def note(message: Msg) -> None:
@@ -176,11 +177,11 @@ class NatsCluster:
             if others <= answered:
                 enough.set()
 
-        reply = self._connection.answer_to(note)
-        await self._connection.publish(f"{self._prefix}.who", b"", reply=reply)
+        reply = connection.answer_to(note)
+        await connection.publish(f"{self._prefix}.who", b"", reply=reply)
         with suppress(TimeoutError):
             await asyncio.wait_for(enough.wait(), ANSWERS_SECONDS_MAX)
-        self._connection.forget(reply)
+        connection.forget(reply)
 
     async def _answer(self, message: Msg) -> None:
         """Tell who asks whom we know, ourselves first."""

@@ -122,7 +122,7 @@ class Log:
 
     async def open(self) -> None:
         """Fold everything that is there. Raises `Unavailable`, `Broken`."""
-        self._connection.on_return.append(self._restart.set)
+        self._connection.on_return.append(self._begin_again)
         await self._listen()
         self._tasks = [
             asyncio.create_task(work()) for work in (self._send, self._sweep, self._stay_tuned)
@@ -132,7 +132,7 @@ class Log:
     async def close(self) -> None:
         """Listen no more; what is on its way is `Unavailable`."""
         self.failure = self.failure or "it was closed"
-        self._connection.on_return.remove(self._restart.set)
+        self._connection.on_return.remove(self._begin_again)
         for task in [*self._tasks, *([self._syncing] if self._syncing else [])]:
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -295,6 +295,12 @@ class Log:
                     )
                 elif now > addition.sent_at + RESEND_SECONDS and self._connection.connected:
                     self._post(key, addition)
+
+    def _begin_again(self) -> None:
+        """The connection has come back: what was on its way may be lost, in both directions."""
+        self._hear_again()
+        for key, addition in [*self._additions.items()]:
+            self._post(key, addition)
 
     def _settle(self, key: str, outcome: Outcome) -> None:
         addition = self._additions.pop(key, None)

@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -68,6 +68,27 @@ class _HasTime(Protocol):
     def now_ms(self) -> int: ...
 
 
+class Layout(NamedTuple):
+    """What the settings of a URL say."""
+
+    name: str
+    shards: int | None
+    storage: str
+    replicas: int
+    patience: float
+
+    @classmethod
+    def of(cls, place: Place) -> Layout:
+        """Read them. Raises `InvalidInput`."""
+        return cls(
+            place.name(),
+            place.number("shards", SHARDS, 1, SHARDS_MAX) if "shards" in place.settings else None,
+            place.choice("storage", "file", "memory"),
+            place.number("replicas", 1, 1, REPLICAS_MAX),
+            float(place.number("patience", PATIENCE_SECONDS, 1, 600)),
+        )
+
+
 class NatsStore:
     """Sessions in JetStream: each of its streams is one shard of them.
 
@@ -108,35 +129,33 @@ class NatsStore:
         """
         now = clock if clock is None or callable(clock) else clock.now_ms
         place = Place.parse(url, *SETTINGS)
+        layout = Layout.of(place)
         async with AsyncExitStack() as held:
             connection = await Connection.open(place)
             held.push_async_callback(connection.close)
-            self = await cls._open(place, connection, now, held)
+            self = await cls._open(layout, connection, now, held)
             self._held = held.pop_all()
         return self
 
     @classmethod
     async def _open(
         cls,
-        place: Place,
+        layout: Layout,
         connection: Connection,
         now: Callable[[], int] | None,
         held: AsyncExitStack,
     ) -> NatsStore:
-        name = place.name()
-        patience = float(place.number("patience", PATIENCE_SECONDS, 1, 600))
-        copies = place.number("replicas", 1, 1, REPLICAS_MAX)
-        made = (place.choice("storage", "file", "memory"), copies)
+        name, patience, made = layout.name, layout.patience, (layout.storage, layout.replicas)
         stream = f"{name}_control"
         found = [await ensure(connection, stream, f"{name}.control.>", *made, last_per_subject=2)]
         projection = Projection()
         control = Control(connection, stream, f"{name}.control", now, patience, projection.void)
         held.push_async_callback(control.log.close)
-        wanted = place.number("shards", SHARDS, 1, SHARDS_MAX)
-        identity = await control.open(wanted)
-        if "shards" in place.settings and identity.shards != wanted:
+        identity = await control.open(layout.shards or SHARDS)
+        if layout.shards not in (None, identity.shards):
             raise InvalidInput(
-                f"?shards={wanted}: the store {name} has {identity.shards}, and that never changes"
+                f"?shards={layout.shards}: the store {name} has {identity.shards}, and that never "
+                "changes"
             )
         found.append(await ensure(connection, f"{name}_contents", f"{name}.contents.>", *made))
         contents = Contents(connection, f"{name}_contents", f"{name}.contents", patience)
