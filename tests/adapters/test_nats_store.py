@@ -237,6 +237,6 @@ async def test_a_url_that_says_something_wrong_is_refused(url: str, said: str) -
 
 
 def test_a_place_is_shown_without_its_password() -> None:
-    place = Place.parse("nats://me:secret@a,b:5/?name=x", "name")
+    place = Place.parse("nats://me:secret@a,b:5/?name=x")
     assert place.servers == ["nats://me:secret@a:4222", "nats://me:secret@b:5"]
     assert place.shown == "nats://a:4222,b:5"

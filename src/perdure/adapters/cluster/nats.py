@@ -58,7 +58,7 @@ class NatsCluster:
     """A node's place in a cluster. The clock is this node's own: it says how old a card is."""
 
     def __init__(self, url: str, clock: Callable[[], int] | _HasTime) -> None:
-        self._place = Place.parse(url, "name")
+        self._place = Place.parse(url)
         self._prefix = f"{self._place.name()}.cluster"
         self._now = clock if callable(clock) else clock.now_ms
         self._known: dict[str, Here] = {}

@@ -10,6 +10,7 @@ from perdure.core.errors import InvalidInput
 
 SCHEMES = ("nats", "tls")
 PORT = 4222
+SETTINGS = ("name", "shards", "storage", "replicas", "patience")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -27,8 +28,11 @@ class Place:
         self.settings = settings
 
     @classmethod
-    def parse(cls, url: str, *known: str) -> Place:
-        """Read a URL with no other settings than those `known`. Raises `InvalidInput`."""
+    def parse(cls, url: str) -> Place:
+        """Read a URL. Raises `InvalidInput`.
+
+        One URL may be that of a store, a catalog and a cluster: each takes what concerns it.
+        """
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in SCHEMES:
             raise InvalidInput("the URL of a NATS server begins with nats:// or tls://")
@@ -36,9 +40,10 @@ class Place:
         login, at, hosts = places.rstrip("/").rpartition("@")
         names = [_with_port(host) for host in hosts.split(",")]
         settings = dict(parse_qsl(query, keep_blank_values=True))
-        for name in settings.keys() - set(known):
-            expected = ", ".join(known) or "none"
-            raise InvalidInput(f"{name!r} is no setting of a NATS URL: expected {expected}")
+        for name in settings.keys() - set(SETTINGS):
+            raise InvalidInput(
+                f"{name!r} is no setting of a NATS URL: expected {', '.join(SETTINGS)}"
+            )
         shown = f"{scheme}://{','.join(names)}"
         return cls([f"{scheme}://{login}{at}{name}" for name in names], shown, settings)
 

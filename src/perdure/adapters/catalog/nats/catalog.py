@@ -46,7 +46,6 @@ E = TypeVar("E", bound=Entry)
 
 REPLICAS_MAX = 5
 PATIENCE_SECONDS = 10
-SETTINGS = ("name", "storage", "replicas", "patience")
 FRAME_BYTES = 4 * 1024
 """What subject and headers may add to a body, besides the change itself."""
 HEADER_BYTES_MAX = 24 * 1024
@@ -89,7 +88,7 @@ class NatsCatalog:
         `StoreRefused` for a stream that may forget.
         """
         now_ms = clock if callable(clock) else clock.now_ms
-        place = Place.parse(url, *SETTINGS)
+        place = Place.parse(url)
         prefix = f"{place.name()}.catalog"
         patience = float(place.number("patience", PATIENCE_SECONDS, 1, 600))
         copies = place.number("replicas", 1, 1, REPLICAS_MAX)

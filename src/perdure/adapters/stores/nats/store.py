@@ -58,7 +58,6 @@ SHARDS, SHARDS_MAX = 4, 256
 REPLICAS_MAX = 5
 PATIENCE_SECONDS = 10
 BODIES_AT_ONCE_MAX = 64
-SETTINGS = ("name", "shards", "storage", "replicas", "patience")
 
 _encode_row = msgspec.json.Encoder().encode
 _decode_row = msgspec.json.Decoder(RunRow).decode
@@ -128,7 +127,7 @@ class NatsStore:
         Raises `Unavailable`, `InvalidInput`, and `StoreRefused` for streams that may forget.
         """
         now = clock if clock is None or callable(clock) else clock.now_ms
-        place = Place.parse(url, *SETTINGS)
+        place = Place.parse(url)
         layout = Layout.of(place)
         async with AsyncExitStack() as held:
             connection = await Connection.open(place)
