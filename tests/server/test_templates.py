@@ -22,6 +22,7 @@ from perdure.ports.entries import Agent
 from perdure.ports.models import ModelRequest
 from perdure.ports.workers import ModelTask, ToolTask
 from perdure.server.catalogued import Catalogued
+from perdure.server.changes import Changes
 from perdure.server.pool import Pool
 from perdure.server.setup import ensure_tenant
 from perdure.testing.clock import FakeClock
@@ -60,7 +61,9 @@ async def kept(specs: list[AgentSpec]) -> list[AgentSpec | None]:
             model_config=body.model_config or {}, max_steps=body.max_steps,
         )  # fmt: skip
         ids.append((await tenant.create(entry)).id)
-    agents = Catalogued(catalog, Telemetry())
+    telemetry = Telemetry()
+    changes = Changes(catalog, FakeClock(), telemetry, shared=False)
+    agents = Catalogued(catalog, changes, telemetry)
     await agents.load()
     found = [agents.of("default", str(number)) for number in ids]
     return [definition and definition.spec for definition in found]
@@ -133,7 +136,7 @@ async def test_only_the_same_version_of_a_tool_gets_a_call(
         await asyncio.sleep(0)
     assert bool(worker.tasks) is fits
     if not fits:
-        [waiting] = pool.waiting_for(SESSION)
+        [waiting] = pool.queues.waiting_for(SESSION)
         assert waiting.fitting == 0
         assert waiting.needs == (
             f"a worker with the tool 'pay' of version '2' for agent 'bot'; {needs}"
