@@ -21,6 +21,7 @@ CANARIES: Final = {
     "HOOK_SECRET": "canary-of-the-hooks-signing-secret-7a",
     "CLAIM_TOKEN": "canary-of-a-claim-token-8b",
     "APP_PASSWORD": "canary-of-a-password-in-the-environment-9c",
+    "PEPPER": "canary-of-the-pepper-of-all-keys-1b-0123456789",
     "DATABASE": "canary-of-the-databases-password-0d",
 }
 """Place -> secret. What a server makes up itself (keys, tokens) is added as it is made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -15,7 +16,8 @@ import pytest
 from perdure import ModelError, ModelReply, ModelRequest, RunFailed, Runtime
 from perdure.worker import redaction
 from tests.canaries.agents import ASKED, TOOLS, Vault, clerk
-from tests.canaries.places import CANARIES, found, stored
+from tests.canaries.places import CANARIES, found
+from tests.canaries.stores import KINDS, Place, a_store
 
 
 class Telemetry:
@@ -51,14 +53,13 @@ def play(request: ModelRequest) -> ModelReply | str:
     raise ModelError(f"invalid key {CANARIES['VAULT_VALUE']}", status=401)
 
 
-async def lived(folder: Path, lines: io.StringIO) -> tuple[dict[str, bytes], list[Any]]:
+async def lived(place: Place, lines: io.StringIO) -> tuple[dict[str, bytes], list[Any]]:
     """Let an agent live, and return all that it left behind, and what became of its tools."""
-    (folder / "data").mkdir()
     telemetry = Telemetry()
     said: list[str] = []
     async with Runtime(
-        f"sqlite:///{folder}/data/p.db",
-        [clerk(folder, play)],
+        place.url,
+        [clerk(Path("/nowhere"), play)],
         telemetry=telemetry,
         credential_providers={"vault": Vault()},
     ) as node:
@@ -76,7 +77,7 @@ async def lived(folder: Path, lines: io.StringIO) -> tuple[dict[str, bytes], lis
         "events": msgspec.json.encode([event.event for event in events], enc_hook=repr),
         "telemetry": msgspec.json.encode(telemetry.told, enc_hook=repr),
         "log lines": lines.getvalue().encode(),
-        **stored(folder / "data"),
+        **await asyncio.to_thread(place.kept),
     }, ended
 
 
@@ -92,10 +93,15 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     redaction._forms = redaction._in_json = ()
 
 
-async def test_no_canary_is_found(tmp_path: Path, lines: io.StringIO) -> None:
-    places, ended = await lived(tmp_path, lines)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_canary_is_found(kind: str, tmp_path: Path, lines: io.StringIO) -> None:
+    """Nor the password of the store itself."""
+    with a_store(kind, tmp_path) as place:
+        places, ended = await lived(place, lines)
     assert len(ended) == len(TOOLS)
-    assert b"[secret]" in places["p.db, unpacked"]
+    kept = places.keys() - {"what the run said", "events", "telemetry", "log lines"}
+    assert any(b"Bearer [secret]" in places[name] for name in kept)
+    assert any(b"x" * 90_000 in places[name] for name in kept), "what is large is looked into"
     assert b"[secret]" in places["log lines"]
     assert found(CANARIES, places) == []
 
@@ -105,7 +111,8 @@ async def test_the_search_finds_them_where_nothing_is_redacted(
 ) -> None:
     """Else the test above would prove nothing: the tools do let them out."""
     monkeypatch.setattr(redaction, "_without", lambda text, forms: text)
-    places, _ = await lived(tmp_path, lines)
+    with a_store("sqlite", tmp_path) as place:
+        places, _ = await lived(place, lines)
     hits = found(CANARIES, places)
     for secret in ("SHOP_KEY", "VAULT_VALUE", "APP_PASSWORD"):
         for place in ("events", "p.db, unpacked", "log lines"):
