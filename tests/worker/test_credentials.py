@@ -28,9 +28,12 @@ from perdure import (
     ToolContext,
     tool,
 )
-from perdure.adapters.credentials import providers
+from perdure.adapters import credentials as credentials_adapter
+from perdure.adapters.credentials import ENTRY_POINTS, providers
 from perdure.core.commands import ReportToolBegin
 from perdure.testing.clock import FakeClock
+from perdure.testing.stub_provider import Received, StubProvider, status
+from perdure.testing.stub_script import Item
 from perdure.worker.credentials import Credentials
 from tests.worker.helpers import Desk
 from tests.worker.isolated_tools import spell_key
@@ -412,3 +415,50 @@ async def test_a_key_that_cannot_be_had_is_said_so(error: Exception, error_class
         report = await at.finish(at.model_task())
         assert (report.error_class, report.code) == (error_class, "missing_api_key")
         assert report.message.startswith("the key for openai:a cannot be had: ")
+
+
+async def test_a_file_that_is_replaced_is_the_key_of_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over HTTP, in the middle of a session, also when the provider finds out before we do."""
+    kept = tmp_path / "key"
+
+    def answer(request: Received) -> Item:
+        key = request.headers["authorization"].removeprefix("Bearer ")
+        if key != valid[0]:
+            kept.write_text(valid[0])  # as whoever rotates keys does, only late
+            return status(401, message=f"Incorrect API key provided: {key}")
+        return f"I know the key of {len(key)} characters."
+
+    with StubProvider(answer) as stub:
+        monkeypatch.setenv("OPENAI_BASE_URL", stub.openai_url)
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        agent = Agent("a", model="openai:x", credentials={"model": f"file:{kept}"})
+        async with Runtime(agents=[agent]) as node:
+            for valid in (["the-first-key"], ["the-second-one"], ["the-last"]):
+                if len(stub.requests) < 2:
+                    kept.write_text(valid[0])
+                run = await node.send("a", "hello", session="s")
+                assert await run.result() == f"I know the key of {len(valid[0])} characters."
+    used = [request.headers["authorization"].removeprefix("Bearer ") for request in stub.requests]
+    assert used == ["the-first-key", "the-second-one", "the-second-one", "the-last"]
+
+
+def test_a_provider_may_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an entry point, whose name is the scheme; what a program hands over comes before it."""
+    installed, given = Vault(VALUE), Vault(VALUE)
+
+    class Point:
+        name = "vault"
+
+        def load(self) -> Callable[[], Vault]:
+            return lambda: installed
+
+    monkeypatch.setattr(
+        credentials_adapter,
+        "entry_points",
+        lambda group: [Point()] if group == ENTRY_POINTS else [],
+    )
+    assert providers({})["vault"] is installed
+    assert providers({"vault": given})["vault"] is given
+    assert set(providers({})) == {"env", "file", "vault"}
