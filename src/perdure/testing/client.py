@@ -73,7 +73,7 @@ class Client:
                 await self._decide(run, wait)
 
     async def _decide(self, run: Run, wait: dict[str, Any]) -> None:
-        happened = self._ledger.happened(wait["key"])
+        happened = self._ledger.rule_out(wait["key"], wait["attempt"])
         verdict: Any = "happened" if happened else "did_not_happen"
         content = self._results.get(wait["tool"]) if happened else None
         await self._told(

@@ -53,13 +53,23 @@ class Ledger:
         self._ask({"do": "note", "line": {"what": what, "pid": self._pid, **fields}})
 
     def effect(self, key: str, *, honour_key: bool, **fields: Any) -> bool:
-        """Let an effect happen. With `honour_key` it happens once, and a repeat returns False."""
+        """Let an effect happen. With `honour_key` it happens once, and a repeat returns False.
+
+        So does an `attempt` that was ruled out.
+        """
         line = {"key": key, "pid": self._pid, **fields}
         return bool(self._ask({"do": "effect", "line": line, "honour": honour_key}))
 
     def happened(self, key: str) -> bool:
         """Say whether the effect with this key has happened."""
         return bool(self._ask({"do": "ask", "key": key}))
+
+    def rule_out(self, key: str, attempt: int) -> bool:
+        """Say whether the effect has happened; if not, no attempt up to this one will do it.
+
+        This is what makes an answer worth something while somebody may still be at it.
+        """
+        return bool(self._ask({"do": "rule out", "line": {"key": key, "attempt": attempt}}))
 
     def settle(self) -> None:
         """Wait until everybody else who had a connection to this world is gone, and heard."""
@@ -120,8 +130,24 @@ class _World:
     """One append-only file, and the keys of the effects in it."""
 
     def __init__(self, path: Path) -> None:
-        self.keys = {line["key"] for line in read_ledger(path) if line["what"] == "effect"}
+        self.keys: set[str] = set()
+        self.ruled_out: dict[str, int] = {}
+        for line in read_ledger(path):
+            if line["what"] == "effect":
+                self.keys.add(line["key"])
+            elif line["what"] == "ruled out":
+                self.ruled_out[line["key"]] = line["attempt"]
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def effect(self, line: dict[str, Any], honour: bool) -> str:
+        """Return what becomes of an effect: it happens, is a repeat, or comes too late."""
+        key = line["key"]
+        if line.get("attempt", self.ruled_out.get(key, 0) + 1) <= self.ruled_out.get(key, 0):
+            return "too late"
+        if honour and key in self.keys:
+            return "repeat"
+        self.keys.add(key)
+        return "effect"
 
     def append(self, line: dict[str, Any]) -> None:
         at = round(time.monotonic(), 6)
@@ -219,12 +245,16 @@ class _Server:
             peer.answer(request["key"] in world.keys)
             return
         line = request["line"]
-        if do == "effect":
-            repeated = request["honour"] and line["key"] in world.keys
-            world.keys.add(line["key"])
-            line = {"what": "repeat" if repeated else "effect", **line}
+        if do == "rule out" and line["key"] in world.keys:
+            peer.answer(True)
+            return
+        if do == "rule out":
+            world.ruled_out[line["key"]] = line["attempt"]
+            line = {"what": "ruled out", **line}
+        elif do == "effect":
+            line = {"what": world.effect(line, request["honour"]), **line}
         world.append(line)
-        peer.answer(line["what"] != "repeat")
+        peer.answer(line["what"] == "effect")
 
 
 def main() -> None:

@@ -98,8 +98,8 @@ class World:
             self._work("keep", ctx, honour_key=True)
             return "kept"
 
-        def was_published(key: str) -> str | bool:
-            return RESULTS["publish"] if self.ledger.happened(key) else False
+        def was_published(key: str, ctx: ToolContext) -> str | bool:
+            return RESULTS["publish"] if self.ledger.rule_out(key, ctx.attempt) else False
 
         @tool(effect="once", probe=was_published)
         def publish(ctx: ToolContext) -> str:
@@ -128,7 +128,13 @@ class World:
         )
         _sleep(self._work_seconds)
         if honour_key is not None:
-            self.ledger.effect(ctx.key, honour_key=honour_key, tool=name, session=str(ctx.session))
+            self.ledger.effect(
+                ctx.key,
+                honour_key=honour_key,
+                tool=name,
+                session=str(ctx.session),
+                attempt=ctx.attempt,
+            )
             _sleep(self._work_seconds)
 
     async def _play_the_model(self, request: ModelRequest) -> ModelReply:

@@ -39,7 +39,7 @@ class Recorder:
         self._name = name
         self._fd = os.open(trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._number = 0
-        self._note("began", pid=os.getpid())
+        self._note("began", pid=os.getpid(), store=store.identity)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
