@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from perdure.adapters.clock import SystemClock
-from perdure.adapters.cluster.memory import Hub, MemoryCluster
 from perdure.bootstrap import open_reader, open_store
 from perdure.core.errors import InvalidInput
-from perdure.ports.clock import Clock
-from perdure.ports.cluster import Cluster
 
 Address = tuple[str, int]
 
@@ -65,9 +62,9 @@ class Backend:
         """Return the URL of a store, by way of other addresses if they are given."""
         raise NotImplementedError
 
-    def cluster_url(self, space: str, addresses: Sequence[Address] | None = None) -> str:
-        """Return the URL of the cluster of those who share a store; empty if nobody does."""
-        return self.url(space, addresses) if self.shared else ""
+    def cluster_url(self, space: str, addresses: Sequence[Address] | None = None) -> str | None:
+        """Return the URL of the cluster of those who share a store; None if nobody does."""
+        return self.url(space, addresses) if self.shared else None
 
     async def open(self, space: str, addresses: Sequence[Address] | None = None) -> Any:
         """Open a store as a node does."""
@@ -75,7 +72,10 @@ class Backend:
 
     async def reader(self, space: str) -> Any:
         """Open a store only to read it."""
-        return await self.open(space)
+        return await open_reader(self.url(space))
+
+    def forget(self, space: str) -> None:
+        """Throw a store away."""
 
 
 class SqliteBackend(Backend):
@@ -97,10 +97,6 @@ class SqliteBackend(Backend):
         """Return the URL of a file."""
         return f"sqlite:///{space}"
 
-    async def reader(self, space: str) -> Any:
-        """Open a file that another process has."""
-        return await open_reader(self.url(space))
-
 
 class PostgresBackend(Backend):
     """A PostgreSQL; each store is a database."""
@@ -117,6 +113,10 @@ class PostgresBackend(Backend):
         """Make an empty database and return its name."""
         url: str = self._server.fresh_database()
         return url.rpartition("/")[2]
+
+    def forget(self, space: str) -> None:
+        """Drop a database: each has hundreds of files, which a recovery syncs."""
+        self._server.sql(f"DROP DATABASE {space} WITH (FORCE)")
 
     def url(self, space: str, addresses: Sequence[Address] | None = None) -> str:
         """Return the URL of a database."""
@@ -195,24 +195,6 @@ BACKENDS = {
     "redis": (_redis, RedisBackend),
     "nats": (_nats, NatsBackend),
 }
-
-
-async def open_cluster(url: str, clock: Clock) -> Cluster:
-    """Open the cluster that a URL names; without a URL, that of a node alone."""
-    kind = url.partition(":")[0]
-    if kind == "postgresql":
-        from perdure.adapters.cluster.postgres import PostgresCluster
-
-        return await PostgresCluster.open(url)
-    if kind == "redis":
-        from perdure.adapters.cluster.redis import RedisCluster
-
-        return RedisCluster(url)
-    if kind == "nats":
-        from perdure.adapters.cluster.nats import NatsCluster
-
-        return NatsCluster(url, clock)
-    return MemoryCluster(Hub(clock.now_ms))
 
 
 @asynccontextmanager

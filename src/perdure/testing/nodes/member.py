@@ -21,9 +21,10 @@ from typing import Any
 import msgspec
 
 from perdure.adapters.clock import SystemClock
+from perdure.adapters.cluster.memory import Hub, MemoryCluster
 from perdure.adapters.models import resolve
 from perdure.adapters.telemetry.logs import LogTelemetry
-from perdure.bootstrap import Node, open_store
+from perdure.bootstrap import Node, open_cluster, open_store
 from perdure.core.errors import PerdureError, Quarantined, Refused
 from perdure.core.history import malformed
 from perdure.core.messages import AssistantMessage, ModelReply, ToolRequest
@@ -34,7 +35,6 @@ from perdure.runtime.settings import NodeSettings
 from perdure.testing.client import Client
 from perdure.testing.ledger import Ledger
 from perdure.testing.mutants import break_engine
-from perdure.testing.nodes.backends import open_cluster
 from perdure.testing.nodes.bus import BadBus
 from perdure.testing.nodes.recorder import TRACE_SUFFIX, Recorder
 from perdure.worker import Agent, LocalWorker, ToolContext, tool
@@ -58,7 +58,7 @@ class Life(msgspec.Struct, frozen=True, tag=True):
 
     name: str
     store: str
-    cluster: str
+    cluster: str | None
     out: str
     ledger: str
     world: str
@@ -198,6 +198,8 @@ async def live(life: Life) -> int:
 async def _node(life: Life, store: Any, agent: Agent, clock: SystemClock) -> Node:
     trace = Path(life.out) / f"{life.name}-{os.getpid()}{TRACE_SUFFIX}"
     cluster: Any = await open_cluster(life.cluster, clock)
+    if cluster is None:
+        cluster = MemoryCluster(Hub(clock.now_ms))
     if life.bus:
         cluster = BadBus(cluster, random.Random(f"{life.name}-{os.getpid()}"), **life.bus)
     return Node(

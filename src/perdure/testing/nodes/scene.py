@@ -119,6 +119,7 @@ class Scene:
         await asyncio.gather(*self._watches, return_exceptions=True)
         await self._forget_reader()
         await self._stack.aclose()
+        await asyncio.to_thread(self.backend.forget, self.space)
 
     def any_member(self) -> Member:
         """Return a node that runs now, or one that ended just now."""
