@@ -196,7 +196,8 @@ class SessionStore(SessionReader, Protocol):
         """Take the right to write a session, then read it, in one transaction.
 
         Never steals from an owner whose lease is alive (the same owner may claim again). The epoch
-        grows by one; a claim that follows one without a release counts a strike. One after which
+        grows by one; a claim that follows one of another owner without a release counts a strike:
+        that one may be dead, while whoever claims again is not. One after which
         the session would have more than `strikes_max` is refused as "struck", and one of a session
         whose generation is greater than `reads` as "newer"; neither counts a strike. When several
         reasons hold, the first of absent, quarantined, held, newer, struck is given.

@@ -152,9 +152,10 @@ class MemoryStore:
             return NotClaimed("held", found.owner)
         if reads is not None and found.generation > reads:
             return NotClaimed("newer")
-        if strikes_max is not None and found.strikes + found.claimed > strikes_max:
+        strike = found.claimed and found.owner != owner
+        if strikes_max is not None and found.strikes + strike > strikes_max:
             return NotClaimed("struck")
-        found.strikes += found.claimed
+        found.strikes += strike
         found.claimed = True
         found.epoch += 1
         found.token = Token(found.epoch, nonce)

@@ -151,30 +151,41 @@ class Claiming:
         self, store: SessionStore
     ) -> None:
         await store.accept(entry("m1"))
+        nodes = [await claim(store, owner=name, nonce=name) for name in "abcd"]
+        assert [one.loaded.strikes for one in nodes] == [0, 1, 2, 3]
+
+    async def test_whoever_claims_again_is_not_dead_and_gets_no_strike(
+        self, store: SessionStore
+    ) -> None:
+        await store.accept(entry("m1"))
         found = [(await claim(store, nonce=nonce)).loaded.strikes for nonce in "abcd"]
-        assert found == [0, 1, 2, 3]
+        assert found == [0, 0, 0, 0]
+        again = await store.claim(SESSION, "node", "e", strikes_max=0)
+        assert isinstance(again, Claimed)
+        assert (await claim(store, owner="heir", nonce="f")).loaded.strikes == 1
 
     async def test_progress_resets_the_strikes(self, store: SessionStore) -> None:
         await store.accept(entry("m1"))
-        await claim(store, nonce="a")
-        owner = await claim(store, nonce="b")
+        await claim(store, owner="a", nonce="a")
+        owner = await claim(store, owner="b", nonce="b")
         assert await submit(store, owner.step(wake_at=1)) == [None]
         assert await strikes(store) == 1
         assert await submit(store, owner.step(b"event")) == [None]
         assert await strikes(store) == 0
-        assert (await claim(store, nonce="c")).loaded.strikes == 1
+        assert (await claim(store, owner="c", nonce="c")).loaded.strikes == 1
 
     async def test_a_claim_that_would_be_one_strike_too_many_counts_none(
         self, store: SessionStore, clock: FakeClock
     ) -> None:
         owner = await created(store)
         before = await dump(store, SESSION)
-        for _ in range(3):
-            assert await store.claim(SESSION, "node", "n", strikes_max=0) == NotClaimed("struck")
-        assert await dump(store, SESSION) == before
         assert await store.claim(SESSION, "other", "o", strikes_max=0) == NotClaimed("held", "node")
         clock.advance(10 * LEASE_MS)
-        assert await store.claim(SESSION, "other", "o", strikes_max=0) == NotClaimed("struck")
+        for _ in range(3):
+            assert await store.claim(SESSION, "other", "o", strikes_max=0) == NotClaimed("struck")
+        clock.advance(-10 * LEASE_MS)
+        assert await dump(store, SESSION) == before
+        clock.advance(10 * LEASE_MS)
         found = await store.claim(SESSION, "other", "o", strikes_max=1)
         assert isinstance(found, Claimed)
         assert found.loaded.strikes == 1
@@ -242,8 +253,8 @@ class Claiming:
 
     async def test_a_release_resets_the_strikes(self, store: SessionStore) -> None:
         await store.accept(entry("m1"))
-        await claim(store, nonce="a")
-        owner = await claim(store, nonce="b")
+        await claim(store, owner="a", nonce="a")
+        owner = await claim(store, owner="b", nonce="b")
         await store.release(SESSION, owner.token)
         assert await strikes(store) == 0
         assert (await claim(store, nonce="c")).loaded.strikes == 0
@@ -273,8 +284,8 @@ class Claiming:
         self, store: SessionStore
     ) -> None:
         await store.accept(entry("m1"))
-        await claim(store, nonce="a")
-        owner = await claim(store, nonce="b")
+        await claim(store, owner="a", nonce="a")
+        owner = await claim(store, owner="b", nonce="b")
         await store.release(SESSION, owner.token, quarantine="it kills its host")
         loaded = await store.load(SESSION)
         assert loaded is not None

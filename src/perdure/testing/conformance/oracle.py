@@ -63,7 +63,7 @@ class Oracle:
             return ("held", facts["owner"])
         if reads is not None and reads < facts["generation"]:
             return ("newer", None)
-        if facts["open_claim"]:
+        if facts["open_claim"] and facts["owner"] != owner:
             facts["strikes"] += 1
         facts["epoch"] += 1
         facts.update(open_claim=True, owner=owner, token=(facts["epoch"], nonce))

@@ -42,11 +42,11 @@ UPDATE sessions SET
     epoch = epoch + 1,
     nonce = :nonce,
     owner = :owner,
-    claims = claims + 1,
+    claims = iif(owner = :owner, max(claims, 1), claims + 1),
     known = unconsumed,
     trusts = (SELECT incarnation FROM identity)
 WHERE tenant = :tenant AND agent = :agent AND key = :key AND quarantine IS NULL
-AND (:strikes_max IS NULL OR claims <= :strikes_max)
+AND (:strikes_max IS NULL OR claims - iif(owner = :owner, 1, 0) <= :strikes_max)
 AND (:reads IS NULL OR generation <= :reads) AND (
     owner IS NULL OR owner = :owner OR NOT EXISTS (
         SELECT 1 FROM nodes WHERE nodes.owner = sessions.owner AND lease_until > :now
