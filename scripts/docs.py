@@ -128,6 +128,8 @@ SETTINGS_SAID: Final = {
     "several.",
     "activations_max": "How many sessions are being claimed and loaded at once, at most.",
     "linger_ms": "How long a session with nothing to do stays loaded.",
+    "strikes_max": "How often in a row a session's host may die without any progress of that "
+    "session, before it is put in quarantine; 30 on a server, which executes nothing.",
     "probation_ms": "How long a session that may be what killed its host runs before the next such "
     "one is claimed",
     "drain_ms": "How long a drain waits for `once` calls that have begun.",

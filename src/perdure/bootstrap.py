@@ -6,7 +6,7 @@ import asyncio
 import importlib.metadata
 import os
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +21,7 @@ from perdure.adapters.models import resolve
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.adapters.stores.sqlite import SqliteReader, SqliteStore
 from perdure.adapters.telemetry.logs import LogTelemetry
-from perdure.core.errors import InvalidInput, StoreLocked, StoreRefused
+from perdure.core.errors import InvalidInput, StoreLocked, StoreRefused, Unavailable
 from perdure.ports.catalog import Catalog
 from perdure.ports.clock import Clock
 from perdure.ports.cluster import Cluster, NodeCard
@@ -74,6 +74,8 @@ SHARED: Mapping[str, tuple[str, str]] = {
 SQLITE_PREFIX = "sqlite:///"
 MEMORY_URL = "memory://"
 DEFAULT_TENANT = "default"
+OPENED_EVERY_S = 1.0
+"""How often a server tries to open a store that does not answer."""
 KEY_VARIABLES = ("PERDURE_BOOTSTRAP_KEY", "NORNS_DEFAULT_TENANT_KEY")
 
 
@@ -268,6 +270,8 @@ async def open_service(
     cluster: str | None = None,
     name: str = "",
     url: str | None = None,
+    patience_s: float = 0,
+    on_waiting: Callable[[str], None] = lambda why: None,
 ) -> AsyncIterator[tuple[Service, str | None]]:
     """Open a server's stores, and give the service with a new admin key if there was none.
 
@@ -277,8 +281,9 @@ async def open_service(
     it; then `PERDURE_KEY_PEPPER` has to be the same for all, who know this server by `name` and
     `url`. Else the catalog and the pepper are in `folder`. A key that `environment` names
     (`PERDURE_BOOTSTRAP_KEY` or `NORNS_DEFAULT_TENANT_KEY`) becomes an admin key of the default
-    tenant instead of a new one. Raises `StoreLocked`, `StoreRefused`, `InvalidInput`, and
-    `Unavailable` for a server that does not answer.
+    tenant instead of a new one. A store that does not answer is waited for `patience_s` seconds, and
+    `on_waiting` told why. Raises `StoreLocked`, `StoreRefused`, `InvalidInput`, and `Unavailable`
+    for a store that does not answer then.
     """
     from perdure.server.egress import egress_for
     from perdure.server.keys import Keyring
@@ -291,7 +296,7 @@ async def open_service(
     if not is_shared(catalog):
         await asyncio.to_thread(folder.mkdir, 0o700, parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
-        opened = await open_store(store, clock)
+        opened = await _open_patiently(store, clock, patience_s, on_waiting)
         stack.push_async_callback(opened.close)
         entries = await open_catalog(catalog, clock)
         stack.push_async_callback(entries.close)
@@ -327,6 +332,20 @@ async def open_service(
         if offers_setup:
             service.setup = await SetupLink.offer(tenant, entries, keys, clock, fresh)
         yield service, made
+
+
+async def _open_patiently(
+    store: str, clock: Clock, patience_s: float, on_waiting: Callable[[str], None]
+) -> OpenStore:
+    end_ms = clock.monotonic_ms() + patience_s * 1000
+    while True:
+        try:
+            return await open_store(store, clock)
+        except Unavailable as why:
+            if not is_shared(store) or clock.monotonic_ms() >= end_ms:
+                raise
+            on_waiting(str(why))
+        await asyncio.sleep(OPENED_EVERY_S)
 
 
 def _beside(

@@ -41,6 +41,9 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  nothing is bound here
 """Whoever listens there is reached at addresses that it does not know."""
 RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.5, 15.0
 LEAVE_SECONDS_MAX = 35
+STORE_PATIENCE_S = 60
+"""How long a server waits when it starts for a store that others share, and that does not answer.
+"""
 CLAIM_VARIABLE = "PERDURE_CLAIM_TOKEN"
 REFUSED = dict(EXIT_CODES)[WorkerRefused]
 JOINED = "the worker has joined"
@@ -145,6 +148,8 @@ async def server(
         catalog=catalog,
         cluster=cluster,
         url=advertise,
+        patience_s=STORE_PATIENCE_S,
+        on_waiting=lambda why: click.echo(f"waiting for the store: {plain(why)}", err=True),
     )
     await _serve(opening, host, port, folder, (), is_dev=False)
 

@@ -12,7 +12,6 @@ from perdure.core.errors import BrokenChain, StoreError
 from perdure.core.evolve import evolve
 from perdure.core.history import History
 from perdure.core.ids import SessionId
-from perdure.core.limits import STRIKES_MAX
 from perdure.core.state import EMPTY, State, decode_snapshot
 from perdure.ports import faults
 from perdure.ports.clock import Clock
@@ -20,7 +19,7 @@ from perdure.ports.session_store import Claimed, Loaded, NotClaimed, SessionStor
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.actor import Actor
 from perdure.runtime.agents import Agents
-from perdure.runtime.probation import STRIKES_TOGETHER_MAX, Probation
+from perdure.runtime.probation import LAST_STRIKES, Probation
 
 
 class Found(NamedTuple):
@@ -44,7 +43,9 @@ class Loader:
         read_batch_records: int,
         on_set_aside: Callable[[SessionId, str], None],
         probation: Probation,
+        strikes_max: int,
     ) -> None:
+        self._strikes_max = strikes_max
         self._store = store
         self._agents = agents
         self._clock = clock
@@ -63,7 +64,7 @@ class Loader:
         agent = self._agents.of(session.tenant, session.agent)
         if agent is None:
             return None
-        claimed = await self._claim(session, STRIKES_TOGETHER_MAX)
+        claimed = await self._claim(session, self._strikes_max - LAST_STRIKES)
         if isinstance(claimed, NotClaimed):
             if claimed.why == "struck":
                 return await self._load_on_probation(session, agent)
@@ -101,7 +102,7 @@ class Loader:
             version=loaded.version,
             strikes=loaded.strikes,
         )
-        if loaded.strikes >= STRIKES_MAX:
+        if loaded.strikes >= self._strikes_max:
             why = f"its host died {loaded.strikes} times in a row while running it"
             await self.set_aside(session, claimed, why)
             return None

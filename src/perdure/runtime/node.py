@@ -75,6 +75,7 @@ class Node(Tenancy):
             settings.read_batch_records,
             followers.set_aside,
             probation,
+            settings.strikes_max,
         )
         host = Host(
             store, loader, dispatcher, agents, clock, telemetry, followers, probation, settings

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 
 from perdure.core.ids import SessionId
-from perdure.core.limits import STRIKES_MAX
 from perdure.ports.clock import Clock, Timer
 
-STRIKES_TOGETHER_MAX = STRIKES_MAX - 2
-"""How many strikes a session may have when it is claimed beside others that have some."""
+LAST_STRIKES = 2
+"""A session that is so many strikes from quarantine, or less, is not claimed beside others like it.
+"""
 
 
 class Probation:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from perdure.core.limits import STRIKES_MAX
+
 
 class NodeSettings(msgspec.Struct, frozen=True):
     """The settings of a node; the defaults suit one process on one machine."""
@@ -16,6 +18,9 @@ class NodeSettings(msgspec.Struct, frozen=True):
     activations_max: int = 512
     linger_ms: int = 1_000
     """How long a session with nothing to do stays loaded."""
+    strikes_max: int = STRIKES_MAX
+    """How often in a row a session's host may die, while it gets nowhere, before it is set aside.
+    """
     probation_ms: int = 600_000
     """How long a session that may be what killed its host keeps others like it waiting."""
     drain_ms: int = 10_000
@@ -23,5 +28,13 @@ class NodeSettings(msgspec.Struct, frozen=True):
     read_batch_records: int = 500
 
 
+SERVED_STRIKES_MAX = 30
+"""The same on a server. It executes nothing: when it dies, it is hardly a session's fault."""
 CLUSTERED = NodeSettings(scan_interval_ms=1_000)
 """The settings of a node that is not alone: it looks more often for what others left."""
+
+
+def served(*, alone: bool) -> NodeSettings:
+    """Return the settings of a server's node, which may be alone."""
+    settings = NodeSettings() if alone else CLUSTERED
+    return msgspec.structs.replace(settings, strikes_max=SERVED_STRIKES_MAX)

@@ -17,7 +17,7 @@ from perdure.ports.session_store import SessionStore
 from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import ModelTask, Task
 from perdure.runtime.node import Node
-from perdure.runtime.settings import NodeSettings
+from perdure.runtime.settings import NodeSettings, served
 from perdure.server.catalogued import Catalogued
 from perdure.server.changes import Changes, Hint
 from perdure.server.desk import Desk
@@ -97,7 +97,7 @@ class Service:
             self.agents,
             clock,
             telemetry,
-            settings=settings,
+            settings=settings or served(alone=cluster is None),
             cluster=cluster,
             card=self._card,
         )
