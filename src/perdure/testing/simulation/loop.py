@@ -97,6 +97,8 @@ class VirtualLoop:
     processes or signals. Whatever asks for one of those fails at once.
     """
 
+    steps_max = STEPS_MAX
+
     def __init__(self, chance: random.Random) -> None:
         self.world = Process("the world")
         self.current = self.world
@@ -299,5 +301,5 @@ class VirtualLoop:
         except Exception as error:  # noqa: BLE001  the world is told, and the run fails
             self.troubles.append(f"a callback of {process.name} raised {error!r}")
         self.current = self.world
-        if self.steps > STEPS_MAX:
-            raise Livelock(f"{STEPS_MAX} steps by {self.now_us / 1e6:.1f} s")
+        if self.steps > self.steps_max:
+            raise Livelock(f"{self.steps_max} steps by {self.now_us / 1e6:.1f} s")
