@@ -17,7 +17,7 @@ TAKEOVER_MS = 5_000 + 2_000
 def test_every_lost_session_goes_on_and_is_claimed_about_once(name: str) -> None:
     figures = run(name, CLUSTER, seed=1)
     assert figures.recovered == figures.lost > 0
-    assert figures.claims <= 1.3 * figures.lost
+    assert figures.claims <= 1.15 * figures.lost
     assert figures.renewals_peak_s <= 3 * BEATS_S
     assert figures.fenced_nodes == (CLUSTER.nodes if name == "store-away" else 0)
 

@@ -104,7 +104,7 @@ class Node(Tenancy):
         self._elsewhere: Elsewhere | None = None
         if cluster is not None:
             self._know_others(cluster)
-        dispatcher.may_start = self._heartbeat.holds
+        dispatcher.may_start = self._recovery.holds = self._heartbeat.holds
         host.on_store_failure = self._store_failed
         host.on_parked = self._recovery.nudge
         self._recovery.on_store_failure = self._store_failed

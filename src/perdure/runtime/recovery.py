@@ -26,6 +26,8 @@ from perdure.runtime.agents import Agents
 from perdure.runtime.probation import Probation
 from perdure.runtime.settings import NodeSettings
 
+LEASE_AGAIN_MS = 100
+"""When a node whose lease is in doubt looks again whether it may scan."""
 SCAN_GAP_MS = 10
 """All nodes together scan at most once in so long because something else falls due."""
 
@@ -53,6 +55,8 @@ class Recovery:
         """Says how many nodes should rather take a session than this one; None for a node alone."""
         self.peers: Callable[[], int] = lambda: 1
         """Says how many nodes scan, this one included."""
+        self.holds: Callable[[], bool] = lambda: True
+        """Says whether the node's lease is alive: what it claims without one is not its own."""
         self._store = store
         self._agents = agents
         self._activate = activate
@@ -136,6 +140,9 @@ class Recovery:
             self._task = asyncio.ensure_future(self._scan())
 
     async def _scan(self) -> None:
+        if not self.holds():
+            self._set(self._clock.now_ms() + LEASE_AGAIN_MS)
+            return
         try:
             await self.run_once()
         except Broken as error:

@@ -205,6 +205,7 @@ class Node:
             self.owner,
             lambda session: None,
         )
+        self.recovery.holds = self.heartbeat.holds
         if policy.shared:
             self.recovery.place = self.presence.place
             self.recovery.peers = lambda: len(self.presence.nodes)
