@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Rows = list[Any]
 
+STATEMENTS_PREPARED_MAX = 100
 CONNECT_SECONDS_MAX = 3.0
 CLOSE_SECONDS_MAX = 1.0
 STATEMENT_SECONDS_MAX = 8
@@ -35,6 +36,7 @@ SETTINGS = {
     "statement_timeout": f"{STATEMENT_SECONDS_MAX}s",
     "lock_timeout": f"{LOCK_SECONDS_MAX}s",
     "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS_MAX}s",
+    "default_transaction_isolation": "read committed",
     # All that we ask is answered by indexes. Without these, a plan that was made while a table was
     # small would read it as a whole when it has grown.
     "enable_seqscan": "off",
@@ -44,6 +46,7 @@ SETTINGS = {
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
 }
+SET_IN_TRANSACTION = ";".join(f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items())
 
 
 class Database:
@@ -85,7 +88,8 @@ class Database:
                 connection = await driver.connect(
                     self._url,
                     server_settings={"application_name": "perdure", **settings},
-                    **({"statement_cache_size": 0} if self.pooled else {}),
+                    statement_cache_size=0 if self.pooled else STATEMENTS_PREPARED_MAX,
+                    max_cached_statement_lifetime=0,
                 )
         except (OSError, TimeoutError) as error:
             raise self._away(error) from None
@@ -133,8 +137,7 @@ async def ask(
             if not database.pooled:
                 return await connection.fetch(query, *values)
             async with connection.transaction():
-                for name, value in SETTINGS.items():
-                    await connection.execute(f"SET LOCAL {name} = '{value}'")
+                await connection.execute(SET_IN_TRANSACTION)
                 return await connection.fetch(query, *values)
     except TimeoutError:
         connection.terminate()

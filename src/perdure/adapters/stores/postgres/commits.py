@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -25,7 +26,7 @@ NEVER = -1
 
 Columns = tuple[list[Any], ...]
 
-encode_row = msgspec.json.Encoder().encode
+_encode_row = msgspec.json.Encoder().encode
 
 
 class Commits(Stage):
@@ -83,18 +84,14 @@ class Commits(Stage):
 
 def columns(groups: Sequence[tuple[Key, list[StepCommit]]]) -> list[list[Any]]:
     """Return the values of `COMMIT`, a list for each parameter."""
-    steps: Columns = tuple([] for _ in range(11))
-    events: Columns = tuple([] for _ in range(5))
-    consumed: Columns = tuple([] for _ in range(4))
-    rows: Columns = tuple([] for _ in range(8))
-    snapshots: Columns = tuple([] for _ in range(4))
-    blobs: Columns = tuple([] for _ in range(3))
+    steps, events, consumed = _lists(11), _lists(5), _lists(4)
+    rows, snapshots, blobs = _lists(8), _lists(4), _lists(3)
     tenants, sessions, seqs, bodies, hashes = events
     for key, group in groups:
         tenant, number = key
         first, last = group[0], group[-1]
         version, head, generation, used = first.expected, None, 0, 0
-        follows, taken = True, set[str]()
+        follows, taken, snapshot = True, set[str](), None
         for step in group:
             for seq, body, head in step.records:
                 version += 1
@@ -111,18 +108,24 @@ def columns(groups: Sequence[tuple[Key, list[StepCommit]]]) -> list[list[Any]]:
                 refusals = dict(step.refusals)
                 for entry in step.consumed:
                     _append(consumed, tenant, number, entry, refusals.get(entry))
-            if step.blobs:
-                for address, content in step.blobs:
-                    _append(blobs, number, address, content)
+            if step.snapshot is not None:
+                snapshot = (version, step.snapshot)
+            for address, content in step.blobs:
+                _append(blobs, number, address, content)
         if not follows or len(taken) < used:
             used = NEVER
         _append(
             steps, tenant, number, *first.token, first.expected, version, head,
             used, last.postponed, last.wake_at, generation,
         )  # fmt: skip
-        _add_rows(rows, key, group)
-        _add_snapshot(snapshots, key, group)
+        if snapshot is not None:
+            _append(snapshots, tenant, number, *snapshot)
+        _add_rows(rows, number, group)
     return [*steps, *events, *consumed, *rows, *snapshots, *blobs]
+
+
+def _lists(count: int) -> Columns:
+    return tuple([] for _ in range(count))
 
 
 def _append(lists: Columns, *values: Any) -> None:
@@ -130,7 +133,7 @@ def _append(lists: Columns, *values: Any) -> None:
         one.append(value)
 
 
-def _add_rows(lists: Columns, key: Key, group: list[StepCommit]) -> None:
+def _add_rows(lists: Columns, session: UUID, group: list[StepCommit]) -> None:
     latest: dict[tuple[str, str], tuple[int, RunRow]] = {}
     for step in group:
         for row in step.rows:
@@ -138,20 +141,14 @@ def _add_rows(lists: Columns, key: Key, group: list[StepCommit]) -> None:
             created_at, _ = latest.get(place, (row.created_at, row))
             latest[place] = (created_at, row)
     for created_at, row in latest.values():
-        _append(lists, key.id, *row_columns(row)[:5], created_at, encode_row(row))
+        *columns, _, encoded = row_columns(row)
+        _append(lists, session, *columns, created_at, encoded)
 
 
 def row_columns(row: RunRow) -> tuple[Any, ...]:
     """Return the columns of a run's row."""
     tenant, agent, key = row.session
-    return tenant, row.id, agent, key, row.status, row.created_at, encode_row(row)
-
-
-def _add_snapshot(lists: Columns, key: Key, group: list[StepCommit]) -> None:
-    for step in reversed(group):
-        if step.snapshot is not None:
-            _append(lists, *key, step.expected + len(step.records), step.snapshot)
-            return
+    return tenant, row.id, agent, key, row.status, row.created_at, _encode_row(row)
 
 
 async def _why_refused(ask: Ask, operation: Commit) -> StoreError | None:

@@ -25,7 +25,7 @@ from perdure.adapters.stores.postgres.reading import Reading
 from perdure.adapters.stores.postgres.writer import Writer
 from perdure.core.codec import Record
 from perdure.core.durability import Durability
-from perdure.core.errors import Broken, Fenced, InvalidInput, NotFound
+from perdure.core.errors import Broken, Fenced, InvalidInput, NotFound, StoreRefused
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
 from perdure.ports.session_store import (
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 SCHEMA = Schema(part="store", package=__package__)
+IDENTITY = "SELECT identity FROM perdure.store"
 READERS = 4
 """Connections that read, at most; one more writes."""
 NODES_KEPT_MS = 7 * 24 * 3600 * 1000
@@ -106,7 +107,7 @@ class PostgresStore:
             await SCHEMA.migrate(connection, database.name)
             await _note(connection, database.found, now())
             await connection.execute(statements.FORGET_NODES, now(), NODES_KEPT_MS)
-            identity = await connection.fetchval("SELECT identity FROM perdure.store")
+            identity = await connection.fetchval(IDENTITY)
         except BaseException:
             await close(connection)
             raise
@@ -238,6 +239,8 @@ class PostgresStore:
         }
 
     async def _greet(self, connection: asyncpg.Connection[Any], found: Found) -> None:
+        if await connection.fetchval(IDENTITY) != self.identity:
+            raise StoreRefused(f"{self._database.name} holds another store than before")
         await _note(connection, found, self._now())
         self.durability = found.durability
 

@@ -147,8 +147,8 @@ class Writer:
         pauses, undone = Pauses(), 0
         while True:
             try:
-                self._connection = self._connection or await self._connect()
-                again = await stage.write(partial(ask, self._connection, self._database))
+                connection = await self._connected()
+                again = await stage.write(partial(ask, connection, self._database))
             except (Unavailable, StoreRefused) as error:
                 why = str(error)
             except Exception as error:  # noqa: BLE001 - whoever waits must learn of it
@@ -171,10 +171,11 @@ class Writer:
                 return []
             await pauses.pause()
 
-    async def _connect(self) -> asyncpg.Connection[Any]:
-        connection = await self._database.connect()
-        self.connections += 1
-        return connection
+    async def _connected(self) -> asyncpg.Connection[Any]:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._database.connect()
+            self.connections += 1
+        return self._connection
 
     def _lose(self, stage: Stage) -> None:
         if self._connection is not None:
