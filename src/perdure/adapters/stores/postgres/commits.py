@@ -62,7 +62,7 @@ class Commits(Stage):
         # Whoever locks several rows does so in the order of their keys: nobody waits in a circle.
         groups = sorted(self._groups.items())
         steps = [(key, [operation.step for operation in group]) for key, group in groups]
-        [(held,)] = await ask(statements.COMMIT, *columns(steps))
+        [(held,)] = await ask(*statement(steps))
         if held is None:
             return []
         written = set(held)
@@ -82,8 +82,8 @@ class Commits(Stage):
             operation.fail(Conflict(f"it cannot be stored: {error}"))
 
 
-def columns(groups: Sequence[tuple[Key, list[StepCommit]]]) -> list[list[Any]]:
-    """Return the values of `COMMIT`, a list for each parameter."""
+def statement(groups: Sequence[tuple[Key, list[StepCommit]]]) -> tuple[Any, ...]:
+    """Return the statement that writes some steps, and its values: a list for each parameter."""
     steps, events, consumed = _lists(11), _lists(5), _lists(4)
     rows, snapshots, blobs = _lists(8), _lists(4), _lists(3)
     tenants, sessions, seqs, bodies, hashes = events
@@ -121,7 +121,9 @@ def columns(groups: Sequence[tuple[Key, list[StepCommit]]]) -> list[list[Any]]:
         if snapshot is not None:
             _append(snapshots, tenant, number, *snapshot)
         _add_rows(rows, number, group)
-    return [*steps, *events, *consumed, *rows, *snapshots, *blobs]
+    if not (consumed[0] or rows[0] or snapshots[0] or blobs[0]):
+        return statements.COMMIT_RECORDS, *steps, *events
+    return statements.COMMIT, *steps, *events, *consumed, *rows, *snapshots, *blobs
 
 
 def _lists(count: int) -> Columns:

@@ -15,20 +15,16 @@ ON CONFLICT (tenant_id, id) DO UPDATE SET
     agent = excluded.agent, key = excluded.key, status = excluded.status, row = excluded.row
 """
 
-COMMIT = f"""
-WITH step AS MATERIALIZED (
+_STEPS = """
+step AS MATERIALIZED (
     SELECT * FROM unnest(
         $1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bytea[],
         $8::integer[], $9::integer[], $10::bigint[], $11::integer[]
     ) AS step (tenant_id, id, epoch, nonce, expected, version, head,
         used, postponed, wake_at, generation)
-), waiting AS (
-    SELECT used.session, count(*)::integer AS used
-    FROM unnest($17::text[], $18::uuid[], $19::text[]) AS used (tenant_id, session, id)
-    JOIN perdure.inbox USING (tenant_id, session, id)
-    WHERE inbox.command IS NOT NULL
-    GROUP BY used.session
-), held AS (
+)"""
+_HELD = """
+held AS (
     UPDATE perdure.sessions SET
         version = step.version,
         head = coalesce(step.head, sessions.head),
@@ -45,14 +41,26 @@ WITH step AS MATERIALIZED (
     WHERE sessions.tenant_id = step.tenant_id AND sessions.id = step.id
     AND sessions.epoch = step.epoch AND sessions.nonce = step.nonce
     AND sessions.version = step.expected
-    AND (step.used = 0 OR (step.id, step.used) IN (SELECT session, used FROM waiting))
+    AND ({settled})
     RETURNING sessions.id
-), appended AS (
+)"""
+_APPENDED = """
+appended AS (
     INSERT INTO perdure.events (tenant_id, session, seq, body, hash)
     SELECT * FROM unnest($12::text[], $13::uuid[], $14::bigint[], $15::bytea[], $16::bytea[])
         AS event (tenant_id, session, seq, body, hash)
     WHERE (session IN (SELECT id FROM held)) IS TRUE
-), consumed AS (
+)"""
+_WAITING = """
+waiting AS (
+    SELECT used.session, count(*)::integer AS used
+    FROM unnest($17::text[], $18::uuid[], $19::text[]) AS used (tenant_id, session, id)
+    JOIN perdure.inbox USING (tenant_id, session, id)
+    WHERE inbox.command IS NOT NULL
+    GROUP BY used.session
+)"""
+_THE_REST = f"""
+consumed AS (
     UPDATE perdure.inbox SET command = NULL, refusal = used.refusal
     FROM unnest($17::text[], $18::uuid[], $19::text[], $20::bytea[])
         AS used (tenant_id, session, id, refusal)
@@ -79,9 +87,20 @@ WITH step AS MATERIALIZED (
         AS blob (session, address, body)
     WHERE (session IN (SELECT id FROM held)) IS TRUE
     ON CONFLICT DO NOTHING
-)
-SELECT CASE WHEN count(*) < cardinality($2) THEN coalesce(array_agg(id), '{{}}') END FROM held
+)"""
+_WRITTEN = """
+SELECT CASE WHEN count(*) < cardinality($2) THEN coalesce(array_agg(id), '{}') END FROM held
 """
+
+COMMIT_RECORDS = f"WITH {_STEPS}, {_HELD.format(settled='step.used = 0')}, {_APPENDED} {_WRITTEN}"
+"""Steps that are nothing but records: what most of a run consists of."""
+
+_SETTLED = "step.used = 0 OR (step.id, step.used) IN (SELECT session, used FROM waiting)"
+COMMIT = (
+    f"WITH {_STEPS}, {_WAITING}, {_HELD.format(settled=_SETTLED)}, {_APPENDED}, {_THE_REST} "
+    f"{_WRITTEN}"
+)
+"""Any steps. The answer is NULL if all were written, and else the sessions whose steps were."""
 
 STANDING = """
 SELECT sessions.epoch, sessions.nonce, sessions.version, events.hash,
