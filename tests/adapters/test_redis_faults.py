@@ -143,7 +143,7 @@ async def busy(store: RedisStore, count: int) -> list[Worker]:
 
 
 async def one_more(store: RedisStore, session: SessionId) -> Claimant:
-    """Make a session and claim it."""
+    """Make a session, if there is none, and claim it."""
     await store.accept(entry("first", session=session))
     return await claim(store, session)
 
@@ -448,6 +448,26 @@ async def test_a_loss_that_nothing_but_the_writer_can_know_of_makes_sessions_sus
             loaded = await store.load(SESSION)
             assert loaded is not None
             assert loaded.suspect is not None
+
+
+async def test_a_loss_is_noticed_once_and_not_again_by_all_who_took_part() -> None:
+    with started(**SYNCED) as server:
+        async with opened(server.url) as first, opened(server.url) as second:
+            await asyncio.gather(*(one_more(first, SESSION._replace(key=str(n))) for n in range(9)))
+            earlier = server.disk()
+            others = [SESSION._replace(key=str(n)) for n in range(10, 30)]
+            for store in (first, second):
+                await asyncio.gather(*(one_more(store, session) for session in others))
+            server.kill()
+            server.start_again(disk=earlier)
+            owner = await claim(first, SESSION._replace(key="1"))
+            assert owner.loaded.suspect is not None
+            assert await submit(first, owner.step(b"event")) == [None]
+            for store in (second, first):
+                await asyncio.gather(*(one_more(store, session) for session in others))
+            loaded = await first.load(owner.session)
+            assert loaded is not None
+            assert loaded.suspect is None
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 -- is, after what realm.lua says
 --   5 the writer's id   6 the number of the batch   7 that of the last one whose answer it had
 --   8 whether a restart of a server without replicas loses nothing
+--   9 the incarnation of the realm when that answer was given
 -- Each operation is {kind, how many payloads it has, ...}.
 local KEPT_SECONDS = 30 * 86400
 
 local number, acknowledged = tonumber(ARGV[6]), tonumber(ARGV[7])
-local operations, cursor = cmsgpack.unpack(ARGV[4]), 8
+local operations, cursor = cmsgpack.unpack(ARGV[4]), 9
 
 local mark = base .. 'writer:' .. ARGV[5]
 local kept, last, answers = call('GET', mark), 0, {}

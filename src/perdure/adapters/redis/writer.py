@@ -22,6 +22,7 @@ from perdure.core.errors import Conflict, PerdureError, StoreError, Unavailable
 BATCH_OPERATIONS_MAX = 500
 BATCH_BYTES_MAX = 4 << 20
 ID_BYTES = 16
+REFRESH_SECONDS = 6 * 3600.0
 TELLING_SECONDS = 0.001
 """How long what became of operations is told before others have their turn on the event loop."""
 
@@ -38,9 +39,13 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Operation(Protocol):
-    """What is executed once; `submitted` is when, `error` why it is refused if it is."""
+    """What is executed once; `submitted` is when, `error` why it is refused if it is.
+
+    `load_bytes` is how much may be read for it, at a guess.
+    """
 
     submitted: float
+    load_bytes: int
 
     @property
     def error(self) -> PerdureError | None:
@@ -67,7 +72,7 @@ class Operation(Protocol):
 class Request:
     """An operation with a result; `read` makes it of an answer and of what was loaded."""
 
-    __slots__ = ("_future", "_packed", "_read", "_result", "error", "submitted")
+    __slots__ = ("_future", "_packed", "_read", "_result", "error", "load_bytes", "submitted")
 
     def __init__(
         self,
@@ -75,7 +80,9 @@ class Request:
         payloads: list[bytes],
         read: Callable[[Answer, Any], Any],
         future: asyncio.Future[Any],
+        load_bytes: int = 0,
     ) -> None:
+        self.load_bytes = load_bytes
         self.submitted = future.get_loop().time()
         self.error: PerdureError | None = None
         self._packed = header, payloads
@@ -122,6 +129,7 @@ class Writer(Generic[Op]):
         self._script = script
         self._id = secrets.token_hex(ID_BYTES)
         self._acknowledged = 0
+        self._incarnation = b""
         self._queue: deque[Op] = deque()
         self._telling: deque[Op] = deque()
         self._loop = asyncio.get_running_loop()
@@ -151,14 +159,23 @@ class Writer(Generic[Op]):
     async def _run(self) -> None:
         while self._queue or not self._stopping:
             if not self._queue:
-                self._news.clear()
-                await self._news.wait()
+                await self._rest()
                 continue
             batch, asked, arguments = self._collect()
             if asked:
                 await self._execute(asked, arguments)
             self._executed(batch)
             self._tell(batch)
+
+    async def _rest(self) -> None:
+        """Wait for something to do; what the server keeps of an idle writer must not expire."""
+        self._news.clear()
+        try:
+            async with asyncio.timeout(REFRESH_SECONDS):
+                await self._news.wait()
+        except TimeoutError:
+            if self._acknowledged:
+                await self._execute([], [list_of([])])
 
     def _collect(self) -> tuple[list[Op], list[Op], list[bytes]]:
         """Take a batch: all of it, what of it is to be asked, and the headers and payloads."""
@@ -177,27 +194,28 @@ class Writer(Generic[Op]):
                 operation.fail(Conflict(f"it cannot be stored: {error}"))
                 continue
             payloads += parts
-            size += sum(map(len, parts))
+            size += operation.load_bytes + sum(map(len, parts))
             asked.append(operation)
         return batch, asked, [list_of(headers), *payloads]
 
     async def _execute(self, asked: list[Op], arguments: list[bytes]) -> None:
         """Have operations executed, and let each note what became of it."""
         headers, *payloads = arguments
-        since = min(one.submitted for one in asked)
-        self.batches += 1
+        since = min((one.submitted for one in asked), default=self._loop.time())
+        self.batches = number = self.batches + 1
 
         def batch() -> Command:
             safely = int(self._realm.restarts_safely)
-            return (headers, self._id, self.batches, self._acknowledged, safely, *payloads)
+            standing = (self._acknowledged, safely, self._incarnation)
+            return (headers, self._id, number, *standing, *payloads)
 
         try:
-            answers, loads = await self._realm.run(self._script, batch, since)
+            answers, loads, incarnation = await self._realm.run(self._script, batch, since)
         except Unavailable as error:
             for operation in asked:
                 operation.fail(error)
             return
-        self._acknowledged = self.batches
+        self._acknowledged, self._incarnation = number, incarnation
         said = {place: answer for place, *answer in answers}
         loaded = iter(loads)
         for place, operation in enumerate(asked):

@@ -34,6 +34,7 @@ _encode_row = msgspec.json.Encoder().encode
 class Commit:
     """A step commit on its way."""
 
+    load_bytes = 0
     __slots__ = ("done", "error", "step", "submitted")
 
     def __init__(self, step: StepCommit, done: CommitDone, submitted: float) -> None:

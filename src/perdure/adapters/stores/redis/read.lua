@@ -1,14 +1,26 @@
 -- Questions, each {kind, ...}; one answer for each, in order.
 local PAGE = 200
+local READ_MAX = 100
+local READ_BYTES_MAX = 4 * 1024 * 1024
 
 -- {'load', sid}
 local function load_one(op)
   return load(op[2])
 end
 
--- {'read', sid, after, limit}
+-- {'read', sid, after, limit} -> {version, record...}: not all at once if they are many or large
 local function read(op)
-  return call('LRANGE', base .. 'log:' .. op[2], op[3], op[3] + op[4] - 1)
+  local log, after, limit = base .. 'log:' .. op[2], op[3], math.min(op[4], READ_MAX)
+  local answer, size, records = {call('LLEN', log)}, 0, nil
+  repeat
+    records = call('LRANGE', log, after, math.min(after + 9, op[3] + limit - 1))
+    for _, record in ipairs(records) do
+      answer[#answer + 1] = record
+      size = size + #record
+    end
+    after = after + #records
+  until not records[1] or after >= op[3] + limit or size >= READ_BYTES_MAX
+  return answer
 end
 
 -- {'blob', address}
@@ -127,11 +139,7 @@ end
 
 -- {'unread', owner, limit}
 local function unread(op)
-  local found, answer = call('SMEMBERS', base .. 'unread:' .. op[2]), {}
-  for place = 1, math.min(op[3], #found) do
-    answer[place] = found[place]
-  end
-  return answer
+  return call('SRANDMEMBER', base .. 'unread:' .. op[2], op[3])
 end
 
 local KINDS = {

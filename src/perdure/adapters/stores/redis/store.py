@@ -51,7 +51,8 @@ from perdure.ports.session_store import (
 
 PATIENCE_SECONDS = 5.0
 LIST_PAGE = 200
-READ_PAGE = 1_000
+CLAIMED_BYTES = 64 * 1024
+"""What a session that is claimed may weigh, at a guess: a batch claims so many and no more."""
 SCHEMA = 1
 LANES = 2
 """While one batch is executed the next one is made, of other sessions."""
@@ -150,7 +151,7 @@ class RedisStore:
             return NotClaimed(word, answer[1].decode() if len(answer) > 1 else None)
 
         header = operations.claiming(session, owner, nonce, strikes_max, reads)
-        claimed: Claimed | NotClaimed = await self._ask(session, header, [], read)
+        claimed: Claimed | NotClaimed = await self._ask(session, header, [], read, CLAIMED_BYTES)
         return claimed
 
     async def load(self, session: SessionId) -> Loaded | None:
@@ -210,7 +211,7 @@ class RedisStore:
 
     async def unread(self, owner: str, limit: int) -> builtins.list[SessionId]:
         """Return sessions for which something was accepted that their owner may not know of."""
-        return [session_of(one) for one in await self._read("unread", owner, limit)]
+        return [session_of(one) for one in await self._read("unread", owner, max(0, limit))]
 
     async def distrust(self) -> None:
         """Make every session suspect."""
@@ -224,13 +225,11 @@ class RedisStore:
     async def read(self, session: SessionId, after: int, limit: int) -> builtins.list[Record]:
         """Return up to `limit` records after position `after`, in order."""
         records: builtins.list[Record] = []
-        while len(records) < limit:
-            page = min(READ_PAGE, limit - len(records))
-            start = after + len(records)
-            found = await self._read("read", name(session), start, page)
+        version = after + 1
+        while len(records) < limit and after + len(records) < version:
+            start, wanted = after + len(records), limit - len(records)
+            version, *found = await self._read("read", name(session), start, wanted)
             records += [unpack_record(seq, one) for seq, one in enumerate(found, start + 1)]
-            if len(found) < page:
-                break
         return records
 
     async def list(self, query: RunQuery) -> builtins.list[RunRow]:
@@ -275,11 +274,12 @@ class RedisStore:
         header: Header,
         payloads: builtins.list[bytes],
         read: Callable[[Answer, Any], Any],
+        load_bytes: int = 0,
     ) -> Any:
         if self._closed:
             raise self._is_closed()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._lane(session).submit(Request(header, payloads, read, future))
+        self._lane(session).submit(Request(header, payloads, read, future, load_bytes))
         return await future
 
     async def _read(self, *question: Any) -> Any:

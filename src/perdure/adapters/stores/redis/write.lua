@@ -1,5 +1,5 @@
--- What changes sessions. The answer is {answers, loads}: what operations have to say, and the sessions
--- that were claimed.
+-- What changes sessions. The answer is {answers, loads, incarnation}: what operations have to say, and
+-- the sessions that were claimed.
 local VOIDED_MAX = 1000
 local PUSHED_MAX = 1000
 local LEASES_KEPT_MS = 7 * 86400 * 1000
@@ -7,7 +7,9 @@ local NO_WAKE = '+inf'
 
 -- The facts may be older than what was acknowledged: after a failover, or when a server that does
 -- not sync was started again. A server that syncs and was never followed may well start again.
-local history, lost = match(replication, 'master_replid:(%x+)'), acknowledged > last
+-- What a writer misses was lost; but only once, if the store was distrusted since it was told.
+local history = match(replication, 'master_replid:(%x+)')
+local lost = acknowledged > last and ARGV[9] == incarnation
 local function distrust()
   incarnation = format('%.0f', math.max(now, incarnation + 1))
   call('HSET', realm, 'incarnation', incarnation)
@@ -304,4 +306,4 @@ for _, answer in ipairs(answers) do
     loads[#loads + 1] = load(operations[answer[1] + 1][3])
   end
 end
-return {answers, loads}
+return {answers, loads, incarnation}
