@@ -136,7 +136,7 @@ SETTINGS_SAID: Final = {
     "read_batch_records": "How many events one read of the store returns at most.",
 }
 ENVIRONMENT_SAID: Final = {
-    "PERDURE_STORE": "The store of the command line, where `--store` is not given.",
+    "PERDURE_STORE": "The store of the command line and of servers, where `--store` is not given.",
     "ANTHROPIC_API_KEY": "The key for `anthropic:` models (or ANTHROPIC_AUTH_TOKEN).",
     "ANTHROPIC_BASE_URL": "Another address for `anthropic:` models.",
     "OPENAI_API_KEY": "The key for `openai:` and `openai-responses:` models.",
@@ -147,7 +147,12 @@ ENVIRONMENT_SAID: Final = {
     "PERDURE_CLAIM_TOKEN": "What `perdure worker --gard` claims its gard with.",
     "PERDURE_MODEL": "The model of the examples and of what `perdure new` made: `provider:model`.",
     "PERDURE_BOOTSTRAP_KEY": "A key that becomes an admin's when a server starts; 16 to 256 chars.",
-    "PERDURE_KEY_PEPPER": "What a server hashes keys with, instead of a file beside its catalog.",
+    "PERDURE_KEY_PEPPER": "What a server hashes keys with, instead of a file beside its catalog. "
+    "Servers that share a catalog need it, and the same.",
+    "PERDURE_CATALOG": "Where a server's agents and keys are, where `--catalog` is not given: a URL.",
+    "PERDURE_CLUSTER": "Where servers hear of each other, where `--cluster` is not given: a URL.",
+    "PERDURE_NAME": "What other servers call this one, where `--name` is not given.",
+    "PERDURE_ADVERTISE": "The URL by which others reach it, where `--advertise` is not given.",
     "PERDURE_WEBHOOK_NETWORKS": "Networks besides public ones where webhooks may go: 10.1.0.0/16.",
     "PERDURE_WEBHOOK_PORTS": "The ports of webhooks that go out, or `*`; 80 and 443 if not given.",
     "PERDURE_ISOLATED_TOOL": "Set by perdure in an isolated tool's process: no runtime starts.",

@@ -68,6 +68,7 @@ FIELDS[AgentSpec] = {
     "credentials": st.fixed_dictionaries(
         dict.fromkeys(SECRETS, REFERENCES), optional={"model": REFERENCES}
     ),
+    "durability": st.sampled_from([None, "memory", "fsynced", "replicated(3)"]),
 }
 
 SPECS: Final[st.SearchStrategy[AgentSpec]] = _structs(AgentSpec)

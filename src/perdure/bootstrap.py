@@ -21,8 +21,9 @@ from perdure.adapters.models import resolve
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.adapters.stores.sqlite import SqliteReader, SqliteStore
 from perdure.adapters.telemetry.logs import LogTelemetry
+from perdure.core.agent import check_durability
 from perdure.core.errors import InvalidInput, StoreLocked, StoreRefused, Unavailable
-from perdure.ports.catalog import Catalog
+from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.clock import Clock
 from perdure.ports.cluster import Cluster, NodeCard
 from perdure.ports.credentials import CredentialProvider
@@ -37,6 +38,7 @@ from perdure.runtime.settings import NodeSettings
 from perdure.worker import ISOLATED_VARIABLE, Agent, LocalWorker
 
 if TYPE_CHECKING:
+    from perdure.server.keys import Keyring
     from perdure.server.service import Service
 
 __all__ = [
@@ -94,8 +96,8 @@ def sqlite_path(url: str) -> Path | None:
         return None
     if url.startswith(SQLITE_PREFIX) and len(url) > len(SQLITE_PREFIX):
         return Path(url[len(SQLITE_PREFIX) :])
-    # It may hold a password: what comes before the host is not repeated.
-    shown = re.sub("//[^/]*@", "//", url)
+    # It may hold a password: what comes before the host, and settings, are not repeated.
+    shown = re.sub("//.*@", "//", url).partition("?")[0]
     raise InvalidInput(
         f"the URL {shown!r} is not known; expected sqlite:///FILE (relative), "
         f"sqlite:////FILE (absolute), {', '.join(f'{name}://HOST' for name in SHARED)} "
@@ -293,6 +295,12 @@ async def open_service(
 
     clock, fresh = SystemClock(), secret_bytes
     catalog, cluster = _beside(folder, store, catalog, cluster)
+    given_pepper = environment.get("PERDURE_KEY_PEPPER")
+    if is_shared(catalog) and not given_pepper:
+        raise InvalidInput(
+            "servers that share a catalog need the same pepper, with which it keeps keys and "
+            "secrets: set PERDURE_KEY_PEPPER to one text of 32 characters or more for all of them"
+        )
     if not is_shared(catalog):
         await asyncio.to_thread(folder.mkdir, 0o700, parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
@@ -300,16 +308,10 @@ async def open_service(
         stack.push_async_callback(opened.close)
         entries = await open_catalog(catalog, clock)
         stack.push_async_callback(entries.close)
-        given_pepper = environment.get("PERDURE_KEY_PEPPER")
         pepper = await _pepper(folder, given_pepper, entries, shared=is_shared(catalog))
         keys = Keyring(entries, pepper, fresh)
         tenant = await ensure_tenant(entries, DEFAULT_TENANT)
-        given = next((environment[name] for name in KEY_VARIABLES if environment.get(name)), None)
-        made = None
-        if given is not None:
-            await keys.adopt(tenant, given)
-        elif not offers_setup and not await tenant.list(Key, limit=1):
-            made = (await keys.issue(tenant, "admin", name="first start")).token
+        made = await _first_key(keys, tenant, environment, offers_setup)
         seal = Seal(pepper, fresh)
         egress = egress_for(environment)
         together = await open_cluster(cluster, clock)
@@ -348,10 +350,23 @@ async def _open_patiently(
         await asyncio.sleep(OPENED_EVERY_S)
 
 
+async def _first_key(
+    keys: Keyring, tenant: TenantCatalog, environment: Mapping[str, str], offers_setup: bool
+) -> str | None:
+    """Adopt the key that the environment names, or make one if there is none and return it."""
+    given = next((environment[name] for name in KEY_VARIABLES if environment.get(name)), None)
+    if given is not None:
+        await keys.adopt(tenant, given)
+    elif not offers_setup and not await tenant.list(Key, limit=1):
+        return (await keys.issue(tenant, "admin", name="first start")).token
+    return None
+
+
 def _beside(
     folder: Path, store: str, catalog: str | None, cluster: str | None
 ) -> tuple[str, str | None]:
     """Return where the catalog and the cluster of a server with this store are."""
+    sqlite_path(store)
     if not is_shared(store):
         if cluster is not None or (catalog is not None and is_shared(catalog)):
             raise InvalidInput(
@@ -383,11 +398,6 @@ async def _pepper(folder: Path, given: str | None, catalog: Catalog, *, shared: 
                 "is known: restore it from a backup, or give it in PERDURE_KEY_PEPPER"
             )
         return open_pepper(folder / "pepper", given, secret_bytes)
-    if not given:
-        raise InvalidInput(
-            "servers that share a catalog need the same pepper, with which it keeps keys and "
-            "secrets: set PERDURE_KEY_PEPPER to one text of 32 characters or more for all of them"
-        )
     pepper = open_pepper(folder / "pepper", given, secret_bytes)
     await check_pepper(catalog, pepper)
     return pepper
@@ -452,6 +462,8 @@ class Runtime:
         async with AsyncExitStack() as stack:
             opened = await open_store(self.store, self._clock)
             stack.push_async_callback(opened.close)
+            for agent in self.agents.values():
+                check_durability(agent.spec, opened.durability)
             cluster = await open_cluster(self._cluster, self._clock)
             if cluster is not None:
                 stack.push_async_callback(cluster.leave)

@@ -12,7 +12,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from click.testing import CliRunner
 
+from perdure import Agent, Runtime
+from perdure.bootstrap import open_service
+from perdure.cli.main import main
+from perdure.core.errors import StoreRefused
 from perdure.testing.servers import ServerMissing
 from perdure.testing.servers.nats import NatsServer
 from tests.cli.terminal import Terminal
@@ -124,3 +129,45 @@ def test_a_run_crosses_servers_and_outlives_one(terminal: Terminal, store: str) 
         b.until("/nodes", lambda nodes: [node["name"] for node in nodes] == ["eu-2"])
         b.process.send_signal(signal.SIGTERM)
         assert b.process.wait(SECONDS_MAX) == 0
+
+
+REFUSED = [
+    (["--cluster", "redis://h"], "cannot have a catalog or a cluster that others share"),
+    (["--catalog", "nats://h"], "cannot have a catalog or a cluster that others share"),
+    (["--store", "redis://h", "--catalog", "sqlite:///c.db"], "share its catalog too"),
+    (["--store", "redis://h", "--cluster", "memory://"], "share its cluster too"),
+    (["--store", "redis://h", "--cluster", "mysql://h"], "the URL 'mysql://h' is not known"),
+    (["--store", "postgres://u:hidden@h/d"], "the URL 'postgres://h/d' is not known"),
+    (["--store", "postgres://u:hid/hidden@h/d?password=hidden"], "the URL 'postgres://h/d' is not"),
+    (["--store", "redis://h"], "set PERDURE_KEY_PEPPER to one text of 32 characters or more"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED)
+def test_what_servers_cannot_share_is_refused(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is opened; no password is shown."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["server", *options], env={"PERDURE_KEY_PEPPER": None})
+    assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
+    assert "hid" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_server_with_another_pepper_is_refused(nats: str, tmp_path: Path) -> None:
+    """It would know none of the keys, and make some that no other server knows."""
+    for pepper in (PEPPER, PEPPER):
+        async with open_service(tmp_path, nats, {"PERDURE_KEY_PEPPER": pepper}):
+            pass
+    with pytest.raises(StoreRefused, match="PERDURE_KEY_PEPPER is not the one"):
+        async with open_service(tmp_path, nats, {"PERDURE_KEY_PEPPER": PEPPER.upper()}):
+            pass
+
+
+async def test_runtimes_on_one_store_share_its_sessions(nats: str) -> None:
+    """What is sent to one can be asked of the other."""
+    agent = Agent("bot", model=lambda request: f"I heard {request.messages[-1].content}.")
+    async with Runtime(nats, [agent], name="a") as a, Runtime(nats, [agent], name="b") as b:
+        run = await a.send("bot", "you")
+        assert await (await b.run(run.id)).result() == "I heard you."

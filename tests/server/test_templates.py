@@ -64,7 +64,7 @@ async def kept(specs: list[AgentSpec]) -> list[AgentSpec | None]:
     telemetry = Telemetry()
     changes = Changes(catalog, FakeClock(), telemetry, shared=False)
     agents = Catalogued(catalog, changes, telemetry)
-    await agents.load()
+    await agents.refresh("default")
     found = [agents.of("default", str(number)) for number in ids]
     return [definition and definition.spec for definition in found]
 

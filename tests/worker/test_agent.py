@@ -114,6 +114,8 @@ TWIN = tool(name="look")(plain)
         ({"max_tokens": 1.5}, "Expected `int | null`, got `float` - at `$.max_tokens`"),
         ({"model_timeout": 0}, "model_timeout is a number of seconds, not 0"),
         ({"model_timeout": "5"}, "model_timeout is a number of seconds, not '5'"),
+        ({"durability": "disk"}, "durability is memory, os, fsynced or replicated(n), not 'disk'"),
+        ({"durability": 2}, "durability is memory, os, fsynced or replicated(n), not 2"),
     ],
 )
 def test_what_cannot_be_an_agent_is_refused(given: dict[str, Any], message: str) -> None:

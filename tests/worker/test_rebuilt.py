@@ -67,6 +67,7 @@ def test_what_code_can_say_is_in_the_definition() -> None:
         "max_tokens": 5,
         "model_timeout": 7.5,
         "credentials": {"model": "env:KEY"},
+        "durability": "fsynced",
     }
     assert set(inspect.signature(Agent.__init__).parameters) - LOCAL == set(said)
     before = Agent("a", **plain).spec

@@ -9,6 +9,7 @@ which was stored once can always be run. What a `model_config` may hold:
   instead; `keep` is 20 if it is not given;
 - `on_failure`: `retry_last_step`, or `stop`, the default;
 - `max_tokens`: of one reply;
+- `durability`: what the store has to give: `memory`, `os`, `fsynced` or `replicated(n)`;
 - `tools`: `{"mode": "allowlist", "allowed_tools": [...]}` leaves out the other tools of workers.
 """
 
@@ -81,6 +82,7 @@ def agent_spec(
         context=context_policy(config),
         on_failure="retry" if config.get("on_failure") == "retry_last_step" else "stop",
         max_tokens=_count(config.get("max_tokens")),
+        durability=_text(config.get("durability")),
     )
 
 
@@ -141,6 +143,10 @@ def compaction_policy(config: Mapping[str, Any]) -> dict[str, int] | None:
     if compact_at is None or keep is None:
         return None
     return {"compact_at": compact_at, "keep": min(keep, WINDOW_MESSAGES_MAX)}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _count(value: Any) -> int | None:

@@ -50,7 +50,7 @@ store_option = click.option(
     default=DEFAULT_STORE,
     envvar="PERDURE_STORE",
     show_default=True,
-    help="Where the log is kept: sqlite:///FILE.",
+    help="Where the log is kept: sqlite:///FILE, or postgresql://, redis:// or nats://HOST.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from perdure.core.durability import Durability, suffices
+from perdure.core.errors import InvalidInput
 from perdure.core.ids import digest
 
 Effect = Literal["read", "idempotent", "once"]
@@ -64,7 +66,7 @@ class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `credentials` are references to secrets by their names, as in `{"model": "env:TEAM_KEY"}`: see
     `perdure.core.references`. `model_timeout_ms` is how long one reply may take; None leaves it to
-    whoever executes the call.
+    whoever executes the call. `durability` is what the store has to give.
     """
 
     name: str
@@ -78,6 +80,7 @@ class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     max_tokens: int | None = None
     model_timeout_ms: int | None = None
     credentials: dict[str, str] = {}
+    durability: Durability | None = None
 
 
 class Definition(msgspec.Struct, frozen=True):
@@ -90,6 +93,15 @@ class Definition(msgspec.Struct, frozen=True):
     digest: str
     tools_by_name: dict[str, ToolSpec]
     blobs: dict[str, bytes]
+
+
+def check_durability(spec: AgentSpec, given: Durability) -> None:
+    """Raise `InvalidInput` for an agent that demands more durability than its store gives."""
+    if spec.durability is not None and not suffices(given, spec.durability):
+        raise InvalidInput(
+            f"agent {spec.name!r} demands the durability {spec.durability}, and the store gives "
+            f"{given}: take another store, or demand less"
+        )
 
 
 def define(spec: AgentSpec) -> Definition:

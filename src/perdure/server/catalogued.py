@@ -43,11 +43,6 @@ class Catalogued:
         self._entries: dict[tuple[str, str], Agent] = {}
         self._tools: dict[str, list[ToolRecord]] = {}
 
-    async def load(self) -> None:
-        """Read all tenants' agents and tools."""
-        for tenant in await self._catalog.tenants():
-            await self.refresh(tenant.slug)
-
     def of(self, tenant: str, agent: str) -> Definition | None:
         """Return how an agent is defined; archived ones go on with what they have begun."""
         return self._definitions.get(tenant, {}).get(agent)

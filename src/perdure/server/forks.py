@@ -13,7 +13,7 @@ from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports import entries
 from perdure.ports.catalog import NameTaken
 from perdure.server.desk import Desk
-from perdure.server.sending import make_room
+from perdure.server.sending import check_demand, make_room
 
 
 async def fork(
@@ -55,6 +55,7 @@ async def fork(
     source = {"run_id": await desk.numbers.run(row.id), "step": step, **changes}
     told = {"trigger": "fork", "fork": source, **({} if gard is None else {"gard": gard})}
     await desk.agents.meet(desk.tenant, agent)
+    check_demand(desk, agent)
     try:
         run = await desk.runs.fork(
             row.id, step, message, agent=str(agent.id), new_id=new_id, meta=told

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.api.errors import INVALID, Rejected
-from perdure.core.errors import NotFound, Refused
+from perdure.core.agent import check_durability
+from perdure.core.errors import InvalidInput, NotFound, Refused
 from perdure.core.ids import SessionId
 from perdure.core.messages import AssistantMessage, UserMessage
 from perdure.ports import entries
@@ -38,6 +39,7 @@ async def send(
     answer with a context.
     """
     await desk.agents.meet(desk.tenant, agent)
+    check_demand(desk, agent)
     if key is not None and mode in ("queue", "reject"):
         session = await desk.session(agent.id, key)
         if idempotency_key is None or not await _knows(desk, session, idempotency_key):
@@ -70,6 +72,19 @@ async def send(
     if gard is not None:
         await _stay_out_of(desk, gard, run.id)
     return run.id
+
+
+def check_demand(desk: Desk, agent: entries.Agent) -> None:
+    """Raise `Rejected` (409) for an agent that demands more durability than there is.
+
+    None is defined so, but the store may be another one since.
+    """
+    definition = desk.agents.of(desk.tenant, str(agent.id))
+    if definition is not None:
+        try:
+            check_durability(definition.spec, desk.durability)
+        except InvalidInput as error:
+            raise Rejected(409, str(error)) from None
 
 
 async def _expect(desk: Desk, run_id: str, idempotency_key: str | None) -> None:

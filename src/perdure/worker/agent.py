@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from perdure.core.agent import AgentSpec, ContextPolicy, Definition, Limits, define
+from perdure.core.durability import rung
 from perdure.core.errors import InvalidInput
 from perdure.core.limits import WINDOW_MESSAGES_MAX
 from perdure.core.references import MODEL, check_credentials
@@ -35,7 +36,8 @@ class Agent:
     `model_timeout` is how long one reply may take, in seconds; None leaves it to the worker.
     `credentials` says where secrets are, never what they are: `{"model": "env:TEAM_KEY", "stripe":
     "file:/run/secrets/stripe"}`. `model` is the key of the model's provider; the other names are
-    those that tools declare.
+    those that tools declare. `durability` is what a store has to give for this agent to run on it:
+    `memory`, `os`, `fsynced` or `replicated(n)`.
 
     Raises `InvalidInput` that names what is wrong and what was expected.
     """
@@ -54,6 +56,7 @@ class Agent:
         max_tokens: int | None = None,
         model_timeout: float | None = None,
         credentials: Mapping[str, str] | None = None,
+        durability: str | None = None,
     ) -> None:
         where = f"agent {_checked_name(name)!r}"
         self.name = name
@@ -73,6 +76,7 @@ class Agent:
             "max_tokens": max_tokens,
             "model_timeout_ms": model_timeout and max(1, round(model_timeout * 1000)),
             "credentials": dict(credentials) if isinstance(credentials, Mapping) else credentials,
+            "durability": _durability(durability, where),
         }
         if credentials is None:
             del fields["credentials"]
@@ -123,6 +127,7 @@ class Agent:
             max_tokens=spec.max_tokens,
             model_timeout=spec.model_timeout_ms and spec.model_timeout_ms / 1000,
             credentials=spec.credentials,
+            durability=spec.durability,
         )
         if made.spec != spec:
             said = "; ".join(differences(spec, made.spec))
@@ -151,6 +156,7 @@ class Agent:
             max_tokens=self.spec.max_tokens,
             model_timeout=self.model_timeout,
             credentials=credentials,
+            durability=self.spec.durability,
         )
 
     @property
@@ -248,6 +254,19 @@ def _check_timeout(seconds: Any, where: str) -> None:
         isinstance(seconds, (int, float)) and 0 < seconds < float("inf")
     ):
         raise InvalidInput(f"{where}: model_timeout is a number of seconds, not {seconds!r}")
+
+
+def _durability(wanted: Any, where: str) -> str | None:
+    """Return what a store has to give, checked. Raises `InvalidInput`."""
+    if wanted is not None:
+        try:
+            rung(wanted)
+        except (InvalidInput, TypeError):
+            raise InvalidInput(
+                f"{where}: durability is memory, os, fsynced or replicated(n), not {wanted!r}"
+            ) from None
+    found: str | None = wanted
+    return found
 
 
 def _check_declared(spec: AgentSpec, where: str) -> None:

@@ -10,7 +10,9 @@ from msgspec.structs import asdict, replace
 
 from perdure.api import shapes
 from perdure.api.decoding import decode_id
+from perdure.api.definition import agent_spec
 from perdure.api.errors import Rejected
+from perdure.core.agent import check_durability
 from perdure.core.errors import InvalidInput
 from perdure.core.references import key_shaped
 from perdure.core.template import read_template
@@ -29,7 +31,7 @@ async def list_agents(desk: Desk, request: Request) -> Answer:
 async def create_agent(desk: Desk, request: Request) -> Answer:
     """Make an agent."""
     body: shapes.AgentCreate = request.body
-    _check_config(body.model_config or {})
+    _check_config(desk, body.name, body.model_config or {})
     entry = entries.Agent(
         name=body.name,
         system_prompt=body.system_prompt,
@@ -56,7 +58,7 @@ async def update_agent(desk: Desk, request: Request) -> Answer:
     for name in ("model_config", "tools_config"):
         if name in given and given[name] is None:
             given[name] = {}
-    _check_config(given.get("model_config", {}))
+    _check_config(desk, given.get("name", ""), given.get("model_config", {}))
 
     def change(entry: entries.Agent) -> entries.Agent:
         if entry.archived_at is not None:
@@ -70,14 +72,15 @@ async def update_agent(desk: Desk, request: Request) -> Answer:
     return Answer(shapes.Data(showing.agent(changed)))
 
 
-def _check_config(config: Mapping[str, Any]) -> None:
-    """Refuse a definition that could not be read, and what looks like a secret.
+def _check_config(desk: Desk, name: str, config: Mapping[str, Any]) -> None:
+    """Refuse what could not be read, looks like a secret, or demands more than the store gives.
 
     Texts of a definition are its author's: a prompt may tell how a key looks.
     """
     try:
         if OWN_CONFIG in config:
-            read_template(config[OWN_CONFIG])
+            check_durability(read_template(config[OWN_CONFIG]), desk.durability)
+        check_durability(agent_spec(name=name, model="", model_config=config), desk.durability)
     except InvalidInput as error:
         raise Rejected(422, {"model_config": [str(error)]}) from None
     if key_shaped({name: value for name, value in config.items() if name != OWN_CONFIG}):
