@@ -20,6 +20,8 @@ from perdure.cli.main import main
 from perdure.core.errors import StoreRefused
 from perdure.testing.servers import ServerMissing
 from perdure.testing.servers.nats import NatsServer
+from perdure.testing.servers.postgres import PostgresServer
+from tests.adapters.redis_servers import shared as shared_redis
 from tests.cli.terminal import Terminal
 
 KEY = "many-servers-0123456789abcdef"
@@ -44,10 +46,15 @@ def nats(tmp_path: Path) -> Iterator[str]:
         yield f"{server.url}?name=many"
 
 
-@pytest.fixture(params=["nats"])
+@pytest.fixture(params=["postgres", "redis", "nats"])
 def store(request: pytest.FixtureRequest) -> str:
     """Return the URL of a store that nobody has used."""
-    url: str = request.getfixturevalue(request.param)
+    if request.param == "redis":
+        return shared_redis().fresh_url()
+    if request.param == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.fresh_database()
+    url: str = request.getfixturevalue("nats")
     return url
 
 
@@ -97,15 +104,18 @@ def serving(terminal: Terminal, store: str, name: str) -> Iterator[Server]:
             process.kill()
 
 
-def test_a_run_crosses_servers_and_outlives_one(terminal: Terminal, store: str) -> None:
+def test_a_run_crosses_servers_and_outlives_one(
+    terminal: Terminal, postgres: PostgresServer
+) -> None:
     """Asked for here, executed by a worker there, and finished although its server is killed."""
+    store = postgres.fresh_database()
     with ExitStack() as stack:
         a, b, c = (
             stack.enter_context(serving(terminal, store, name)) for name in ("eu-1", "eu-2", "eu-3")
         )
         ready = httpx2.get(f"{a.url}/ready").json()
         assert ready["status"] == "ok"
-        assert ready["durability"] in ("os", "fsynced")
+        assert ready["durability"] == "fsynced"
         urls = {"eu-1": a.url, "eu-2": b.url, "eu-3": c.url}
         a.until("/nodes", lambda nodes: {one["name"]: one["url"] for one in nodes} == urls)
         worker = terminal.start("worker", "agents.py:helper", PERDURE_URL=b.url, PERDURE_KEY=KEY)
@@ -155,19 +165,19 @@ def test_what_servers_cannot_share_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_server_with_another_pepper_is_refused(nats: str, tmp_path: Path) -> None:
+async def test_a_server_with_another_pepper_is_refused(store: str, tmp_path: Path) -> None:
     """It would know none of the keys, and make some that no other server knows."""
     for pepper in (PEPPER, PEPPER):
-        async with open_service(tmp_path, nats, {"PERDURE_KEY_PEPPER": pepper}):
+        async with open_service(tmp_path, store, {"PERDURE_KEY_PEPPER": pepper}):
             pass
     with pytest.raises(StoreRefused, match="PERDURE_KEY_PEPPER is not the one"):
-        async with open_service(tmp_path, nats, {"PERDURE_KEY_PEPPER": PEPPER.upper()}):
+        async with open_service(tmp_path, store, {"PERDURE_KEY_PEPPER": PEPPER.upper()}):
             pass
 
 
-async def test_runtimes_on_one_store_share_its_sessions(nats: str) -> None:
+async def test_runtimes_on_one_store_share_its_sessions(store: str) -> None:
     """What is sent to one can be asked of the other."""
     agent = Agent("bot", model=lambda request: f"I heard {request.messages[-1].content}.")
-    async with Runtime(nats, [agent], name="a") as a, Runtime(nats, [agent], name="b") as b:
+    async with Runtime(store, [agent], name="a") as a, Runtime(store, [agent], name="b") as b:
         run = await a.send("bot", "you")
         assert await (await b.run(run.id)).result() == "I heard you."
