@@ -44,6 +44,8 @@ POLICY: Mapping[tuple[str, str], RetryRule] = {
     ("transient", "connection_lost"): RetryRule(3, 1_000, "double"),
     ("transient", "worker_disconnected"): RetryRule(3, 1_000, "double"),
     ("transient", "incomplete_reply"): RetryRule(3, 1_000, "double"),
+    ("transient", "missing_api_key"): RetryRule(3, 1_000, "double"),
+    ("transient", "model_differs"): RetryRule(3, 1_000, "double"),
 }
 
 _STATUS = re.compile(

@@ -79,7 +79,8 @@ class RemoteWorker:
         self.worker_id = worker_id or f"{system.gethostname()}-{os.getpid()}"
         key = key.strip()
         self._key = key
-        remember(key)
+        for secret in (key, urlsplit(url).password, claim_token):
+            remember(secret or "")
         self._credential_providers = credential_providers
         self._socket_url = _socket_url(url, key)
         self._resolve = resolve
