@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | session.claimed | session, epoch, version, strikes | a node took a session |
 | session.released | session, version | it let it go |
+| session.unlike | session, lacks | it is left to nodes that have the tools of its open calls |
 | session.fenced | session, version | another claim came after ours |
 | session.conflict | session, version | our view of a session was behind |
 | session.quarantined | session, reason | a session is set aside |

@@ -11,6 +11,9 @@ from perdure.core.agent import Definition
 class Agents(Protocol):
     """The definitions in force. They may change at any time: they are read before every call."""
 
+    are_shared: bool
+    """Whether every node has the same ones; else other nodes may have other code."""
+
     def of(self, tenant: str, agent: str) -> Definition | None:
         """Return how a tenant's agent is defined; None if there is no such agent here."""
         ...
@@ -26,6 +29,8 @@ class Agents(Protocol):
 
 class Registered:
     """The agents that a program has registered in code: the same for every tenant."""
+
+    are_shared = False
 
     def __init__(self, definitions: Mapping[str, Definition]) -> None:
         self._definitions = definitions

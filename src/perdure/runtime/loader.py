@@ -20,6 +20,7 @@ from perdure.ports.telemetry import Telemetry
 from perdure.runtime.actor import Actor
 from perdure.runtime.agents import Agents
 from perdure.runtime.probation import LAST_STRIKES, Probation
+from perdure.runtime.unlike import Unlike
 
 
 class Found(NamedTuple):
@@ -54,15 +55,17 @@ class Loader:
         self._read_batch_records = read_batch_records
         self._on_set_aside = on_set_aside
         self._probation = probation
+        self.unlike = Unlike(clock, telemetry)
 
     async def load(self, session: SessionId) -> Found | NotClaimed | None:
         """Claim and read a session; else say why not, or None if it is not ours to run.
 
-        A session of an agent that is not registered here is left alone. A session whose log cannot
-        be folded, or that was being run when its host died too often, is put in quarantine.
+        A session of an agent that is not registered here is left alone, and for a while one whose
+        open calls need tools that only another node may have. A session whose log cannot be folded,
+        or that was being run when its host died too often, is put in quarantine.
         """
         agent = self._agents.of(session.tenant, session.agent)
-        if agent is None:
+        if agent is None or self.unlike.is_left(session):
             return None
         claimed = await self._claim(session, self._strikes_max - LAST_STRIKES)
         if isinstance(claimed, NotClaimed):
@@ -113,6 +116,9 @@ class Loader:
             raise
         except Exception as error:  # noqa: BLE001  one session's trouble stays its own
             await self.set_aside(session, claimed, str(error) or repr(error))
+            return None
+        if self.unlike.leave(session, state, agent):
+            await self._store.release(session, claimed.token)
             return None
         actor = Actor(session, agent, claimed.token, state, loaded.head, snapshot_version)
         actor.history = history

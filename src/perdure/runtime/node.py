@@ -100,6 +100,7 @@ class Node(Tenancy):
             store, clock, self.owner, settings.lease_ms, self._lease_lost, host.settle_all
         )
         self._telemetry = telemetry
+        self._unlike = loader.unlike
         self._presence: Presence | None = None
         self._elsewhere: Elsewhere | None = None
         if cluster is not None:
@@ -129,6 +130,8 @@ class Node(Tenancy):
         host.on_run_elsewhere = self._elsewhere.run_by
         self._recovery.place = self._presence.place
         self._recovery.peers = lambda: len(self.nodes())
+        if not self._agents.are_shared:
+            self._unlike.peers = self._recovery.peers
         self.bus.on(Released, self._released)
 
     def of(self, tenant: str) -> Tenancy:

@@ -32,6 +32,8 @@ class Catalogued:
     left to nodes that can. `unreadable` says why.
     """
 
+    are_shared = True
+
     def __init__(self, catalog: Catalog, changes: Changes, telemetry: Telemetry) -> None:
         self._catalog = catalog
         self._changes = changes

@@ -17,6 +17,7 @@ WARNINGS = frozenset(
         "session.conflict",
         "session.fenced",
         "session.quarantined",
+        "session.unlike",
         "store.failed",
         "store.unavailable",
         "trigger.invalid",
