@@ -7,6 +7,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ class Vault:
         self.asked: list[str] = []
         self.lease_ms = lease_ms
         self.clock = clock
+
+    @classmethod
+    def full(cls) -> Vault:
+        """Return one with a value, as what is installed does."""
+        return cls(VALUE)
 
     async def resolve(self, reference: str) -> Credential:
         """Give the next value; the last one for good."""
@@ -444,21 +450,20 @@ async def test_a_file_that_is_replaced_is_the_key_of_the_next_call(
     assert used == ["the-first-key", "the-second-one", "the-second-one", "the-last"]
 
 
-def test_a_provider_may_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_provider_may_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """By an entry point, whose name is the scheme; what a program hands over comes before it."""
-    installed, given = Vault(VALUE), Vault(VALUE)
-
-    class Point:
-        name = "vault"
-
-        def load(self) -> Callable[[], Vault]:
-            return lambda: installed
-
+    points = [
+        EntryPoint("vault", f"{__name__}:Vault.full", ENTRY_POINTS),
+        EntryPoint("gone", "no_such_module:Vault", ENTRY_POINTS),
+    ]
     monkeypatch.setattr(
-        credentials_adapter,
-        "entry_points",
-        lambda group: [Point()] if group == ENTRY_POINTS else [],
+        credentials_adapter, "entry_points", lambda group: points if group == ENTRY_POINTS else []
     )
-    assert providers({})["vault"] is installed
+    found = providers({})
+    assert set(found) == {"env", "file", "vault", "gone"}
+    for _ in range(2):
+        assert (await found["vault"].resolve("vault:x")).value.reveal() == VALUE
+    with pytest.raises(CredentialError, match="cannot be loaded: ModuleNotFoundError"):
+        await found["gone"].resolve("gone:x")
+    given = Vault(VALUE)
     assert providers({"vault": given})["vault"] is given
-    assert set(providers({})) == {"env", "file", "vault"}

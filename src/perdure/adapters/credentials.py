@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from perdure.core.errors import InvalidInput
@@ -55,6 +55,29 @@ class Files:
         return Credential(Secret(value))
 
 
+class Installed:
+    """A provider that an entry point names; it is loaded when it is needed first."""
+
+    def __init__(self, point: EntryPoint) -> None:
+        self._point = point
+        self._provider: CredentialProvider | None = None
+
+    async def resolve(self, reference: str) -> Credential:
+        """Ask the provider; one that cannot be loaded is a `CredentialError`."""
+        if self._provider is None:
+            try:
+                # In a thread: it imports what somebody else wrote.
+                self._provider = await asyncio.to_thread(self._load)
+            except Exception as error:  # noqa: BLE001  as above
+                why = type(error).__qualname__
+                told = f"the provider {self._point.value!r} cannot be loaded: {why}"
+                raise CredentialError(told) from None
+        return await self._provider.resolve(reference)
+
+    def _load(self) -> CredentialProvider:
+        return _checked(self._point.name, self._point.load()())
+
+
 def providers(given: Mapping[str, CredentialProvider]) -> dict[str, CredentialProvider]:
     """Return the providers by scheme: what is installed, `env` and `file`, and the given ones.
 
@@ -62,7 +85,7 @@ def providers(given: Mapping[str, CredentialProvider]) -> dict[str, CredentialPr
     """
     found: dict[str, CredentialProvider] = {"env": Environment(), "file": Files()}
     for point in entry_points(group=ENTRY_POINTS):
-        found[point.name] = _checked(point.name, point.load()())
+        found[point.name] = Installed(point)
     for scheme, provider in given.items():
         found[scheme] = _checked(scheme, provider)
     return found
