@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
+from itertools import cycle
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -43,6 +45,7 @@ def _drivers() -> Iterator[type]:
 
 
 STORES: tuple[type, ...] = (*LOCAL_STORES, *_drivers())
+CLOCK_AHEAD_MS = 2 * 3_600_000
 LATE_SECONDS = 0.01
 """How much too late a mutant writes: longer than the calls that it wrongly lets go first."""
 
@@ -176,7 +179,7 @@ def load_before_claim(patches: Patches) -> None:
 
 
 def lease_by_node_clock(patches: Patches) -> None:
-    """Decide whether a lease is alive by the clock of the node that scanned last."""
+    """Decide by the clock of a node whether a lease is alive; every other one is hours ahead."""
 
     class Misled:
         def __init__(self, clock: Any) -> None:
@@ -218,8 +221,20 @@ def lease_by_node_clock(patches: Patches) -> None:
 
     patches.method(MemoryStore, "__init__", made)
     patches.method(SqliteStore, "open", opened)
-    for store in STORES:
-        patches.method(store, "due", due)
+    for local in LOCAL_STORES:
+        patches.method(local, "due", due)
+    ahead_ms = cycle((0, CLOCK_AHEAD_MS))
+
+    def by_own_clock(original: Any) -> Any:
+        async def opening(cls: Any, url: Any, **named: Any) -> Any:
+            misled = Misled(lambda: time.time_ns() // 1_000_000)
+            misled.ahead_ms = next(ahead_ms)
+            return await original(cls, url, misled, **named)
+
+        return opening
+
+    for driver in STORES[len(LOCAL_STORES) :]:
+        patches.method(driver, "open", by_own_clock)
 
 
 def snapshot_ahead(patches: Patches) -> None:

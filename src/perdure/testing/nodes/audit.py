@@ -24,11 +24,20 @@ VIOLATIONS = {
     "lost_commits": "acknowledged commits lost",
     "refused_and_written": "commits refused and written all the same",
     "lost_messages": "accepted messages lost",
+    "leases_kept": "leases kept by a loop that stood still",
     "nodes_stuck": "nodes that did not come back to work",
 }
 REFUSALS = ("Fenced", "Conflict")
 Key = tuple[str, int, str]
 """A session, a position in its log, and the hash of the log there."""
+
+
+class Stall(NamedTuple):
+    """When the loop of a node stood still, for much longer than its lease."""
+
+    node: str
+    began: float
+    ended: float
 
 
 class Counts(NamedTuple):
@@ -41,6 +50,7 @@ class Counts(NamedTuple):
     lost_commits: int = 0
     refused_and_written: int = 0
     lost_messages: int = 0
+    leases_kept: int = 0
     nodes_stuck: int = 0
     claims: int = 0
     takeovers: int = 0
@@ -69,6 +79,7 @@ def audit(
     *,
     forgets: bool = False,
     nodes_stuck: int = 0,
+    stalls: Sequence[Stall] = (),
 ) -> Audit:
     """Hold the witnesses against each other.
 
@@ -76,7 +87,9 @@ def audit(
     acknowledged; nothing else is forgiven.
     """
     told = _Told(traces)
-    counts = told.counts(store)._replace(nodes_stuck=nodes_stuck)
+    counts = told.counts(store)._replace(
+        nodes_stuck=nodes_stuck, leases_kept=sum(told.kept_lease(stall) for stall in stalls)
+    )
     found = judge(lines, (), quiet, store)
     if forgets:
         counts = counts._replace(lost_commits=0, lost_messages=0)
@@ -99,7 +112,9 @@ class _Told:
         self.by_event: dict[Key, set[tuple[int, str]]] = {}
         self.steps: dict[tuple[str, int], Mapping[str, Any]] = {}
         self.outcomes: dict[tuple[str, int], str | None] = {}
-        for life, line in traces:
+        lines = [*traces]
+        self.lines = sorted((line for _, line in lines), key=lambda line: line["at"])
+        for life, line in lines:
             what = line["what"]
             if what == "claimed":
                 self.claims.append(line)
@@ -150,6 +165,26 @@ class _Told:
             fenced=outcomes["Fenced"] + outcomes["Conflict"],
             in_doubt=outcomes["Unavailable"] + outcomes["Broken"],
         )
+
+    def kept_lease(self, stall: Stall) -> bool:
+        """Say whether others left alone what a node had to do while its loop stood still."""
+        had: set[str] = set()
+        for line in self.lines:
+            if line["at"] >= stall.began:
+                break
+            if line["node"] == stall.node and line["what"] == "claimed":
+                had.add(line["session"])
+            elif line["node"] == stall.node and line["what"] == "released":
+                had.discard(line["session"])
+        after = [line for line in self.lines if line["at"] >= stall.began]
+        owed = had & {line["session"] for line in after if line["what"] == "submitted"}
+        taken = {
+            line["session"]
+            for line in after
+            if line["what"] == "claimed" and line["node"] != stall.node
+            if line["at"] < stall.ended
+        }
+        return bool(owed) and not owed & taken
 
     def _submissions(self, key: Key) -> Iterable[tuple[str, int]]:
         return (at for at, step in self.steps.items() if key in _events(step))

@@ -23,13 +23,15 @@ from perdure.testing.nodes.backends import BACKENDS, Backend, SqliteBackend, bac
 from perdure.testing.nodes.netfilter import Filtered, is_private, run_in_private_network
 from perdure.testing.nodes.nursery import Nursery
 from perdure.testing.nodes.proxy import Proxy
-from perdure.testing.nodes.scene import Cell, Scene
+from perdure.testing.nodes.scene import END_SECONDS_MAX, Cell, Scene
 from perdure.testing.nodes.troubles import ALL, STALL_LEASES, Trouble
 from perdure.testing.servers import ServerMissing
 from perdure.testing.witness import Store
 
 ERRANDS = 36
 WORK_MS = 30
+BROKEN_SECONDS_MAX = 12.0
+"""How long nodes that are broken on purpose may take: nobody has to wait for them."""
 LOG_CHARS_MAX = 6_000
 
 
@@ -81,7 +83,7 @@ async def run_cell(
             await trouble.play(scene)
         finally:
             scene.heal()
-        recovery = await scene.ended()
+        recovery = await scene.ended(BROKEN_SECONDS_MAX if mutant else END_SECONDS_MAX)
         if recovery is None:
             await scene.tell()
         stuck = await scene.drain()

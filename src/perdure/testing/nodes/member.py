@@ -35,6 +35,7 @@ from perdure.runtime.settings import NodeSettings
 from perdure.testing.client import Client
 from perdure.testing.ledger import Ledger
 from perdure.testing.mutants import break_engine
+from perdure.testing.mutation.nodes import STORE_VARIABLE
 from perdure.testing.nodes.bus import BadBus
 from perdure.testing.nodes.recorder import TRACE_SUFFIX, Recorder
 from perdure.worker import Agent, LocalWorker, ToolContext, tool
@@ -172,6 +173,7 @@ async def live(life: Life) -> int:
     for other in ("asyncio", "nats"):
         logging.getLogger(other).setLevel(logging.WARNING)
     if life.mutant:
+        os.environ[STORE_VARIABLE] = life.store
         break_engine(life.mutant)
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)

@@ -23,9 +23,9 @@ from perdure.core.errors import PerdureError
 from perdure.core.runs import TERMINAL
 from perdure.ports.session_store import RunQuery
 from perdure.testing.ledger import Ledger, read_ledger
-from perdure.testing.nodes.audit import Audit, audit
+from perdure.testing.nodes.audit import Audit, Stall, audit
 from perdure.testing.nodes.backends import Backend
-from perdure.testing.nodes.member import FAILED, TELL_SIGNAL, Life
+from perdure.testing.nodes.member import FAILED, STALL_SIGNAL, TELL_SIGNAL, Life
 from perdure.testing.nodes.nursery import Member, Nursery
 from perdure.testing.nodes.proxy import Proxy
 from perdure.testing.nodes.recorder import read_traces
@@ -69,6 +69,7 @@ class Scene:
         self.restarts = 0
         self.gave_up = 0
         self.kills = 0
+        self.stalls: list[Stall] = []
         self._ledger = ledger
         self._nursery = nursery
         self._errands = tuple(errands)
@@ -138,6 +139,14 @@ class Scene:
         self.kills += 1
         await member.end(signal.SIGKILL)
 
+    async def stall(self, leases: float) -> None:
+        """Let the loop of a node stand still for so many leases, as its life allows."""
+        member = self.any_member()
+        began = time.monotonic()
+        member.send(STALL_SIGNAL)
+        await asyncio.sleep(leases * self.lease_seconds)
+        self.stalls.append(Stall(member.life.name, began, time.monotonic()))
+
     async def pause(self, low: float, high: float) -> None:
         """Let some time pass: between so many leases."""
         await asyncio.sleep(self.lease_seconds * self.chance.uniform(low, high))
@@ -197,7 +206,9 @@ class Scene:
         store = await self.store()
         lines = read_ledger(world)
         traces = [*read_traces(self.folder)]
-        return audit(store, lines, traces, quiet, forgets=forgets, nodes_stuck=stuck)
+        return audit(
+            store, lines, traces, quiet, forgets=forgets, nodes_stuck=stuck, stalls=self.stalls
+        )
 
     async def store(self) -> Store:
         """Read the logs. Raises `PerdureError` when the store cannot be read."""

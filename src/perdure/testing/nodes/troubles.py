@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from perdure.testing.nodes.scene import Scene
 
 Play = Callable[[Scene], Awaitable[None]]
-STALL_LEASES = 2.5
+STALL_LEASES = 4.0
 
 
 class Trouble(NamedTuple):
@@ -53,9 +53,8 @@ async def freeze(scene: Scene) -> None:
 async def stall(scene: Scene) -> None:
     """Let the event loop of a node stand still for longer than its lease."""
     for _ in range(2):
-        await scene.pause(0.1, 0.5)
-        scene.any_member().send(signal.SIGUSR1)
-        await scene.pause(STALL_LEASES, STALL_LEASES + 0.5)
+        await scene.pause(0.3, 0.6)
+        await scene.stall(STALL_LEASES)
 
 
 async def clocks(scene: Scene) -> None:
