@@ -24,7 +24,7 @@ from perdure.ports.session_store import SessionStore
 from perdure.testing import crash
 from perdure.testing.clock import FakeClock
 from perdure.testing.mutants import Rig, broken, find
-from perdure.testing.nodes.leader import ROUNDS_TO_CATCH_MAX, play_frozen_in_memory
+from perdure.testing.nodes.evidence import hunt
 from perdure.testing.simulation import simulate
 from perdure.worker import Agent, tool
 
@@ -104,9 +104,8 @@ def _looker() -> Agent:
     return Agent("a", model=lambda request: "", instructions="Look.", tools=[look])
 
 
-def _by_leader(name: str) -> str:
-    found = asyncio.run(play_frozen_in_memory(ROUNDS_TO_CATCH_MAX, mutant=name))
-    return found.wrong[0] if found.wrong else ""
+def _by_nodes(name: str) -> str:
+    return asyncio.run(hunt(name)).evidence
 
 
 _RIGS: Mapping[Rig, Callable[[str], str]] = {
@@ -114,7 +113,8 @@ _RIGS: Mapping[Rig, Callable[[str], str]] = {
     "crash": _by_crash,
     "simulation": _by_simulation,
     "core": _by_rules,
-    "leader": _by_leader,
+    "leader": _by_nodes,
+    "matrix": _by_nodes,
 }
 
 

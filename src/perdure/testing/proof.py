@@ -1,8 +1,8 @@
 """The proof: every rig at its full size, and the page that says what came of it.
 
 `make proof` runs all of it and writes docs/proof.md and the figures in README.md. `--gate` runs the
-crash rig and the simulation at the size of a gate, and writes nothing; what else the proof counts,
-the tests run anyway. The exit code is 1 if anything was wrong.
+crash rig, the simulation and several nodes at the size of a gate, and writes nothing; what else the
+proof counts, the tests run anyway. The exit code is 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from perdure.testing.clock import FakeClock
 from perdure.testing.convict import convict
 from perdure.testing.findings import Proof, Stores
 from perdure.testing.mutants import MUTANTS
+from perdure.testing.nodes import evidence
 from perdure.testing.proof_page import figures, marked, page
 from perdure.testing.simulation import simulate
 
@@ -58,8 +59,11 @@ def gather(say: bool = True) -> Proof:
     stores = asyncio.run(_ask_stores())
     telling("simulating")
     simulation = simulate(1, SEEDS, processes=crash.JOBS)
+    telling("troubling several nodes on every store")
+    nodes = asyncio.run(evidence.prove())
     telling("done")
-    return Proof(crashes, power, disk, stores, simulation, mutants, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Proof(crashes, power, disk, stores, simulation, mutants, nodes, seconds)
 
 
 async def _ask_stores() -> Stores:
@@ -98,7 +102,7 @@ def write(proof: Proof, root: Path) -> None:
 
 
 def gate() -> list[str]:
-    """Run the crash rig and the simulation; return what was wrong."""
+    """Run the crash rig, the simulation and several nodes; return what was wrong."""
     crashes = crash.survey()
     sys.stdout.write(
         f"{crashes.scenarios} crash scenarios, {crashes.deaths} deaths, {len(crashes.bad)} bad, "
@@ -109,7 +113,10 @@ def gate() -> list[str]:
         f"{simulation.seeds} simulated seeds, {simulation.failed_seeds} failed, "
         f"{simulation.determinism_mismatches} digests differ, {simulation.wall_seconds:.0f} s\n"
     )
-    return [*crashes.bad, *(failure.reproduce for failure in simulation.failures)]
+    began = time.monotonic()
+    nodes = asyncio.run(evidence.gate())
+    sys.stdout.write(f"several nodes, {len(nodes)} wrong, {time.monotonic() - began:.0f} s\n")
+    return [*crashes.bad, *nodes, *(failure.reproduce for failure in simulation.failures)]
 
 
 def main() -> int:

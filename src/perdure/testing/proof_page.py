@@ -13,6 +13,7 @@ from perdure.testing.crash import Crashes
 from perdure.testing.findings import Proof
 from perdure.testing.judge import WRONG
 from perdure.testing.mutants import MUTANTS
+from perdure.testing.nodes.page import many_nodes
 from perdure.testing.simulation import Summary
 from perdure.testing.simulation.probes import PROBES
 
@@ -25,6 +26,7 @@ def figures(proof: Proof) -> str:
     crashes, full, disk = proof.crashes, proof.power[0], proof.disk
     simulation, wrong = proof.simulation, proof.crashes.wrong
     caught = sum(one.caught for one in proof.mutants)
+    nodes, paused = proof.nodes, sum(one.rounds for one in proof.nodes.frozen)
     return "\n".join(
         (
             BEGIN,
@@ -44,6 +46,10 @@ def figures(proof: Proof) -> str:
                  f"{disk.faults:,}, {len(disk.wrong)}"),
                 ("simulated worlds, of which one broke a promise",
                  f"{simulation.seeds:,}, {simulation.failed_seeds}"),
+                ("stores x troubles of several nodes, of which one broke a promise",
+                 f"{len(nodes.cells)}, {sum(bool(one.violations) for one in nodes.cells)}"),
+                ("leaders paused beyond their lease, after which something stale was accepted",
+                 f"{paused:,}, {sum(one.wrong_rounds for one in nodes.frozen)}"),
                 ("engines broken on purpose, found out", f"{len(proof.mutants)}, {caught}"),
             ),
             "",
@@ -66,6 +72,7 @@ def page(proof: Proof) -> str:
             *_crash_part(proof.crashes),
             *_disk_part(proof),
             *_simulation_part(proof.simulation),
+            *many_nodes(proof.nodes),
             *_mutant_part(proof.mutants),
         )
     )
@@ -181,6 +188,7 @@ RIG_NAMES = {
     "simulation": "the simulation",
     "core": "the rules themselves",
     "leader": "the frozen leader",
+    "matrix": "several nodes in trouble",
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from perdure.core.codec import genesis, link
 from perdure.testing.judge import Found, judge
@@ -20,6 +20,7 @@ VIOLATIONS = {
     "stale_commits": "commits on a base that was not their own",
     "epoch_regressions": "epochs that go back along a log",
     "tokens_given_twice": "tokens that were given twice",
+    "epochs_given_twice": "epochs that were given twice",
     "strange_events": "events that nobody submitted",
     "lost_commits": "acknowledged commits lost",
     "refused_and_written": "commits refused and written all the same",
@@ -27,6 +28,11 @@ VIOLATIONS = {
     "leases_kept": "leases kept by a loop that stood still",
     "nodes_stuck": "nodes that did not come back to work",
 }
+FORGIVEN = {
+    "lost_commits", "lost_messages", "epochs_given_twice", "lost_acknowledged", "missing_effects",
+    "calls_before_intent", "once_calls_repeated", "divergent_ends",
+}  # fmt: skip
+"""What may be missing after a store has lost what it had. That something happens twice is not."""
 REFUSALS = ("Fenced", "Conflict")
 Key = tuple[str, int, str]
 """A session, a position in its log, and the hash of the log there."""
@@ -46,6 +52,7 @@ class Counts(NamedTuple):
     stale_commits: int = 0
     epoch_regressions: int = 0
     tokens_given_twice: int = 0
+    epochs_given_twice: int = 0
     strange_events: int = 0
     lost_commits: int = 0
     refused_and_written: int = 0
@@ -77,24 +84,40 @@ def audit(
     traces: Iterable[Trace],
     quiet: Store,
     *,
+    identity: str = "",
     forgets: bool = False,
     nodes_stuck: int = 0,
     stalls: Sequence[Stall] = (),
 ) -> Audit:
     """Hold the witnesses against each other.
 
-    A store that `forgets`, as it was made to and as its durability says, may have lost what was
-    acknowledged; nothing else is forgiven.
+    A store that `forgets`, as it was made to, may lack what it had acknowledged; of one that was
+    begun anew only those are heard who worked with the new one.
     """
+    traces = [*traces]
+    if forgets:
+        began = [line for _, line in traces if line["what"] == "began"]
+        old = {line["pid"] for line in began if line["store"] != identity}
+        lines = [line for line in lines if line["pid"] not in old]
+        traces = [one for one in traces if one.line["pid"] not in old]
+        quiet = {name: seen for name, seen in quiet.items() if name in store}
     told = _Told(traces)
     counts = told.counts(store)._replace(
         nodes_stuck=nodes_stuck, leases_kept=sum(told.kept_lease(stall) for stall in stalls)
     )
     found = judge(lines, (), quiet, store)
     if forgets:
-        counts = counts._replace(lost_commits=0, lost_messages=0)
-        found = found._replace(lost_acknowledged=0)
+        counts = _forgiven(counts)
+        found = _forgiven(found)
     return Audit(counts, found)
+
+
+T = TypeVar("T", Counts, Found)
+
+
+def _forgiven(counts: T) -> T:
+    none: dict[str, Any] = {name: 0 for name in counts._fields if name in FORGIVEN}
+    return counts._replace(**none)
 
 
 def claims_and_commits(store: Store, traces: Iterable[Trace]) -> Counts:
@@ -154,8 +177,8 @@ class _Told:
         return Counts(
             stale_commits=sum(_stale(seen) for seen in store.values()),
             epoch_regressions=sum(self._regressions(name, seen) for name, seen in store.items()),
-            tokens_given_twice=sum(n - 1 for n in tokens.values())
-            + sum(n - 1 for n in epochs.values()),
+            tokens_given_twice=sum(n - 1 for n in tokens.values()),
+            epochs_given_twice=len(tokens) - len(epochs),
             strange_events=sum(key not in self.by_event for key in here),
             lost_commits=lost,
             refused_and_written=written,

@@ -150,10 +150,11 @@ class NatsBackend(Backend):
 
     name = "nats"
 
-    def __init__(self, cluster: Any) -> None:
+    def __init__(self, servers: Sequence[Any]) -> None:
         super().__init__()
         self._numbers = itertools.count(1)
-        self.servers = [*cluster.members] if hasattr(cluster, "members") else [cluster]
+        self.servers = [*servers]
+        self.name = "nats" if len(self.servers) == 1 else "three nats"
         self.addresses = [("127.0.0.1", server.port) for server in self.servers]
 
     def fresh(self) -> str:
@@ -163,7 +164,11 @@ class NatsBackend(Backend):
     def url(self, space: str, addresses: Sequence[Address] | None = None) -> str:
         """Return the URL of a prefix."""
         hosts = ",".join(f"{host}:{port}" for host, port in addresses or self.addresses)
-        return f"nats://{hosts}?name={space}"
+        return f"nats://{hosts}?name={space}&replicas={len(self.servers)}"
+
+    def cluster_url(self, space: str, addresses: Sequence[Address] | None = None) -> str | None:
+        """Return the URL of a cluster, which keeps nothing."""
+        return self.url(space, addresses).partition("&")[0]
 
 
 def _sqlite() -> AbstractContextManager[str]:
@@ -188,12 +193,19 @@ def _nats() -> AbstractContextManager[Any]:
     return NatsServer.start()
 
 
+def _three_nats() -> AbstractContextManager[Any]:
+    from perdure.testing.servers.nats import NatsCluster
+
+    return NatsCluster.start()
+
+
 BACKENDS: Mapping[str, tuple[Callable[[], AbstractContextManager[Any]], Callable[[Any], Backend]]]
 BACKENDS = {
     "sqlite": (_sqlite, lambda folder: SqliteBackend(Path(folder))),
     "postgres": (_postgres, PostgresBackend),
     "redis": (_redis, RedisBackend),
-    "nats": (_nats, NatsBackend),
+    "nats": (_nats, lambda server: NatsBackend([server])),
+    "three nats": (_three_nats, lambda cluster: NatsBackend(cluster.members)),
 }
 
 

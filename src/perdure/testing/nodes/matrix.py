@@ -28,6 +28,7 @@ from perdure.testing.nodes.troubles import ALL, STALL_LEASES, Trouble
 from perdure.testing.servers import ServerMissing
 from perdure.testing.witness import Store
 
+AGAIN = "python -m perdure.testing.nodes.matrix"
 ERRANDS = 36
 WORK_MS = 30
 BROKEN_SECONDS_MAX = 12.0
@@ -74,6 +75,7 @@ async def run_cell(
         **{
             "work_ms": WORK_MS,
             "mutant": mutant,
+            "bus": dict(trouble.bus),
             "stall_ms": int(1_000 * STALL_LEASES),
             **life,
         },
@@ -83,11 +85,13 @@ async def run_cell(
             await trouble.play(scene)
         finally:
             scene.heal()
-        recovery = await scene.ended(BROKEN_SECONDS_MAX if mutant else END_SECONDS_MAX)
+        recovery = await scene.ended(
+            BROKEN_SECONDS_MAX if mutant else END_SECONDS_MAX, forgets=trouble.forgets
+        )
         if recovery is None:
             await scene.tell()
         stuck = await scene.drain()
-        found = await scene.audit(quiet, forgets=shared.name in trouble.forgets, stuck=stuck)
+        found = await scene.audit(quiet, forgets=trouble.forgets, stuck=stuck)
         violations = tuple(found.violations())
         if recovery is None and not violations:
             violations = ("runs did not end in time",)

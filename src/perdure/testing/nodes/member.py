@@ -25,7 +25,7 @@ from perdure.adapters.cluster.memory import Hub, MemoryCluster
 from perdure.adapters.models import resolve
 from perdure.adapters.telemetry.logs import LogTelemetry
 from perdure.bootstrap import Node, open_cluster, open_store
-from perdure.core.errors import PerdureError, Quarantined, Refused
+from perdure.core.errors import PerdureError, Quarantined, Refused, RunFailed
 from perdure.core.history import malformed
 from perdure.core.messages import AssistantMessage, ModelReply, ToolRequest
 from perdure.ports.cluster import NodeCard
@@ -248,6 +248,9 @@ async def _see_to(node: Node, client: Client, name: str) -> None:
         except Quarantined:
             with suppress(Refused):
                 await node.release(AGENT, name)
+        except RunFailed as error:
+            sys.stderr.write(f"{name}: {error!r}\n")
+            return
         except PerdureError as error:
             sys.stderr.write(f"{name}: {error!r}\n")
         else:

@@ -39,7 +39,8 @@ class Recorder:
         self._name = name
         self._fd = os.open(trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._number = 0
-        self._note("began", pid=os.getpid(), store=store.identity)
+        self._pid = os.getpid()
+        self._note("began", store=store.identity)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -104,7 +105,7 @@ class Recorder:
 
     def _note(self, what: str, **fields: Any) -> None:
         at = round(time.monotonic(), 4)
-        line = {"what": what, "node": self._name, "at": at, **fields}
+        line = {"what": what, "node": self._name, "pid": self._pid, "at": at, **fields}
         os.write(self._fd, json.dumps(line).encode() + b"\n")
 
 

@@ -38,6 +38,8 @@ WORLD_FILE = "ledger.jsonl"
 POLL_SECONDS = 0.1
 END_SECONDS_MAX = 40.0
 """How long all runs may take to their end once every trouble is over."""
+FORGOTTEN_SECONDS = 2.0
+"""How long nothing new may come before what is missing counts as forgotten."""
 DRAIN_SECONDS_MAX = 15.0
 RESTART_SECONDS = 0.2
 RUNS_MAX = 1_000
@@ -163,14 +165,23 @@ class Scene:
             for proxy in proxies:
                 proxy.heal()
 
-    async def ended(self, seconds_max: float = END_SECONDS_MAX) -> float | None:
-        """Wait until every run has ended; return how long that took, None if it was too long."""
-        began = time.monotonic()
-        while time.monotonic() < began + seconds_max:
+    async def ended(
+        self, seconds_max: float = END_SECONDS_MAX, *, forgets: bool = False
+    ) -> float | None:
+        """Wait until every run has ended; return how long that took, None if it was too long.
+
+        Of a store that `forgets`, every run that it still knows, a while after.
+        """
+        began = still = time.monotonic()
+        while (now := time.monotonic()) < began + seconds_max:
             rows = await self.rows()
             done = {row.session.key for row in rows if row.status in TERMINAL}
             if done >= set(self._errands):
-                return time.monotonic() - began
+                return now - began
+            if not forgets or not rows or len(done) < len({row.session.key for row in rows}):
+                still = now
+            elif now - still > FORGOTTEN_SECONDS:
+                return still - began
             await asyncio.sleep(POLL_SECONDS)
         return None
 
@@ -204,10 +215,15 @@ class Scene:
         world = self.folder / WORLD_FILE
         await asyncio.to_thread(_settle, self._ledger, world)
         store = await self.store()
-        lines = read_ledger(world)
-        traces = [*read_traces(self.folder)]
         return audit(
-            store, lines, traces, quiet, forgets=forgets, nodes_stuck=stuck, stalls=self.stalls
+            store,
+            read_ledger(world),
+            read_traces(self.folder),
+            quiet,
+            identity=getattr(self._reader, "identity", ""),
+            forgets=forgets,
+            nodes_stuck=stuck,
+            stalls=self.stalls,
         )
 
     async def store(self) -> Store:

@@ -14,6 +14,9 @@ from perdure.testing.nodes.scene import Scene
 
 Play = Callable[[Scene], Awaitable[None]]
 STALL_LEASES = 4.0
+SHARED = ("postgres", "redis", "nats")
+THREE = (*SHARED, "three nats")
+EVERY = ("sqlite", *THREE)
 
 
 class Trouble(NamedTuple):
@@ -22,11 +25,13 @@ class Trouble(NamedTuple):
     name: str
     what: str
     play: Play
-    stores: tuple[str, ...] = ("postgres", "redis", "nats")
-    forgets: tuple[str, ...] = ()
-    """The stores that lose by this what was acknowledged, as their durability says."""
+    stores: tuple[str, ...] = SHARED
+    forgets: bool = False
+    """Whether the store loses by this what it had acknowledged, as its durability says."""
     false_clocks: bool = False
     speeds: tuple[float | None, ...] = ()
+    bus: Mapping[str, float] = {}
+    """How the messages between nodes are spoiled; see `BadBus`."""
 
 
 async def nothing(scene: Scene) -> None:
@@ -133,12 +138,44 @@ async def store_frozen(scene: Scene) -> None:
         await scene.server(server.thaw)
 
 
+async def all_cut(scene: Scene) -> None:
+    """Cut all nodes from every server at once, for two leases."""
+    for _ in range(2):
+        await scene.pause(0.2, 0.6)
+        networks = [one for networks in scene.proxies.values() for one in networks]
+        for network in networks:
+            network.cut()
+        await scene.pause(1.5, 2)
+        for network in networks:
+            network.heal()
+
+
+async def emptied(scene: Scene) -> None:
+    """Kill the store's server, and start it again without what it had."""
+    await scene.pause(0.5, 0.8)
+    [server] = scene.backend.servers
+    await scene.server(server.kill)
+    await scene.server(lambda: server.start_again(empty=True))
+
+
+async def stale(scene: Scene) -> None:
+    """Put a replica in the place of the server that has not heard of the last second."""
+    [server] = scene.backend.servers
+    await scene.server(server.kill)
+    await scene.server(server.start_again)
+    await scene.pause(0.3, 0.4)
+    disk = await asyncio.to_thread(server.disk)
+    await scene.pause(0.8, 1.2)
+    await scene.server(server.kill)
+    await scene.server(lambda: server.start_again(disk=disk))
+
+
 ALL: Mapping[str, Trouble] = {
     name: Trouble(name, (play.__doc__ or "").strip(), play, **more)
     for name, play, more in (
-        ("nothing", nothing, {"stores": ("sqlite", "postgres", "redis", "nats")}),
-        ("kill", kill, {"stores": ("sqlite", "postgres", "redis", "nats")}),
-        ("freeze", freeze, {"stores": ("sqlite", "postgres", "redis", "nats")}),
+        ("nothing", nothing, {"stores": EVERY}),
+        ("kill", kill, {"stores": EVERY}),
+        ("freeze", freeze, {"stores": EVERY}),
         ("stall", stall, {}),
         ("clocks", clocks, {"false_clocks": True, "speeds": (None, 0.5)}),
         ("cut", cut, {}),
@@ -146,7 +183,12 @@ ALL: Mapping[str, Trouble] = {
         ("one way", one_way, {}),
         ("lost answers", lost_answers, {}),
         ("slow", slow, {}),
-        ("store killed", store_killed, {}),
-        ("store frozen", store_frozen, {}),
+        ("all cut", all_cut, {"stores": THREE}),
+        ("store killed", store_killed, {"stores": THREE}),
+        ("store frozen", store_frozen, {"stores": THREE}),
+        ("deaf bus", kill, {"bus": {"lost": 1.0}}),
+        ("wild bus", kill, {"bus": {"lost": 0.2, "twice": 0.5, "late_ms": 200}}),
+        ("emptied", emptied, {"stores": ("redis",), "forgets": True}),
+        ("stale copy", stale, {"stores": ("redis",), "forgets": True}),
     )
 }
