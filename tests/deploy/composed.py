@@ -13,8 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from perdure.api.operations import OPERATIONS
-from scripts.docs import ENVIRONMENT_SAID
-from tests.deploy.files import FULL_VERSION, OURS, ROOT, SECRET, image_name
+from tests.deploy.files import FULL_VERSION, OURS, READ, ROOT, SECRET, image_name
 
 TOP: Final = {"name": str, "services": dict, "volumes": dict, "networks": dict}
 SERVICE: Final[Mapping[str, type | tuple[type, ...]]] = {
@@ -51,7 +50,7 @@ LEAVING_SECONDS: Final = 35
 
 FOREIGN: Final = {
     "postgres": {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "POSTGRES_INITDB_ARGS"},
-    "redis": {"REDIS_PASSWORD"},
+    "redis": {"REDISCLI_AUTH"},
     "nats": {"NATS_PASSWORD", "NATS_NAME"},
     "caddy": {"XDG_CONFIG_HOME", "XDG_DATA_HOME"},
 }
@@ -121,7 +120,7 @@ def _image(service: Mapping[str, Any], path: Path, version: str) -> Iterator[str
 def _environment(service: Mapping[str, Any]) -> Iterator[str]:
     given = service.get("environment", {})
     known = (
-        {*ENVIRONMENT_SAID, *OF_AGENTS}
+        {*READ, *OF_AGENTS}
         if _is_ours(service)
         else FOREIGN.get(image_name(service.get("image", "")), set())
     )
@@ -131,12 +130,12 @@ def _environment(service: Mapping[str, Any]) -> Iterator[str]:
         if value is not None and not isinstance(value, str):
             yield f"environment: {name} is {value!r}: quote it"
             continue
-        if SECRET.search(name) and value is not None and not VARIABLE.fullmatch(value):
+        if SECRET.search(name) and value is not None and not VARIABLE.fullmatch(value.strip('"')):
             yield f"environment: a secret in {name}"
     for text in _texts(service):
         if re.search(r"://[^/@\s]*:(?!\$\{)[^/@\s]+@", text):
             yield f"a password in {text!r}"
-        for variable in re.findall(r"(?<!\$)\$\{[^}]*\}?", text):
+        for variable in re.findall(r"(?<!\$)\$(?:\{[^}]*\}?|\w+)", text):
             if not VARIABLE.fullmatch(variable):
                 yield f"{variable!r} is no variable of compose"
             elif ":" not in variable:
@@ -163,8 +162,8 @@ def _mounts(service: Mapping[str, Any], path: Path, volumes: Mapping[str, Any]) 
 def _addresses(service: Mapping[str, Any], services: Mapping[str, Any]) -> Iterator[str]:
     """Whoever is named by a URL must be here, and listen at that port."""
     for text in _texts(service):
-        for url in re.findall(r"\w+://[^\s'\"]+", text):
-            parts = urlsplit(re.sub(r"\$\{[^}]*\}", "x", url))
+        for url in re.findall(r"\w+://[^\s'\"]+", VARIABLE.sub("x", text)):
+            parts = urlsplit(url)
             for place in parts.netloc.rpartition("@")[2].split(","):
                 host, _, port = place.partition(":")
                 if host in ("127.0.0.1", "localhost"):

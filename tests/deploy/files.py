@@ -30,6 +30,14 @@ MERGE: Final = "tag:yaml.org,2002:merge"
 SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PEPPER", re.IGNORECASE)
 """The names of what must never stand in a file."""
 
+READ: Final = frozenset(
+    name
+    for folder in ("src", "examples", "deploy")
+    for path in (ROOT / folder).rglob("*.py")
+    for name in re.findall(r'"(PERDURE_[A-Z_]+|[A-Z]+_API_KEY)"', path.read_text("utf-8"))
+)
+"""The variables that the code reads, or an example."""
+
 FULL_VERSION: Final = re.compile(r"[\w./-]+:\d+\.\d+(\.\d+)?(-[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 
 

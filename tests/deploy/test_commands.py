@@ -7,20 +7,26 @@ import pytest
 
 from perdure.bootstrap import Agent
 from perdure.cli.loading import load_agent
-from scripts.docs import ENVIRONMENT_SAID
-from tests.deploy.files import ROOT, Command, every_command
+from tests.deploy.files import READ, ROOT, Command, every_command
 
 COMMANDS = every_command()
 FOLDERS = {one.where.partition("/")[0] for one in COMMANDS}
 MOUNTED = {"/agents": (ROOT / "examples", ROOT / "deploy" / "three-nodes")}
-READ_BY_OTHERS = {"POD_NAME", "PGPASSWORD", "PYTHONUNBUFFERED", "REFUND_PAYMENTS", "PARCELS_LEDGER"}
+READ_BY_OTHERS = {
+    "POD_NAME",
+    "POD_IP",
+    "PGPASSWORD",
+    "PYTHONUNBUFFERED",
+    "REFUND_PAYMENTS",
+    "PARCELS_LEDGER",
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.where)
 def test_a_command_line_is_one_of_ours(command: Command) -> None:
     context = command.parsed()
     assert context.command.name in ("server", "worker")
-    known = {*ENVIRONMENT_SAID, *READ_BY_OTHERS}
+    known = {*READ, *READ_BY_OTHERS}
     assert {name for name in command.environment if name not in known} == set()
 
 

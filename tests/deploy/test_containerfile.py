@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from perdure.api.operations import OPERATIONS
-from scripts.docs import ENVIRONMENT_SAID
 from tests.deploy.files import (
     CONTAINERFILE,
     FULL_VERSION,
+    READ,
     ROOT,
     SECRET,
     Command,
@@ -110,7 +110,7 @@ def test_its_health_is_asked_of_an_operation_without_a_key() -> None:
 
 def test_every_variable_that_it_sets_is_known() -> None:
     names = set(re.findall(r"(\w+)=", final("ENV")))
-    assert names - OF_PYTHON <= set(ENVIRONMENT_SAID)
+    assert names - OF_PYTHON <= READ
 
 
 @pytest.mark.parametrize("instruction", [i for i in instructions(TEXT) if i.name == "COPY"])
