@@ -149,7 +149,8 @@ ENVIRONMENT_SAID: Final = {
     "PERDURE_BOOTSTRAP_KEY": "A key that becomes an admin's when a server starts; 16 to 256 chars.",
     "PERDURE_KEY_PEPPER": "What a server hashes keys with, instead of a file beside its catalog. "
     "Servers that share a catalog need it, and the same.",
-    "PERDURE_CATALOG": "Where a server's agents and keys are, where `--catalog` is not given: a URL.",
+    "PERDURE_CATALOG": "Where a server's agents and keys are, where `--catalog` is not given: a "
+    "URL.",
     "PERDURE_CLUSTER": "Where servers hear of each other, where `--cluster` is not given: a URL.",
     "PERDURE_NAME": "What other servers call this one, where `--name` is not given.",
     "PERDURE_ADVERTISE": "The URL by which others reach it, where `--advertise` is not given.",
