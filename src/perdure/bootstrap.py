@@ -76,7 +76,7 @@ SHARED: Mapping[str, tuple[str, str]] = {
 SQLITE_PREFIX = "sqlite:///"
 MEMORY_URL = "memory://"
 DEFAULT_TENANT = "default"
-OPENED_EVERY_S = 1.0
+OPENED_EVERY_MS = 1_000
 """How often a server tries to open a store that does not answer."""
 KEY_VARIABLES = ("PERDURE_BOOTSTRAP_KEY", "NORNS_DEFAULT_TENANT_KEY")
 
@@ -295,12 +295,7 @@ async def open_service(
 
     clock, fresh = SystemClock(), secret_bytes
     catalog, cluster = _beside(folder, store, catalog, cluster)
-    given_pepper = environment.get("PERDURE_KEY_PEPPER")
-    if is_shared(catalog) and not given_pepper:
-        raise InvalidInput(
-            "servers that share a catalog need the same pepper, with which it keeps keys and "
-            "secrets: set PERDURE_KEY_PEPPER to one text of 32 characters or more for all of them"
-        )
+    given_pepper = _given_pepper(environment, is_shared(catalog))
     if not is_shared(catalog):
         await asyncio.to_thread(folder.mkdir, 0o700, parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
@@ -336,6 +331,16 @@ async def open_service(
         yield service, made
 
 
+def _given_pepper(environment: Mapping[str, str], shared: bool) -> str | None:
+    given = environment.get("PERDURE_KEY_PEPPER")
+    if shared and not given:
+        raise InvalidInput(
+            "servers that share a catalog need the same pepper, with which it keeps keys and "
+            "secrets: set PERDURE_KEY_PEPPER to one text of 32 characters or more for all of them"
+        )
+    return given
+
+
 async def _open_patiently(
     store: str, clock: Clock, patience_s: float, on_waiting: Callable[[str], None]
 ) -> OpenStore:
@@ -347,7 +352,9 @@ async def _open_patiently(
             if not is_shared(store) or clock.monotonic_ms() >= end_ms:
                 raise
             on_waiting(str(why))
-        await asyncio.sleep(OPENED_EVERY_S)
+        passed = asyncio.Event()
+        clock.call_later(OPENED_EVERY_MS, passed.set)
+        await passed.wait()
 
 
 async def _first_key(

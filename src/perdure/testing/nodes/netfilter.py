@@ -18,7 +18,7 @@ from typing import Self
 
 from perdure.testing.servers import ServerMissing
 
-INSIDE_VARIABLE = "PERDURE_PRIVATE_NETWORK"
+INSIDE_VARIABLE = "_PERDURE_PRIVATE_NETWORK"
 TABLE = "perdure"
 RULES = f"""
 table ip {TABLE} {{
