@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from perdure.adapters.postgres import driver
-from perdure.adapters.postgres.errors import in_words, verdict
-from perdure.adapters.postgres.found import LOOK, TIMELINE, Found, durability, judge
+from perdure.adapters.postgres.errors import in_words, sqlstate, verdict
+from perdure.adapters.postgres.found import LINEAGE, LOOK, NOT_TOLD, Found, durability, judge
 from perdure.core.errors import Broken, InvalidInput, StoreRefused, Unavailable
 
 if TYPE_CHECKING:
@@ -117,9 +117,17 @@ class Database:
         async with connection.transaction():
             settings = dict(await connection.fetchrow(LOOK) or {})
             judge(settings, self.name)
-            timeline = await connection.fetchval(TIMELINE)
-        lineage = f"{settings['system_identifier']}/{timeline}"
+            lineage = await self._lineage(connection)
         return Found(durability(settings), lineage, settings)
+
+    async def _lineage(self, connection: asyncpg.Connection[Any]) -> str:
+        try:
+            async with connection.transaction():
+                return str(await connection.fetchval(LINEAGE))
+        except Exception as error:
+            if not sqlstate(error).startswith(NOT_TOLD):
+                raise
+            return ""
 
     def _away(self, error: BaseException) -> Unavailable:
         return Unavailable(f"{self.name} cannot be reached: {in_words(error)}")

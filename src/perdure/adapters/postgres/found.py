@@ -20,18 +20,22 @@ SELECT current_setting('server_version_num')::int / 10000 AS version,
     current_setting('fsync') AS fsync,
     current_setting('full_page_writes') AS full_page_writes,
     current_setting('synchronous_commit') AS synchronous_commit,
-    current_setting('synchronous_standby_names') AS synchronous_standby_names,
-    (SELECT system_identifier FROM pg_control_system()) AS system_identifier
+    current_setting('synchronous_standby_names') AS synchronous_standby_names
 """
-TIMELINE = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"
-"""Of what is written now: the control file tells it only after the next checkpoint."""
+LINEAGE = """
+SELECT format('%s/%s', system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8))
+FROM pg_control_system()
+"""
+"""The timeline of what is written now: the control file tells it only after a checkpoint."""
+NOT_TOLD = ("0A", "42", "55")
+"""What a server says that keeps its line of history to itself, as some providers have it."""
 
 
 class Found(NamedTuple):
     """A primary, as it describes itself.
 
-    `lineage` changes when a standby is promoted or a backup restored: from then on the server may
-    lack what the one before had acknowledged.
+    `lineage` is empty where the server does not tell it. It changes when a standby is promoted or a
+    backup restored: from then on there may be less than what was acknowledged before.
     """
 
     durability: Durability

@@ -29,6 +29,7 @@ from perdure.testing.servers import ServerMissing, free_port
 
 READY_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 20
+REMOVAL_SECONDS_MAX = 120
 POLL_SECONDS = 0.01
 STATUS_LINE = 7
 """Of postmaster.pid, counted from 0: `ready` once it answers, `standby` if it only reads."""
@@ -183,7 +184,7 @@ class PostgresServer:
             self.kill()
         if self._guard.stdin is not None and not self._guard.stdin.closed:
             self._guard.stdin.close()
-            self._guard.wait(STOP_SECONDS_MAX)
+            self._guard.wait(REMOVAL_SECONDS_MAX)
 
     def __enter__(self) -> Self:
         return self
