@@ -239,6 +239,7 @@ class TestPages:
         plan = "\n".join(row[0] for row in rows)
         assert "Index Scan using sessions_due" in plan
         assert "((agent = wanted.agent) AND (due_at <= " in plan
+        assert "(owner = nodes.owner)" in plan
         assert "Seq Scan on sessions" not in plan
 
     async def test_parked_sessions_of_others_are_not_looked_at(self, url: str) -> None:

@@ -49,23 +49,29 @@ FROM unnest($4::text[]) AS wanted (agent) CROSS JOIN LATERAL (
     ORDER BY due_at LIMIT {{limit}}
 ) AS found
 """
-ORPHANS = f"""
-FROM perdure.nodes JOIN perdure.sessions ON sessions.owner = nodes.owner
-WHERE coalesce(nodes.lease_until, 0) <= {NOW.format("$5")} AND quarantine IS NULL
-AND ($6::boolean OR agent = ANY ($4::text[])) AND {READABLE} AND wake_at
+ORPHANED = f"""
+FROM (
+    SELECT owner FROM perdure.nodes WHERE coalesce(lease_until, 0) <= {NOW.format("$5")} OFFSET 0
+) AS gone CROSS JOIN LATERAL (
+    SELECT {{columns}} FROM perdure.sessions
+    WHERE sessions.owner = gone.owner AND quarantine IS NULL AND wake_at {{when}} $1
+    AND ($6::boolean OR agent = ANY ($4::text[])) AND {READABLE}
+    ORDER BY wake_at LIMIT {{limit}}
+) AS found
 """
+"""Of those who have no lease any more: the sessions of others are not looked at."""
+_DUE = {"when": "<=", "limit": "$2"}
+_LATER = {"when": ">", "limit": "1"}
 DUE = f"""
-SELECT * FROM (
-    (SELECT found.* {UNOWNED.format(columns=f"due_at AS at, {NAMES}", when="<=", limit="$2")})
-    UNION ALL
-    (SELECT wake_at AS at, {NAMES} {ORPHANS} <= $1 ORDER BY wake_at LIMIT $2)
+SELECT at, {NAMES} FROM (
+    SELECT found.* {UNOWNED.format(columns=f"due_at AS at, {NAMES}", **_DUE)}
+    UNION ALL SELECT found.* {ORPHANED.format(columns=f"wake_at AS at, {NAMES}", **_DUE)}
 ) AS due ORDER BY at LIMIT $2
 """
 NEXT = f"""
 SELECT min(at) AS at FROM (
-    SELECT found.at {UNOWNED.format(columns="due_at AS at", when=">", limit="1")}
-    UNION ALL
-    SELECT min(wake_at) {ORPHANS} > $1
+    SELECT found.at {UNOWNED.format(columns="due_at AS at", **_LATER)}
+    UNION ALL SELECT found.at {ORPHANED.format(columns="wake_at AS at", **_LATER)}
 ) AS later WHERE $2::bigint IS NOT NULL
 """
 
