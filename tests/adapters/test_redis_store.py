@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from perdure.adapters.stores.redis import RedisStore, store
-from perdure.ports.session_store import SessionStore
+from perdure.core.codec import verify_chain
+from perdure.core.errors import InvalidInput
+from perdure.core.ids import SessionId
+from perdure.core.runs import RunRow
+from perdure.ports.session_store import InboxEntry, RunQuery, SessionStore
 from perdure.testing.clock import FakeClock
+from perdure.testing.conformance.claimant import SESSION, created, outcomes
+from perdure.testing.conformance.loading import noise
 from perdure.testing.conformance.machine import EVERYTHING, StoreMachine
 from perdure.testing.conformance.stores import OpenStore, StoreConformance
 from tests.adapters.redis_servers import shared
@@ -67,3 +73,49 @@ def test_it_agrees_with_the_oracle_and_everything_is_reached(
         if RedisMachine.reached.keys() >= EVERYTHING:
             break
     assert EVERYTHING - RedisMachine.reached.keys() == set()
+
+
+async def test_a_run_that_another_session_asked_for_is_found_there_alone() -> None:
+    """Clients name runs: the row is of the session that said so last, in every index."""
+    first, second = SessionId("t", "a", "k"), SessionId("t", "b", "l")
+    async with redis_store(FakeClock()) as opened:
+        for session in (first, second):
+            row = RunRow(id="r", session=session, status="queued", created_at=7)
+            await opened.accept(InboxEntry("r", session, b"{}", 1), row)
+        wanted = RunRow(id="r", session=second, status="queued", created_at=7)
+        for query, found in [
+            ({}, [wanted]),
+            ({"agent": "a"}, []),
+            ({"agent": "b"}, [wanted]),
+            ({"key": "k"}, []),
+            ({"key": "l"}, [wanted]),
+            ({"agent": "a", "key": "k"}, []),
+            ({"agent": "b", "key": "l"}, [wanted]),
+            ({"status": "queued"}, [wanted]),
+        ]:
+            assert await opened.list(RunQuery(tenant="t", **query)) == found
+
+
+async def test_what_cannot_be_stored_is_a_conflict_and_the_others_are_written() -> None:
+    async with redis_store(FakeClock()) as opened:
+        owner = await created(opened)
+        other = await created(opened, SESSION._replace(key="other"))
+        steps = [owner.step(b"a", wake_at=2**60), other.step(b"b"), owner.step(b"c")]
+        assert await outcomes(opened, *steps) == ["Conflict", "written", "Conflict"]
+        with pytest.raises(InvalidInput):
+            await opened.load(SessionId("\ud800", "a", "k"))
+        assert await opened.blob("address") is None
+
+
+async def test_a_long_log_and_a_large_one_come_whole() -> None:
+    async with redis_store(FakeClock()) as opened:
+        owner = await created(opened)
+        bodies = [b"%d" % n for n in range(1_234)]
+        large = [noise(700_000) for _ in range(9)]
+        assert await outcomes(opened, owner.step(*bodies), owner.step(*large)) == ["written"] * 2
+        log = await opened.read(SESSION, 0, 10_000)
+        assert [record.body for record in log] == bodies + large
+        assert verify_chain(owner.loaded.head, 0, log) == owner.head
+        assert [record.seq for record in await opened.read(SESSION, 1_230, 5)] == [
+            1_231, 1_232, 1_233, 1_234, 1_235,
+        ]  # fmt: skip

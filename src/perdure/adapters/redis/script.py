@@ -29,6 +29,7 @@ NOT_NOW = frozenset({
 """Nothing was done, and it is worth while to ask again."""
 ADVICE = {
     "BUSY": "a script of somebody runs for too long (SCRIPT KILL ends it)",
+    "MOVED": "it is a cluster, and another shard has our slot: give the address of that one",
     "MISCONF": "it cannot write to its disk",
     "NOPERM": "the user lacks a right: see docs/operating/redis.md",
     "NOREPLICAS": "it has fewer replicas than min-replicas-to-write",

@@ -12,7 +12,8 @@
 --   unread:OWNER   those of them with entries that it does not know of
 --   leases         nodes by when their lease ends
 --   rows:TENANT    run -> status, SID and the row, a line each
---   runs:TENANT, runs:TENANT/AGENT, runs:SID, status:STATUS:TENANT   runs by when they were created
+--   runs:TENANT, runs:TENANT/AGENT, runs:SID, keys:TENANT/KEY, status:STATUS:TENANT
+--                  runs by when they were created
 --   blob:ADDRESS   contents
 --   writer:ID      what the last batch of a writer came to
 local function agent_of(sid)

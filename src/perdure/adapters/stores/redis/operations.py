@@ -26,6 +26,8 @@ from perdure.ports.session_store import CommitDone, InboxEntry, StepCommit, Toke
 
 DIGEST_BYTES = 16
 NONE = -1
+TIME_MAX = 2**53
+"""What a sorted set can keep apart from the next integer."""
 
 _first = itemgetter(0)
 _encode_row = msgspec.json.Encoder().encode
@@ -49,8 +51,10 @@ class Commit:
         return self.step.session, self.step.token
 
     def packed(self) -> tuple[Header, list[bytes]]:
-        """Return the header and the payloads."""
+        """Return the header and the payloads. Raises `OverflowError`."""
         step = self.step
+        if step.wake_at is not None and abs(step.wake_at) > TIME_MAX:
+            raise OverflowError(f"{step.wake_at} is no time in milliseconds since 1970")
         payloads = [*map(pack_record, step.records)]
         # Most steps have none of these, and an empty comprehension is not for nothing.
         if step.rows:

@@ -327,6 +327,8 @@ def _index(query: RunQuery) -> str:
     """Return the name of the smallest index that has what is looked for."""
     if query.agent is not None and query.key is not None:
         return f"runs:{name(SessionId(query.tenant, query.agent, query.key))}"
+    if query.key is not None:
+        return f"keys:{escape(query.tenant)}/{escape(query.key)}"
     if query.status is not None:
         return f"status:{query.status}:{escape(query.tenant)}"
     if query.agent is not None:

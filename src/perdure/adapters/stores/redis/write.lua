@@ -45,10 +45,18 @@ local function disown(owner, sid)
   end
 end
 
+-- Return the indexes that have the runs of a session.
+local function indexes_of(sid)
+  local tenant, agent, key = match(sid, '^([^/]*)/([^/]*)/([^/]*)$')
+  return {
+    base .. 'runs:' .. tenant .. '/' .. agent, base .. 'runs:' .. sid,
+    base .. 'keys:' .. tenant .. '/' .. key,
+  }
+end
+
 local function keep_row(row, body)
   local tenant, id, status, sid, created = unpack(row)
   local rows, all = base .. 'rows:' .. tenant, base .. 'runs:' .. tenant
-  local of_agent, of_session = base .. 'runs:' .. match(sid, '^[^/]*/[^/]*'), base .. 'runs:' .. sid
   local old, was_status, was_sid = call('HGET', rows, id), nil, nil
   if old then
     was_status, was_sid = match(old, '^([^\n]*)\n([^\n]*)\n')
@@ -56,13 +64,13 @@ local function keep_row(row, body)
   else
     call('ZADD', all, created, id)
   end
-  if was_sid and was_sid ~= sid then
-    call('ZREM', base .. 'runs:' .. match(was_sid, '^[^/]*/[^/]*'), id)
-    call('ZREM', base .. 'runs:' .. was_sid, id)
-  end
   if was_sid ~= sid then
-    call('ZADD', of_agent, created, id)
-    call('ZADD', of_session, created, id)
+    for _, index in ipairs(was_sid and indexes_of(was_sid) or {}) do
+      call('ZREM', index, id)
+    end
+    for _, index in ipairs(indexes_of(sid)) do
+      call('ZADD', index, created, id)
+    end
   end
   if was_status and was_status ~= status then
     call('ZREM', base .. 'status:' .. was_status .. ':' .. tenant, id)
@@ -202,8 +210,10 @@ local function commit(op)
     call('SET', base .. 'snap:' .. sid, payload())
     call('HSET', key, 'snapshot', version + records)
   end
+  for _, id in ipairs(consumed) do
+    call('HDEL', base .. 'in:' .. sid, id)
+  end
   if consumed[1] then
-    call('HDEL', base .. 'in:' .. sid, unpack(consumed))
     call('HSET', key, 'waiting', waiting - #consumed)
   end
 
