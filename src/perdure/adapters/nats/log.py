@@ -15,7 +15,7 @@ import heapq
 import itertools
 import json
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,12 +25,16 @@ from perdure.core.errors import Broken, PerdureError, Unavailable
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
-AUTHOR, CHANGE = "Perdure-By", "Perdure-Is"
+HEADER = "Perdure"
+"""Who wrote a message, a space, and what it changes, as JSON."""
 ON_SUBJECT, IN_STREAM = "Nats-Expected-Last-Subject-Sequence", "Nats-Expected-Last-Sequence"
 WRONG_LAST_SEQUENCE = 10071
 HEARTBEAT_SECONDS = 1
 SILENCE_SECONDS_MAX = 3 * HEARTBEAT_SECONDS
-RESEND_SECONDS = 1.0
+RESEND_SECONDS = 2.0
+"""After which a message is sent again; each time after twice as long. A connection loses nothing,
+but a leader that dies loses what it was about to store.
+"""
 SWEEP_SECONDS = 0.1
 NANOSECONDS_PER_MS = 1_000_000
 
@@ -61,7 +65,7 @@ Told = Callable[[Outcome], None]
 class _Addition:
     """A message on its way into a stream."""
 
-    __slots__ = ("body", "deadline", "headers", "reply", "sent_at", "subject", "told")
+    __slots__ = ("again_at", "body", "deadline", "headers", "pause", "reply", "subject", "told")
 
     def __init__(
         self, subject: str, headers: dict[str, str], body: bytes, told: Told, deadline: float
@@ -72,7 +76,8 @@ class _Addition:
         self.told = told
         self.deadline = deadline
         self.reply = ""
-        self.sent_at = 0.0
+        self.again_at = 0.0
+        self.pause = RESEND_SECONDS
 
 
 class Log:
@@ -81,7 +86,8 @@ class Log:
     With `whole`, messages come with their bodies; without, only with what their headers say. A
     stream that is `trimmed` forgets messages that have later ones on their subject.
     `patience` is for how many seconds an operation tries before it is `Unavailable`. When the
-    stream turns out to have lost what was folded, `failure` says so and everything is `Broken`.
+    stream turns out to have lost what was folded, `on_loss` is called, `failure` says so, and
+    everything is `Broken`.
     """
 
     def __init__(
@@ -93,6 +99,7 @@ class Log:
         whole: bool,
         patience: float,
         trimmed: bool = False,
+        on_loss: Callable[[], None] = lambda: None,
     ) -> None:
         self.stream = stream
         self.folded = 0
@@ -101,11 +108,14 @@ class Log:
         self._fold = fold
         self._whole = whole
         self._trimmed = trimmed
+        self._on_loss = on_loss
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._author = uuid.uuid4().hex[:12]
         self._numbers = itertools.count(1)
         self._additions: dict[str, _Addition] = {}
+        self._stored: dict[int, str] = {}
+        self._highest = 0
         self._outbox: list[_Addition] = []
         self._has_mail = asyncio.Event()
         self._reached: dict[int, list[Callable[[], None]]] = {}
@@ -150,7 +160,7 @@ class Log:
         `Unavailable` when it is not known whether it is stored.
         """
         key = f"{self._author}-{next(self._numbers):x}"
-        headers = {AUTHOR: key, CHANGE: as_header(change)}
+        headers = {HEADER: f"{key} {as_header(change)}"}
         if guard:
             headers[guard] = str(last)
         addition = _Addition(subject, headers, body, told, self._loop.time() + self._patience)
@@ -212,17 +222,23 @@ class Log:
         try:
             if self.failure is not None:
                 raise Broken(f"{self.stream}: {self.failure}")
-            folded = self.folded
-            found = await self._connection.api(f"STREAM.INFO.{self.stream}", self._patience)
-            last = int(found["state"]["last_seq"])
-            if last < folded:
-                self._lose(last)
-                raise Broken(f"{self.stream}: {self.failure}")
-        except Refused as error:
-            raise Unavailable(f"{self.stream} cannot be read: {error}") from None
+            last = await self._last()
         finally:
             self._sync_next()
         await self.reach(last, patience)
+
+    async def _last(self) -> int:
+        """Return the number of the last message. Raises `Broken` if it was once a greater one."""
+        highest = self._highest
+        try:
+            found = await self._connection.api(f"STREAM.INFO.{self.stream}", self._patience)
+        except Refused as error:
+            raise Unavailable(f"{self.stream} cannot be read: {error}") from None
+        last = int(found["state"]["last_seq"])
+        if last < highest:
+            self._lose(last)
+            raise Broken(f"{self.stream}: {self.failure}")
+        return last
 
     def _sync_next(self) -> None:
         self._syncing, waiting = None, self._next_sync
@@ -238,7 +254,8 @@ class Log:
             addition.reply = self._connection.answer_to(
                 lambda message: self._acknowledge(key, message)
             )
-        addition.sent_at = self._loop.time()
+        addition.again_at = self._loop.time() + addition.pause
+        addition.pause *= 2
         self._outbox.append(addition)
         self._has_mail.set()
 
@@ -255,11 +272,16 @@ class Log:
         if addition is None:
             return
         if temporary(message):
-            addition.sent_at = 0.0
+            addition.again_at = 0.0
             return
         answer = json.loads(message.data)
         if "error" not in answer:
-            self._settle(key, int(answer["seq"]))
+            seq = int(answer["seq"])
+            if seq > self.folded:
+                if not self._trimmed:
+                    self._stored[seq] = key
+                self._highest = max(self._highest, seq)
+            self._settle(key, seq)
             return
         error = refusal(answer["error"])
         if error.number == WRONG_LAST_SEQUENCE:
@@ -267,7 +289,7 @@ class Log:
             self._tasks.append(task)
             task.add_done_callback(self._tasks.remove)
         elif error.code == 503:
-            addition.sent_at = self._loop.time() - RESEND_SECONDS + SWEEP_SECONDS
+            addition.again_at = 0.0
         else:
             self._settle(key, Unavailable(f"{self.stream} takes nothing: {error}"))
 
@@ -293,7 +315,7 @@ class Log:
                             "known whether this is stored"
                         ),
                     )
-                elif now > addition.sent_at + RESEND_SECONDS and self._connection.connected:
+                elif now > addition.again_at and self._connection.connected:
                     self._post(key, addition)
 
     def _begin_again(self) -> None:
@@ -346,6 +368,7 @@ class Log:
         await self._connection.api(
             f"CONSUMER.CREATE.{self.stream}", stream_name=self.stream, config=config
         )
+        await self._last()
 
     async def _stay_tuned(self) -> None:
         """Listen anew when something is missing, nothing is heard, or the connection was lost."""
@@ -380,8 +403,11 @@ class Log:
         if number == 1 and self.folded and not self._trimmed:
             self._lose(self.folded - 1)
             return
-        headers = message.headers or {}
-        found = Folded(seq, at_ns, message.subject, headers.get(CHANGE, ""), message.data)
+        key, _, change = (message.headers or {}).get(HEADER, "").partition(" ")
+        if self._stored.pop(seq, key) != key:
+            self._lose(seq - 1)
+            return
+        found = Folded(seq, at_ns, message.subject, change, message.data)
         try:
             folding = self._fold(found)
             if folding is not None:
@@ -393,8 +419,8 @@ class Log:
             self._break(f"message {seq} cannot be read, perhaps a newer version wrote it: {error}")
             return
         self.folded, self._last_at_ns = seq, at_ns
+        self._highest = max(self._highest, seq)
         self._tell_reached(seq)
-        key = headers.get(AUTHOR, "")
         if key in self._additions:
             self._settle(key, seq)
 
@@ -420,10 +446,12 @@ class Log:
                 future.set_result(None)
 
     def _lose(self, last: int) -> None:
-        self._break(
-            f"messages after {last} are gone that were there: it was restored, or its server lost "
-            "power. Open the store again, and distrust it"
-        )
+        if self.failure is None:
+            self._break(
+                f"messages after {last} are gone that were there: it was restored, or its server "
+                "lost power. What was in progress is suspect; open it again"
+            )
+            self._on_loss()
 
     def _break(self, why: str) -> None:
         self.failure = why
@@ -440,6 +468,11 @@ class Log:
         for calls in reached.values():
             for call in calls:
                 call()
+
+
+def change_of(headers: Mapping[str, str]) -> str:
+    """Return what a message changes, from its headers."""
+    return headers[HEADER].partition(" ")[2]
 
 
 def as_header(change: bytes) -> str:

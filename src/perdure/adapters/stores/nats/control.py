@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -17,9 +17,10 @@ import msgspec
 
 from perdure.adapters.nats.connection import Connection, subject_part
 from perdure.adapters.nats.log import ON_SUBJECT, Folded, Log, Overtaken
-from perdure.core.errors import StoreRefused
+from perdure.core.errors import StoreRefused, Unavailable
 
 FORMAT = 1
+RETRY_SECONDS = 0.5
 
 
 class Renewal(msgspec.Struct, tag="lease", array_like=True, frozen=True):
@@ -78,9 +79,18 @@ class Control:
         prefix: str,
         clock: Callable[[], int] | None,
         patience: float,
-        on_void: Callable[[str, int], None],
+        on_void: Callable[[str, int], None] = lambda owner, term: None,
+        on_loss: Callable[[], None] = lambda: None,
     ) -> None:
-        self.log = Log(connection, stream, self._fold, whole=False, patience=patience, trimmed=True)
+        self.log = Log(
+            connection,
+            stream,
+            self._fold,
+            whole=False,
+            patience=patience,
+            trimmed=True,
+            on_loss=on_loss,
+        )
         self.distrusted_at = 0
         self.identity: Identity | None = None
         self._prefix = prefix
@@ -186,3 +196,35 @@ class Control:
         self._leases[change.owner] = Lease(message.seq, term, at + change.lease_ms, late)
         if late:
             self._on_void(change.owner, term)
+
+
+class Alarm:
+    """Has a store distrusted that was seen to have lost something, over a connection of its own.
+
+    What is seen once is enough, and what is folded already cannot be built upon.
+    """
+
+    def __init__(self, distrust: Callable[[], Awaitable[None]], patience: float) -> None:
+        self._distrust = distrust
+        self._patience = patience
+        self._task: asyncio.Task[None] | None = None
+
+    def ring(self) -> None:
+        """Something is gone that was there."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._until_done())
+
+    async def close(self) -> None:
+        """Wait until it is done, as long as for anything else."""
+        if self._task is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._task, self._patience)
+
+    async def _until_done(self) -> None:
+        while True:
+            try:
+                await self._distrust()
+            except Unavailable:
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from perdure.adapters.nats.connection import Connection, subject_part
-from perdure.adapters.nats.log import ON_SUBJECT, Folded, Log, Outcome
+from perdure.adapters.nats.log import ON_SUBJECT, Folded, Log, Outcome, change_of
 from perdure.adapters.stores.nats.contents import PLAIN, PLAIN_BYTES_MAX, Contents
 from perdure.adapters.stores.nats.messages import (
     IN_BODY,
@@ -71,11 +71,14 @@ class Shard:
         projection: Projection,
         contents: Contents,
         patience: float,
+        on_loss: Callable[[], None],
     ) -> None:
         self.number = number
         self.stream = f"{name}_{number}"
         self.prefix = f"{name}.{number}"
-        self.log = Log(connection, self.stream, self._fold, whole=False, patience=patience)
+        self.log = Log(
+            connection, self.stream, self._fold, whole=False, patience=patience, on_loss=on_loss
+        )
         self.projection = projection
         self.contents = contents
         self._connection = connection
@@ -120,7 +123,7 @@ class Shard:
     async def _body(self, found: Any) -> Body | None:
         if found is None:
             return None
-        _, wrapped = unpack(found.headers["Perdure-Is"], found.body)
+        _, wrapped = unpack(change_of(found.headers), found.body)
         return decode_body(await self.contents.unwrap(wrapped))
 
     def forget(self, place: str, lane: Lane) -> None:

@@ -17,7 +17,7 @@ from perdure.adapters.nats.log import Log, Overtaken
 from perdure.adapters.nats.place import Place
 from perdure.adapters.nats.streams import durability, ensure
 from perdure.adapters.stores.nats.contents import Contents
-from perdure.adapters.stores.nats.control import Control
+from perdure.adapters.stores.nats.control import Alarm, Control
 from perdure.adapters.stores.nats.lanes import Shard
 from perdure.adapters.stores.nats.messages import (
     Arrival,
@@ -76,6 +76,11 @@ class Layout(NamedTuple):
     replicas: int
     patience: float
 
+    @property
+    def control(self) -> tuple[str, str]:
+        """The control stream, and what its subjects begin with."""
+        return f"{self.name}_control", f"{self.name}.control"
+
     @classmethod
     def of(cls, place: Place) -> Layout:
         """Read them. Raises `InvalidInput`."""
@@ -129,10 +134,12 @@ class NatsStore:
         now = clock if clock is None or callable(clock) else clock.now_ms
         place = Place.parse(url)
         layout = Layout.of(place)
+        alarm = Alarm(lambda: _distrust(place, layout, now), layout.patience)
         async with AsyncExitStack() as held:
+            held.push_async_callback(alarm.close)
             connection = await Connection.open(place)
             held.push_async_callback(connection.close)
-            self = await cls._open(layout, connection, now, held)
+            self = await cls._open(layout, connection, now, held, alarm.ring)
             self._held = held.pop_all()
         return self
 
@@ -143,12 +150,15 @@ class NatsStore:
         connection: Connection,
         now: Callable[[], int] | None,
         held: AsyncExitStack,
+        on_loss: Callable[[], None],
     ) -> NatsStore:
         name, patience, made = layout.name, layout.patience, (layout.storage, layout.replicas)
-        stream = f"{name}_control"
-        found = [await ensure(connection, stream, f"{name}.control.>", *made, last_per_subject=2)]
+        stream, prefix = layout.control
+        found = [await ensure(connection, stream, f"{prefix}.>", *made, last_per_subject=2)]
         projection = Projection()
-        control = Control(connection, stream, f"{name}.control", now, patience, projection.void)
+        control = Control(
+            connection, stream, prefix, now, patience, on_void=projection.void, on_loss=on_loss
+        )
         held.push_async_callback(control.log.close)
         identity = await control.open(layout.shards or SHARDS)
         if layout.shards not in (None, identity.shards):
@@ -159,7 +169,7 @@ class NatsStore:
         found.append(await ensure(connection, f"{name}_contents", f"{name}.contents.>", *made))
         contents = Contents(connection, f"{name}_contents", f"{name}.contents", patience)
         shards = [
-            Shard(number, connection, name, projection, contents, patience)
+            Shard(number, connection, name, projection, contents, patience, on_loss)
             for number in range(identity.shards)
         ]
         for shard in shards:
@@ -488,3 +498,14 @@ class NatsStore:
     async def _body(self, shard: Shard, at: int) -> Body:
         async with self._slots:
             return await shard.body(at)
+
+
+async def _distrust(place: Place, layout: Layout, now: Callable[[], int] | None) -> None:
+    """Make every session suspect, on nothing but what the control stream says now."""
+    async with AsyncExitStack() as held:
+        connection = await Connection.open(place)
+        held.push_async_callback(connection.close)
+        control = Control(connection, *layout.control, now, layout.patience)
+        held.push_async_callback(control.log.close)
+        await control.open(layout.shards or SHARDS)
+        await control.distrust()
