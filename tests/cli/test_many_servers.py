@@ -149,6 +149,7 @@ REFUSED = [
     (["--store", "redis://h", "--cluster", "mysql://h"], "the URL 'mysql://h' is not known"),
     (["--store", "postgres://u:hidden@h/d"], "the URL 'postgres://h/d' is not known"),
     (["--store", "postgres://u:hid/hidden@h/d?password=hidden"], "the URL 'postgres://h/d' is not"),
+    (["--advertise", "eu-1:4000"], "expected http://HOST:PORT"),
     (["--store", "redis://h"], "set PERDURE_KEY_PEPPER to one text of 32 characters or more"),
 ]
 

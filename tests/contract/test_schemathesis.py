@@ -109,6 +109,7 @@ def test_what_is_there_is_asked_for_and_changed(
     settings.write_text('[parameters]\n"path.id" = 1\n"path.key" = "talk"\n', encoding="utf-8")
     count = fuzz(
         schemathesis, tmp_path, url, "--config-file", str(settings),
-        "--exclude-method", "DELETE", "--phases", "fuzzing", "--max-examples", "8",
+        "--exclude-method", "DELETE", "--exclude-operation-id", "drain_node",
+        "--phases", "fuzzing", "--max-examples", "8",
     )  # fmt: skip
     assert count > 200

@@ -19,14 +19,15 @@ from perdure.server.changes import ALL_WITHIN_MS, CHANGES_KEPT, KNOWN_WITHIN_MS
 from perdure.server.egress import Egress
 from perdure.server.gards import CLAIM_MS
 from perdure.server.keys import Keyring
+from perdure.server.outbox import CLAIM_MS as CLAIMED_MS
 from perdure.server.setup import SetupLink, ensure_tenant
 from perdure.testing.clock import FakeClock
 from perdure.wire.table import GardDestroyed
 from perdure.wire.tasks import LlmTask, ToolTask
 from perdure.wire.worker import Joined, JoinRefused
 from tests.server.chance import fresh
-from tests.server.house import BOT, Street, echo, says
-from tests.server.listeners import listening, parts
+from tests.server.house import BOT, House, Street, echo, says
+from tests.server.listeners import Listener, listening, parts
 from tests.server.mortal import Catalogs
 from tests.server.test_gards import Socket
 
@@ -244,10 +245,7 @@ async def test_a_run_that_begins_elsewhere_is_told_to_a_new_endpoint() -> None:
         await a.pass_time(2 * KNOWN_WITHIN_S)
         await making
         await b.run(agent)
-        async with asyncio.timeout(10):
-            while len(listener.requests) < 2:
-                b.clock.advance(1)
-                await asyncio.sleep(0.001)
+        await heard(b, listener, 2)
         assert b"run.started" in parts(listener.requests[0])[1]
 
 
@@ -285,10 +283,35 @@ async def test_what_a_server_that_died_had_to_tell_is_told_by_another() -> None:
             b.service.node.listen(lambda rows: None)
             await b.run(agent)
             assert listener.requests == []
-        async with asyncio.timeout(10):
-            while len(listener.requests) < 2:
-                a.clock.advance(100)
-                await asyncio.sleep(0.001)
+        await heard(a, listener, 2)
+
+
+async def test_what_one_server_is_delivering_no_other_delivers() -> None:
+    """One that starts meanwhile leaves it alone, and takes it over when its claim has run out."""
+    street = Street()
+    async with listening(lambda request: None) as silent, street.house(LOOPBACK) as a:
+        body = {"name": "ci", "url": f"http://127.0.0.1:{silent.port}/hook"}
+        making = asyncio.ensure_future(a.make("/endpoints", body))
+        await a.pass_time(2 * KNOWN_WITHIN_S)
+        endpoint = (await making)["id"]
+        await a.make(f"/endpoints/{endpoint}/test", None)
+        await heard(a, silent, 1)
+        a.clock.stop()
+        async with street.house(LOOPBACK) as b:
+            await b.pass_time(CLAIMED_MS / 2000)
+            assert silent.connections == 1
+            await b.pass_time(CLAIMED_MS / 1000)
+            await heard(b, silent, 2)
+        first, second = (parts(one)[1] for one in silent.requests)
+        assert first == second
+
+
+async def heard(h: House, listener: Listener, count: int) -> None:
+    """Wait until so many requests came."""
+    async with asyncio.timeout(10):
+        while len(listener.requests) < count:
+            h.clock.advance(100)
+            await asyncio.sleep(0.001)
 
 
 async def test_a_trigger_fires_once_for_all_servers() -> None:

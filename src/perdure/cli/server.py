@@ -139,6 +139,8 @@ async def server(
     Servers that name the same store share its work: any of them takes any request, and goes on with
     what another one left. They need the same PERDURE_KEY_PEPPER.
     """
+    if advertise is not None and not advertise.startswith(("http://", "https://")):
+        raise InvalidInput(f"--advertise {plain(advertise)} is no URL: expected http://HOST:PORT")
     opening = open_service(
         folder,
         store or f"{SQLITE_PREFIX}{folder / STORE_FILE}",

@@ -121,7 +121,7 @@ class Herald:
         """Find what is untold; without `everything` only of runs that have ended, or are not."""
         for tenant in await self._catalog.tenants():
             slug, desk = tenant.slug, self._desk(tenant.slug)
-            if everything:
+            if everything and await self._webhooks.surely_listens(slug):
                 await self._webhooks.expect_all(slug, await desk.rows(statuses=UNENDED))
             after: int | None = None
             while page := await self._catalog.list(slug, UntoldRun, after=after, limit=UNTOLD_READ):

@@ -41,6 +41,8 @@ from perdure.server.webhooks import Webhooks
 
 VERSION = importlib.metadata.version("perdure")
 WATCHED_EVERY_MS = 1_000
+READ_TOGETHER = 16
+"""So many tenants are read at a time when a server starts."""
 KEY_TURNS = 30
 """Where other servers say which keys they revoke, each is looked at once in so many seconds."""
 
@@ -159,8 +161,9 @@ class Service:
             await self.claims.free_all()
             if not self.changes.shared:
                 await self._outbox.free()
-            for tenant in await self.catalog.tenants():
-                await self._reread(tenant.slug)
+            tenants = [tenant.slug for tenant in await self.catalog.tenants()]
+            for at in range(0, len(tenants), READ_TOGETHER):
+                await asyncio.gather(*map(self._reread, tenants[at : at + READ_TOGETHER]))
             await self.node.start()
             if self.exchange is not None:
                 self.exchange.start()
