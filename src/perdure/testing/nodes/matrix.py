@@ -92,14 +92,16 @@ async def run_cell(
             await scene.tell()
         stuck = await scene.drain()
         found = await scene.audit(quiet, forgets=trouble.forgets, stuck=stuck)
-        violations = tuple(found.violations())
+        violations = found.violations()
         if recovery is None and not violations:
-            violations = ("runs did not end in time",)
+            violations.append("runs did not end in time")
+        if scene.gave_up and not trouble.forgets:
+            violations.append(f"{scene.gave_up} nodes gave up a store that came back")
         return Cell(
             store=shared.name,
             trouble=trouble.name,
             runs=len(quiet),
-            violations=violations,
+            violations=tuple(violations),
             kills=scene.kills,
             restarts=scene.restarts,
             gave_up=scene.gave_up,
