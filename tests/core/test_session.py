@@ -192,6 +192,15 @@ class TestEffects:
         assert wake_at(story.state) is None
         assert story.resolve("pay", resolution) == events
 
+    @pytest.mark.parametrize("tool", ["mail", "pay"], ids=["a probe is asked", "a person is asked"])
+    def test_a_result_that_comes_late_settles_the_doubt(self, tool: str) -> None:
+        story = Story()
+        story.message()
+        story.reply(call(tool))
+        story.begin(tool)
+        story.lose(tool)
+        assert story.result(tool) == ["tool_call_succeeded", "model_call_intended"]
+
     def test_a_verdict_on_an_earlier_attempt_says_nothing_of_a_later_one(self) -> None:
         story = Story()
         story.message()

@@ -268,7 +268,8 @@ def _report_tool_begin(draft: Draft, command: c.ReportToolBegin) -> Any:
 
 
 def _report_tool_result(draft: Draft, command: c.ReportToolResult) -> Any:
-    call = _call(draft, command.call, TOOL, "intended", "begun", attempt=command.attempt)
+    open_as = ("intended", "begun", "unknown", "undecided")  # late, it settles the doubt
+    call = _call(draft, command.call, TOOL, *open_as, attempt=command.attempt)
     if isinstance(call, Refusal):
         return call
     if command.ok:
