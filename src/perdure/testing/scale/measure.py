@@ -21,8 +21,11 @@ import msgspec
 
 from perdure.adapters.clock import SystemClock
 from perdure.bootstrap import open_store
+from perdure.core.codec import seal
+from perdure.core.errors import StoreError
+from perdure.core.events import MessageReceived
 from perdure.core.ids import SessionId
-from perdure.ports.session_store import Claimed, InboxEntry, SessionStore
+from perdure.ports.session_store import Claimed, InboxEntry, SessionStore, StepCommit
 from perdure.testing.scale.store import Costs
 from perdure.testing.servers.nats import NatsServer
 from perdure.testing.servers.postgres import PostgresServer
@@ -82,6 +85,7 @@ async def measure(
     assert await store.renew("one", 600_000) is not None
     await each("claim", claim, SESSIONS)
     await each("refusal", refused, SESSIONS)
+    await each("commit", lambda number: _committed(store, tokens[names[number]]), SESSIONS)
     await each("unread", lambda number: store.unread("two", BATCH), 500)
     await each(
         "release",
@@ -89,6 +93,25 @@ async def measure(
         SESSIONS,
     )
     return spent
+
+
+def _committed(store: SessionStore, claimed: Claimed) -> asyncio.Future[None]:
+    """Commit one event of a kilobyte, as a call's outcome is."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    loaded = claimed.loaded
+    event = MessageReceived(at=1, message="m", content="x" * 1_000)
+    records = tuple(seal(loaded.head, loaded.version, (event,)))
+
+    def settle(error: StoreError | None) -> None:
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    store.commit(
+        StepCommit(loaded.session, claimed.token, loaded.version, records, postponed=1), settle
+    )
+    return done
 
 
 def costs_of(spent: dict[str, Spent]) -> Costs:
