@@ -214,6 +214,19 @@ async def test_a_server_that_cannot_be_trusted_is_refused(
         assert server.ask("DBSIZE") == b":0\r\n"
 
 
+async def test_a_server_can_be_asked_to_sync_whatever_its_settings() -> None:
+    with started(appendonly="yes", appendfsync="everysec") as server:
+        url = f"{server.url}?wait_aof=1"
+        if server.version < (7, 2):
+            with pytest.raises(StoreRefused, match="WAITAOF, which came with 7.2"):
+                await RedisStore.open(url)
+            return
+        async with opened(url) as store:
+            owner = await created(store)
+            assert store.durability == "fsynced"
+            assert await submit(store, owner.step(b"event")) == [None]
+
+
 async def test_a_password_is_in_no_error() -> None:
     with started(requirepass="hunter2", **SYNCED) as server:
         async with opened(server.url) as store:

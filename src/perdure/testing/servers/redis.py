@@ -84,6 +84,19 @@ class RedisServer:
         return f"{self.url}?prefix=fresh{next(self._prefixes)}"
 
     @property
+    def version(self) -> tuple[int, int]:
+        """The version of Redis that it is, or is compatible with, as in (7, 2)."""
+        said = self.ask("INFO", "server").decode()
+        names = ("valkey_version:", "redis_version:")
+        major, minor, *_ = next(
+            line.removeprefix(name).split(".")
+            for name in names
+            for line in said.splitlines()
+            if line.startswith(name)
+        )
+        return int(major), int(minor)
+
+    @property
     def pid(self) -> int:
         """Its process."""
         assert self._process is not None, "the server does not run"

@@ -137,12 +137,14 @@ local function claim(op)
     return {'held', was}
   elseif reads >= 0 and tonumber(generation) > reads then
     return {'newer'}
-  elseif strikes_max >= 0 and strikes + claimed > strikes_max then
+  end
+  local struck = strikes + (was == owner and 0 or claimed)
+  if strikes_max >= 0 and struck > strikes_max then
     return {'struck'}
   end
   epoch = epoch + 1
   call('HSET', key, 'epoch', epoch, 'nonce', nonce, 'owner', owner, 'claimed', 1,
-    'strikes', strikes + claimed, 'known', waiting,
+    'strikes', struck, 'known', waiting,
     'trusts', incarnation)
   if was and was ~= owner then
     disown(was, sid)
