@@ -211,6 +211,14 @@ async def test_a_stream_that_may_forget_is_refused(nats_server: NatsServer) -> N
         await NatsStore.open(url)
 
 
+async def test_a_server_that_takes_only_small_messages_is_refused(
+    nats_server: NatsServer,
+) -> None:
+    said = pytest.raises(StoreRefused, match="set max_payload to 1048576 or more")
+    with NatsServer.start("max_payload: 4096") as small, said:
+        await NatsStore.open(small.url)
+
+
 async def test_where_nobody_answers_nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_SECONDS_MAX", 0.3)
     with pytest.raises(Unavailable, match="cannot be reached") as refused:

@@ -118,7 +118,7 @@ class Log:
         self._highest = 0
         self._outbox: list[_Addition] = []
         self._has_mail = asyncio.Event()
-        self._reached: dict[int, list[Callable[[], None]]] = {}
+        self._reached: dict[int, tuple[float, list[Callable[[], None]]]] = {}
         self._sought: list[tuple[int, int, asyncio.Future[None]]] = []
         self._syncing: asyncio.Task[None] | None = None
         self._next_sync: asyncio.Future[None] | None = None
@@ -187,11 +187,12 @@ class Log:
         return outcome
 
     def when(self, seq: int, call: Callable[[], None]) -> None:
-        """Call back once a message is folded, now if it is."""
+        """Call back once a message is folded, now if it is; or when that takes too long."""
         if seq <= self.folded:
             call()
         else:
-            self._reached.setdefault(seq, []).append(call)
+            deadline = self._loop.time() + self._patience
+            self._reached.setdefault(seq, (deadline, []))[1].append(call)
 
     async def reach(self, seq: int, patience: float | None = 0.0) -> None:
         """Wait until a message is folded; None waits as long as it takes. Raises `Unavailable`."""
@@ -306,6 +307,10 @@ class Log:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = self._loop.time()
+            for seq, (deadline, _) in [*itertools.islice(self._reached.items(), 1)]:
+                if now > deadline:
+                    for call in self._reached.pop(seq)[1]:
+                        call()
             for key, addition in [*self._additions.items()]:
                 if now > addition.deadline:
                     self._settle(
@@ -438,8 +443,9 @@ class Log:
         self._restart.set()
 
     def _tell_reached(self, seq: int) -> None:
-        for call in self._reached.pop(seq, ()):
-            call()
+        if seq in self._reached:
+            for call in self._reached.pop(seq)[1]:
+                call()
         while self._sought and self._sought[0][0] <= seq:
             future = heapq.heappop(self._sought)[2]
             if not future.done():
@@ -465,7 +471,7 @@ class Log:
             if not future.done():
                 future.set_exception(error)
         reached, self._reached = self._reached, {}
-        for calls in reached.values():
+        for _, calls in reached.values():
             for call in calls:
                 call()
 

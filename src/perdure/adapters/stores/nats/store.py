@@ -36,6 +36,7 @@ from perdure.core.errors import (
     KeyReused,
     LimitExceeded,
     NotFound,
+    StoreRefused,
     Unavailable,
 )
 from perdure.core.ids import SessionId
@@ -58,6 +59,7 @@ SHARDS, SHARDS_MAX = 4, 256
 REPLICAS_MAX = 5
 PATIENCE_SECONDS = 10
 BODIES_AT_ONCE_MAX = 64
+MESSAGE_BYTES_MIN = 1024 * 1024
 
 _encode_row = msgspec.json.Encoder().encode
 _decode_row = msgspec.json.Decoder(RunRow).decode
@@ -152,6 +154,11 @@ class NatsStore:
         held: AsyncExitStack,
         on_loss: Callable[[], None],
     ) -> NatsStore:
+        if connection.message_bytes_max < MESSAGE_BYTES_MIN:
+            raise StoreRefused(
+                f"{connection.place.shown} takes messages of {connection.message_bytes_max} bytes: "
+                f"set max_payload to {MESSAGE_BYTES_MIN} or more"
+            )
         name, patience, made = layout.name, layout.patience, (layout.storage, layout.replicas)
         stream, prefix = layout.control
         found = [await ensure(connection, stream, f"{prefix}.>", *made, last_per_subject=2)]
