@@ -9,21 +9,22 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from perdure.runtime.settings import CLUSTERED
 from perdure.testing.nodes.backends import Backend
 from perdure.testing.nodes.nursery import Nursery
 from perdure.testing.nodes.recorder import Trace, read_traces
 from perdure.testing.nodes.scene import Scene
 
-LEASE_MS = 5_000
-SCAN_INTERVAL_MS = 5_000
+LEASE_MS = CLUSTERED.lease_ms
 SESSIONS_PER_NODE = 40
 THINK_MS = 2_500
 """So long that every session is in the middle of something when the signal comes."""
-BEGUN_SECONDS = 1.5
+BEGUN_SECONDS_MAX = 20.0
 POLL_SECONDS = 0.2
 DEATH_SECONDS_MAX = LEASE_MS / 1_000 + 2
 DRAIN_SECONDS_MAX = 1.0
@@ -83,12 +84,13 @@ async def _times(
         errands,
         nodes=2,
         lease_ms=LEASE_MS,
-        scan_interval_ms=SCAN_INTERVAL_MS,
+        scan_interval_ms=CLUSTERED.scan_interval_ms,
+        prefer_ms=CLUSTERED.prefer_ms,
         at_once=SESSIONS_PER_NODE,
         think_ms=THINK_MS,
         work_ms=1,
     ) as scene:
-        await asyncio.sleep(BEGUN_SECONDS)
+        await _all_begun(scene)
         member = scene.members["n0"]
         # It stays away: whoever is started again would take part of its work back.
         scene.leave_alone("n0")
@@ -99,6 +101,20 @@ async def _times(
             times = taken_over(read_traces(scene.folder), "n0", sent)
             if float("inf") not in times or time.monotonic() > sent + WAIT_SECONDS_MAX:
                 return times
+
+
+async def _all_begun(scene: Scene) -> None:
+    """Wait until each node has claimed all that it was given."""
+    until = time.monotonic() + BEGUN_SECONDS_MAX
+    while time.monotonic() < until:
+        claims = Counter(
+            trace.line["node"]
+            for trace in read_traces(scene.folder)
+            if trace.line["what"] == "claimed"
+        )
+        if min(claims["n0"], claims["n1"]) >= SESSIONS_PER_NODE:
+            return
+        await asyncio.sleep(POLL_SECONDS)
 
 
 def taken_over(traces: Iterable[Trace], victim: str, sent: float) -> list[float]:

@@ -176,8 +176,9 @@ class NatsCluster:
         all_routes = ", ".join(f"nats-route://{place}" for place in routes.values())
         members = {
             name: NatsServer(
-                name, f"cluster {{ name: perdure, listen: {place}, routes: [{all_routes}], "
-                "no_advertise: true }"
+                name,
+                f"cluster {{ name: perdure, listen: {place}, routes: [{all_routes}], "
+                "no_advertise: true }",
             )
             for name, place in routes.items()
         }
