@@ -152,7 +152,8 @@ def main() -> None:
     folder = options.folder.resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ.update(given_secrets(folder))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # whoever starts it with `&` ignores SIGINT
+        signal.signal(number, signal.default_int_handler)
     services = yaml.safe_load(COMPOSE.read_text("utf-8"))["services"]
     with PostgresServer.start(password=os.environ["POSTGRES_PASSWORD"]) as database:
         database.sql(f"CREATE ROLE perdure LOGIN PASSWORD '{os.environ['POSTGRES_PASSWORD']}'")
