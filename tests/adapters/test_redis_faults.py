@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any, Self
 
 import pytest
@@ -361,6 +361,25 @@ async def test_a_store_waits_for_a_script_of_somebody_else_to_end() -> None:
             await asyncio.to_thread(server.ask, "SCRIPT", "KILL")
             assert not (await accepted).duplicate
             await endless
+
+
+async def test_a_store_waits_for_a_server_to_load_its_file(synced: RedisServer) -> None:
+    async with opened(synced.url, patience_seconds=20) as store:
+        await asyncio.gather(*(one_more(store, SESSION._replace(key=str(n))) for n in range(9)))
+        synced.ask("BGREWRITEAOF")
+        await met(lambda: b"aof_rewrite_in_progress:0" in synced.ask("INFO", "persistence"))
+        synced.kill()
+        starting = asyncio.ensure_future(
+            asyncio.to_thread(synced.start_again, key_load_delay="20000")
+        )
+        accepting = asyncio.ensure_future(store.accept(entry("m2")))
+        seen = set[bytes]()
+        while not starting.done():
+            with suppress(OSError):
+                seen.add((await asyncio.to_thread(synced.ask, "PING")).split()[0])
+        assert b"-LOADING" in seen
+        assert not (await accepting).duplicate
+        await starting
 
 
 async def test_a_server_that_lost_its_settings_is_not_written_to(synced: RedisServer) -> None:

@@ -133,9 +133,12 @@ class RedisServer:
                 shutil.copy2(part, copy)
         return copy
 
-    def start_again(self, *, empty: bool = False, disk: Path | None = None) -> None:
+    def start_again(
+        self, *, empty: bool = False, disk: Path | None = None, **settings: str
+    ) -> None:
         """Start it once more, on the same port: with what its disk has, a copy of it, or empty."""
         assert self._process is None, "the server runs"
+        self._settings |= {name.replace("_", "-"): value for name, value in settings.items()}
         if empty:
             shutil.rmtree(self._folder)
             self._folder.mkdir()
