@@ -307,8 +307,6 @@ async def open_service(
         keys = Keyring(entries, pepper, fresh)
         tenant = await ensure_tenant(entries, DEFAULT_TENANT)
         made = await _first_key(keys, tenant, environment, offers_setup)
-        seal = Seal(pepper, fresh)
-        egress = egress_for(environment)
         together = await open_cluster(cluster, clock)
         if together is not None:
             stack.push_async_callback(together.leave)
@@ -316,11 +314,11 @@ async def open_service(
             opened,
             entries,
             keys,
-            seal,
+            Seal(pepper, fresh),
             clock,
             LogTelemetry(),
             fresh,
-            egress=egress,
+            egress=egress_for(environment),
             cluster=together,
             name=name,
             url=url,
