@@ -233,9 +233,9 @@ class Node:
         await self.recovery.stop()
         self.host.draining = True
         await self.presence.announce()
-        self._cluster.send(None, b"released")
+        self._cluster.send(None, self.owner.encode())
         await self.host.release_all()
-        self._cluster.send(None, b"released")
+        self._cluster.send(None, self.owner.encode())
         await self.heartbeat.stop()
         await self.presence.stop()
         self.process.dead = True
@@ -246,9 +246,10 @@ class Node:
         )
 
     def _hear(self, message: bytes) -> None:
-        self._loop.schedule(self.process, self._loop.now_us, self._look)
+        self._loop.schedule(self.process, self._loop.now_us, self._released, message.decode())
 
-    def _look(self) -> None:
+    def _released(self, node: str) -> None:
+        self.presence.drains(node)
         self.recovery.nudge(self._clock.now_ms())
 
     def _lease_lost(self, error: StoreError) -> None:
