@@ -88,11 +88,10 @@ class Claims(Stage):
     async def write(self, ask: Ask) -> Alone:
         """Take the sessions that can be taken, and find out who holds the others."""
         asked = [
-            (*one.key, one.owner, one.nonce, one.strikes_max, one.reads, one.unsure)
-            for one in self.operations
+            (*one.key, one.owner, one.nonce, one.strikes_max, one.reads) for one in self.operations
         ]
         now = self.operations[0].now
-        taken = {row["id"]: row for row in await ask(statements.CLAIM, *turned(asked, 7), now)}
+        taken = {row["id"]: row for row in await ask(statements.CLAIM, *turned(asked, 6), now)}
         for operation in self.operations:
             row = taken.get(operation.key.id)
             if row is None:

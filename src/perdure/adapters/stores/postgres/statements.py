@@ -195,34 +195,32 @@ SELECT {LOADED.format("session")}
 CLAIM = f"""
 WITH asked AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::integer[],
-        $6::integer[], $7::boolean[])
-        AS asked (tenant_id, id, owner, nonce, strikes_max, reads, again)
+        $6::integer[])
+        AS asked (tenant_id, id, owner, nonce, strikes_max, reads)
 ), gone AS MATERIALIZED (
     -- Owners whose lease has run out. They are locked, so that none of them renews it meanwhile.
     SELECT owner FROM perdure.nodes
     WHERE owner IN (
         SELECT sessions.owner FROM asked JOIN perdure.sessions USING (tenant_id, id)
         WHERE sessions.owner <> asked.owner
-    ) AND coalesce(lease_until, 0) <= {NOW.format("$8")}
+    ) AND coalesce(lease_until, 0) <= {NOW.format("$7")}
     ORDER BY owner FOR UPDATE
 ), taken AS (
     UPDATE perdure.sessions SET
-        epoch = sessions.epoch + asked.counts,
+        epoch = sessions.epoch + 1,
         nonce = asked.nonce,
         owner = asked.owner,
-        claims = sessions.claims + asked.counts,
+        claims = CASE WHEN sessions.owner = asked.owner
+            THEN greatest(sessions.claims, 1) ELSE sessions.claims + 1 END,
         known = sessions.unconsumed,
         unread = false,
         due_at = NULL,
         trusts = (SELECT incarnation FROM perdure.store)
-    FROM (
-        -- What was asked a second time, because the answer was lost, may be there already.
-        SELECT asked.*, CASE WHEN again AND now.nonce = asked.nonce THEN 0 ELSE 1 END AS counts
-        FROM asked JOIN perdure.sessions AS now USING (tenant_id, id)
-    ) AS asked
+    FROM asked
     WHERE sessions.tenant_id = asked.tenant_id AND sessions.id = asked.id
     AND sessions.quarantine IS NULL
-    AND (asked.counts = 0 OR asked.strikes_max IS NULL OR sessions.claims <= asked.strikes_max)
+    AND (asked.strikes_max IS NULL OR asked.strikes_max
+        >= sessions.claims - CASE WHEN sessions.owner = asked.owner THEN 1 ELSE 0 END)
     AND (asked.reads IS NULL OR sessions.generation <= asked.reads)
     AND (
         sessions.owner IS NULL OR sessions.owner = asked.owner
