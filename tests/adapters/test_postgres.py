@@ -149,6 +149,13 @@ class TestNames:
             assert loaded is not None
             assert sorted(one.id for one in loaded.inbox) == sorted(names)
 
+    async def test_what_two_accept_at_once_and_alone_is_kept_once(self, url: str) -> None:
+        async with opened(url) as here, opened(url) as there:
+            for n in range(50):
+                asked = [store.accept(entry(f"m{n}")) for store in (here, there)]
+                receipts = await asyncio.gather(*asked)
+                assert sorted(receipt.duplicate for receipt in receipts) == [False, True]
+
 
 class TestLocks:
     """Several nodes at the same rows."""
@@ -183,6 +190,23 @@ class TestLocks:
             await transaction.rollback()
             await rival.close()
             assert await told == [None, None]
+
+    async def test_a_row_that_somebody_has_locked_holds_up_nobody_else_for_long(
+        self, url: str
+    ) -> None:
+        async with opened(url) as store:
+            owners = [await created(store, SESSION._replace(key=key)) for key in "abc"]
+            rival = await asyncpg.connect(url)
+            transaction = rival.transaction()
+            await transaction.start()
+            await rival.execute("SELECT FROM perdure.sessions WHERE key = 'b' FOR UPDATE")
+            steps = {owner.session.key: owner.step(b"x") for owner in owners}
+            told = {key: asyncio.ensure_future(submit(store, step)) for key, step in steps.items()}
+            assert await asyncio.gather(told["a"], store.renew("node", 1_000)) == [[None], True]
+            assert not told["b"].done()
+            await transaction.rollback()
+            await rival.close()
+            assert await asyncio.gather(told["b"], told["c"]) == [[None], [None]]
 
     async def test_a_claim_reads_what_was_committed_while_it_waited(self, url: str) -> None:
         async with opened(url) as here, opened(url) as there:

@@ -26,7 +26,7 @@ STATEMENTS_PREPARED_MAX = 100
 CONNECT_SECONDS_MAX = 3.0
 CLOSE_SECONDS_MAX = 1.0
 STATEMENT_SECONDS_MAX = 8
-LOCK_SECONDS_MAX = 4
+LOCK_SECONDS_MAX = 1
 IDLE_IN_TRANSACTION_SECONDS_MAX = 8
 PATIENCE_SECONDS = 8.0
 """How long an operation waits for a server that is away or silent, before it is told that it is."""

@@ -39,7 +39,6 @@ class Commits(Stage):
     def takes(self, operation: Operation) -> bool:
         """Say whether a step is of another session, or follows what is there of its own."""
         assert isinstance(operation, Commit)
-        assert operation.key is not None
         group = self._groups.get(operation.key)
         if group is None:
             return True
@@ -49,7 +48,6 @@ class Commits(Stage):
     def add(self, operation: Operation) -> None:
         """Take a step in."""
         assert isinstance(operation, Commit)
-        assert operation.key is not None
         self.operations.append(operation)
         group = self._groups.get(operation.key)
         if group is None:
@@ -157,7 +155,6 @@ async def _why_refused(ask: Ask, operation: Commit) -> StoreError | None:
     """Return the reason why a step was not written; None if it was, by what we lost sight of."""
     step, consumed = operation.step, list(operation.step.consumed)
     last = step.expected + len(step.records)
-    assert operation.key is not None
     found = await ask(statements.STANDING, *operation.key, last, consumed)
     epoch, nonce, version, written, used = found[0] if found else (0, None, 0, None, 0)
     if operation.unsure:

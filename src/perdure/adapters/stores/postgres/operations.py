@@ -27,9 +27,7 @@ class Operation:
 
     __slots__ = ("at", "bytes", "key", "unsure")
 
-    key: Key | None
-
-    def __init__(self, key: Key | None) -> None:
+    def __init__(self, key: Key) -> None:
         self.key = key
         self.at = 0.0
         self.bytes = ENTRY_BYTES
@@ -85,7 +83,7 @@ class Request(Operation):
 
     __slots__ = ("_error", "_found", "future")
 
-    def __init__(self, key: Key | None, future: asyncio.Future[Any]) -> None:
+    def __init__(self, key: Key, future: asyncio.Future[Any]) -> None:
         super().__init__(key)
         self.future = future
         self._found: Any = None
@@ -179,14 +177,3 @@ class Release(Request):
         self.snapshot = snapshot
         self.quarantine = quarantine
         self.bytes += 0 if snapshot is None else len(snapshot[1])
-
-
-class Other(Request):
-    """A statement that concerns no session alone: a renewal, a distrust. It answers its rows."""
-
-    __slots__ = ("query", "values")
-
-    def __init__(self, future: asyncio.Future[Any], query: str, *values: Any) -> None:
-        super().__init__(None, future)
-        self.query = query
-        self.values = values

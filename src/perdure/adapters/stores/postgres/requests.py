@@ -1,4 +1,4 @@
-"""What is awaited, in stages: accept, claim, release, and what concerns no session alone."""
+"""What is awaited, in stages: accept, claim, release."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from perdure.adapters.stores.postgres import statements
 from perdure.adapters.stores.postgres.commits import row_columns
-from perdure.adapters.stores.postgres.operations import Accept, Claim, Operation, Other
+from perdure.adapters.stores.postgres.operations import Accept, Claim, Operation
 from perdure.adapters.stores.postgres.reading import is_whole, loaded
 from perdure.adapters.stores.postgres.stages import REQUESTS_MAX, Alone, Ask, Stage
 from perdure.core.codec import genesis
@@ -105,7 +105,6 @@ class Claims(Stage):
 
 
 async def _not_claimed(ask: Ask, operation: Claim) -> NotClaimed:
-    assert operation.key is not None
     found = await ask(statements.HOLDER, *operation.key, operation.now)
     if not found:
         return NotClaimed("absent")
@@ -145,21 +144,6 @@ class Releases(Stage):
                 epoch = operation.token.epoch
                 why = f"the claim {epoch} of {operation.session} is not the current one"
                 operation.fail(Fenced(why))
-        return []
-
-
-class Others(Stage):
-    """One statement that concerns no session alone."""
-
-    def takes(self, operation: Operation) -> bool:
-        """Never: it is one."""
-        return False
-
-    async def write(self, ask: Ask) -> Alone:
-        """Run it."""
-        for operation in self.operations:
-            assert isinstance(operation, Other)
-            operation.answer(await ask(operation.query, *operation.values))
         return []
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from perdure.adapters.stores.postgres.names import Key
 from perdure.adapters.stores.postgres.operations import Operation
 from perdure.core.errors import InvalidInput
 
@@ -62,17 +63,12 @@ class Stage:
 
 
 def arrange(operations: list[Operation], kinds: Callable[[Operation], type[Stage]]) -> list[Stage]:
-    """Return the stages of a batch: as few as keep every session's operations in order.
-
-    What concerns no session alone stays where it is among the others.
-    """
+    """Return the stages of a batch: as few as keep every session's operations in order."""
     stages: list[Stage] = []
-    latest: dict[Any, int] = {}
-    earliest = 0
+    latest: dict[Key, int] = {}
     for operation in operations:
         kind = kinds(operation)
-        number = latest.get(operation.key, earliest) if operation.key is not None else len(stages)
-        number = max(number, earliest)
+        number = latest.get(operation.key, 0)
         while number < len(stages) and not (
             type(stages[number]) is kind and stages[number].takes(operation)
         ):
@@ -81,6 +77,4 @@ def arrange(operations: list[Operation], kinds: Callable[[Operation], type[Stage
             stages.append(kind())
         stages[number].add(operation)
         latest[operation.key] = number
-        if operation.key is None:
-            earliest = len(stages)
     return stages

@@ -17,8 +17,6 @@ from perdure.adapters.stores.postgres.operations import (
     Accept,
     Claim,
     Commit,
-    Operation,
-    Other,
     Release,
 )
 from perdure.adapters.stores.postgres.reading import Reading
@@ -132,7 +130,7 @@ class PostgresStore:
             )
         digest = hashlib.sha256(entry.command).digest()
         future = self._future()
-        self._submit(Accept(key, future, entry, digest, row, generation, self._now()))
+        self._writer.submit(Accept(key, future, entry, digest, row, generation, self._now()))
         duplicate: bool = await future
         return Receipt(entry.id, entry.session, self.durability, duplicate)
 
@@ -150,7 +148,7 @@ class PostgresStore:
             return NotClaimed("absent")
         future = self._future()
         asked = (session, owner, nonce, strikes_max, reads, self._now())
-        self._submit(Claim(key, future, *asked))
+        self._writer.submit(Claim(key, future, *asked))
         claimed: Claimed | NotClaimed = await future
         if isinstance(claimed, Claimed):
             self._keys.remember(session, key)
@@ -172,8 +170,11 @@ class PostgresStore:
             self._writer.submit(Commit(key, step, done))
 
     async def renew(self, owner: str, lease_ms: int) -> bool:
-        """Confirm the node's lease for all its sessions; False if it had run out meanwhile."""
-        run_out = await self._ask(statements.RENEW, owner, lease_ms, self._now())
+        """Confirm the node's lease for all its sessions; False if it had run out meanwhile.
+
+        It waits for no commit: a lease must not run out because the writer has much to do.
+        """
+        run_out = await self._pool.ask(statements.RENEW, owner, lease_ms, self._now())
         return not run_out
 
     async def release(
@@ -188,7 +189,7 @@ class PostgresStore:
         if key is None:
             raise NotFound(f"there is no session {session}")
         future = self._future()
-        self._submit(Release(key, future, session, token, snapshot, quarantine))
+        self._writer.submit(Release(key, future, session, token, snapshot, quarantine))
         await future
         self._keys.forget(session)
 
@@ -208,7 +209,7 @@ class PostgresStore:
 
     async def distrust(self) -> None:
         """Make every session suspect."""
-        await self._ask(statements.DISTRUST, self._now())
+        await self._pool.ask(statements.DISTRUST, self._now())
 
     async def settled(self, session: SessionId, id: str) -> Settled | None:
         """Say what became of an inbox entry; None while it waits, or if there is none."""
@@ -248,14 +249,6 @@ class PostgresStore:
         if self._closed:
             raise self._broken()
         return asyncio.get_running_loop().create_future()
-
-    def _submit(self, operation: Operation) -> None:
-        self._writer.submit(operation)
-
-    async def _ask(self, query: str, *values: Any) -> Any:
-        future = self._future()
-        self._submit(Other(future, query, *values))
-        return await future
 
     def _broken(self) -> Broken:
         return Broken(f"the store {self._database.name} is closed")

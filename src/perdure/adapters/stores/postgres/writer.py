@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perdure.adapters.postgres.connections import (
     Database,
@@ -24,7 +24,7 @@ from perdure.adapters.postgres.connections import (
     close,
     is_drivers,
 )
-from perdure.adapters.postgres.errors import in_words, verdict
+from perdure.adapters.postgres.errors import in_words, sqlstate, verdict
 from perdure.adapters.stores.postgres.commits import Commits
 from perdure.adapters.stores.postgres.operations import (
     Accept,
@@ -32,10 +32,9 @@ from perdure.adapters.stores.postgres.operations import (
     ClaimKey,
     Commit,
     Operation,
-    Other,
     Release,
 )
-from perdure.adapters.stores.postgres.requests import AcceptRuns, Accepts, Claims, Others, Releases
+from perdure.adapters.stores.postgres.requests import AcceptRuns, Accepts, Claims, Releases
 from perdure.adapters.stores.postgres.stages import Stage, arrange
 from perdure.core.errors import StoreError, StoreRefused, Unavailable
 from perdure.ports import faults
@@ -45,8 +44,10 @@ if TYPE_CHECKING:
 
 BATCH_MAX = 1_000
 BATCH_BYTES_MAX = 16 * 1024 * 1024
-UNDONE_MAX = 5
+UNDONE_MAX = 2
 """How often a transaction may be undone by others before its operations are tried one by one."""
+UNIQUE_VIOLATION = "23505"
+"""Somebody else has put in the same row: now it can be seen."""
 TELLING_SECONDS = 0.001
 """How long what became of commits is told before others have their turn on the event loop."""
 
@@ -54,18 +55,13 @@ KINDS: dict[type[Operation], type[Stage]] = {
     Commit: Commits,
     Claim: Claims,
     Release: Releases,
-    Other: Others,
 }
 
 
-class Told(Operation):
-    """Not an operation: from here on, what is submitted was decided with a refusal known."""
+class Told(NamedTuple):
+    """From here on in the queue, what was submitted was decided with a refusal known."""
 
-    __slots__ = ("claim",)
-
-    def __init__(self, claim: ClaimKey) -> None:
-        super().__init__(None)
-        self.claim = claim
+    claim: ClaimKey
 
 
 class Writer:
@@ -78,7 +74,7 @@ class Writer:
         self._database = database
         self._connection: asyncpg.Connection[Any] | None = connection
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Operation] = deque()
+        self._waiting: deque[Operation | Told] = deque()
         self._news = asyncio.Event()
         self._closing = False
         self._untold: dict[ClaimKey, list[StoreError]] = {}
@@ -154,14 +150,16 @@ class Writer:
             except Exception as error:  # noqa: BLE001 - whoever waits must learn of it
                 why = f"{self._database.name} did not do what was asked: {in_words(error)}"
                 meant = verdict(error) if is_drivers(error) else "refused"
-                undone += 1
+                raced = sqlstate(error) == UNIQUE_VIOLATION
+                undone += raced or meant == "again"
                 if meant == "lost":
                     self._lose(stage)
-                elif meant == "refused" or undone > UNDONE_MAX:
+                elif undone > UNDONE_MAX or not (raced or meant == "again"):
                     if len(stage.operations) > 1:
                         return stage.alone()
-                    stage.spoil(error)
-                    return []
+                    if meant == "refused":
+                        stage.spoil(error)
+                        return []
             else:
                 self.transactions += 1
                 return again
@@ -212,7 +210,8 @@ class Writer:
                 operation = self._telling.popleft()
                 if isinstance(operation, Commit) and operation.error is not None:
                     # What was submitted until now was decided before anybody knew.
-                    self.submit(Told(operation.claim))
+                    self._waiting.append(Told(operation.claim))
+                    self._news.set()
                 operation.tell()
                 if self._loop.time() > end:
                     break
