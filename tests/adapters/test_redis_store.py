@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from hypothesis import seed
@@ -105,6 +107,17 @@ async def test_what_cannot_be_stored_is_a_conflict_and_the_others_are_written() 
         with pytest.raises(InvalidInput):
             await opened.load(SessionId("\ud800", "a", "k"))
         assert await opened.blob("address") is None
+
+
+async def test_a_callback_that_fails_is_reported_and_the_store_goes_on() -> None:
+    reported: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    async with redis_store(FakeClock()) as opened:
+        owner = await created(opened)
+        loop.set_exception_handler(lambda _, what: reported.append(what))
+        opened.commit(owner.step(b"a"), lambda error: 1 // 0)
+        assert await outcomes(opened, owner.step(b"b")) == ["written"]
+    assert [type(what["exception"]) for what in reported] == [ZeroDivisionError]
 
 
 async def test_a_long_log_and_a_large_one_come_whole() -> None:

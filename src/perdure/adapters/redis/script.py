@@ -58,24 +58,27 @@ class Script:
         when it refuses, or when the time is up.
         """
         loop = asyncio.get_running_loop()
-        pause = PAUSE_SECONDS_MIN
+        pause, again = PAUSE_SECONDS_MIN, False
         while True:
-            why, done = await self._attempt(key, arguments)
+            why, done = await self._attempt(key, arguments, again)
             if why is None:
                 return done
+            again = True
             if loop.time() >= deadline:
                 raise Unavailable(f"{self._line.place.shown}: {why}; what happened is unknown")
             await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
 
-    async def _attempt(self, key: str, arguments: Callable[[], Command]) -> tuple[str | None, Any]:
+    async def _attempt(
+        self, key: str, arguments: Callable[[], Command], again: bool
+    ) -> tuple[str | None, Any]:
         """Return why it has to be tried again, or None and the answer."""
         try:
             await self._line.ready()
             command = ("EVALSHA", self._sha, 1, key, *arguments())
             answer, *reached = await self._line.ask(command, *self._wait)
             if isinstance(answer, ResponseError):
-                return await self._refused(answer), None
+                return await self._refused(answer, again), None
         except Unavailable:
             raise
         except (Lost, StoreRefused) as error:
@@ -85,7 +88,7 @@ class Script:
             return repr(error), None
         return self._unmet(reached), answer
 
-    async def _refused(self, error: ResponseError) -> str:
+    async def _refused(self, error: ResponseError, again: bool) -> str:
         words = f"{error.status_code or ''} {error}".strip()
         found = _CODE.search(words)
         code = "" if found is None else found[1]
@@ -103,7 +106,8 @@ class Script:
         why = f"{words}{f' ({advice})' if advice else ''}"
         if code in NOT_NOW:
             return why
-        raise Unavailable(f"{shown} {'did nothing' if advice else 'failed'}: {why}")
+        # An earlier attempt, whose answer was lost, may have been executed.
+        raise Unavailable(f"{shown} {'did nothing' if advice and not again else 'failed'}: {why}")
 
     def _unmet(self, reached: list[Any]) -> str | None:
         """Say what a write has not reached; None if it is where it has to be."""

@@ -232,15 +232,15 @@ class Writer(Generic[Op]):
     def _tell_on(self) -> None:
         """Tell for a moment; the rest after whatever else came up: each may be a step's work."""
         end = self._loop.time() + TELLING_SECONDS
-        try:
-            while self._telling:
+        while self._telling:
+            try:
                 self._tell_one(self._telling.popleft())
-                if self._loop.time() > end:
-                    break
-        finally:
-            # A callback that raised is the event loop's to report; the others are told anyway.
-            if self._telling:
+            except Exception as error:  # noqa: BLE001 - it is reported, and the others are told
+                what = {"message": "a callback of a store failed", "exception": error}
+                self._loop.call_exception_handler(what)
+            if self._loop.time() > end:
                 self._loop.call_soon(self._tell_on)
+                break
 
 
 def list_of(encoded: Sequence[bytes]) -> bytes:
