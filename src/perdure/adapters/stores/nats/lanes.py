@@ -1,14 +1,14 @@
 """A shard of the store: its stream, and for each session what waits to be written to it.
 
-A session is written one message at a time, each decided on what is folded and guarded by the number
-of the last message. Steps that wait while one is on its way go together into the next. So a commit
-is refused either here, by what was folded, or by JetStream, because somebody else came first; then
-that is folded, and the step is judged anew.
+A session is written one change at a time, each decided on what is folded. Steps that wait while one
+is on its way go together into the next. So a commit is refused either here, by what was folded, or
+where its batch is folded, because somebody else's message came first; then it is judged anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -16,15 +16,18 @@ from typing import Any, TypeVar
 import msgspec
 
 from perdure.adapters.nats.connection import Connection, subject_part
-from perdure.adapters.nats.log import ON_SUBJECT, Folded, Log, Outcome, change_of
+from perdure.adapters.nats.log import ON_SUBJECT, Folded, Log, change_of
+from perdure.adapters.stores.nats.batches import Batches
 from perdure.adapters.stores.nats.contents import PLAIN, PLAIN_BYTES_MAX, Contents
 from perdure.adapters.stores.nats.messages import (
+    CHANGES_MAX,
     IN_BODY,
     Body,
     Change,
+    Changes,
     Commit,
     decode_body,
-    decode_change,
+    decode_changes,
     encode_body,
     pack,
     unpack,
@@ -35,6 +38,7 @@ from perdure.ports.session_store import CommitDone, StepCommit, Token
 
 STEPS_MAX = 64
 STEPS_BYTES_MAX = 256 * 1024
+READ_BYTES_MAX = 16 * 1024 * 1024
 
 T = TypeVar("T")
 _encode_row = msgspec.json.Encoder().encode
@@ -81,8 +85,11 @@ class Shard:
         )
         self.projection = projection
         self.contents = contents
+        self.batches = Batches(self.log, f"{self.prefix}.b.{uuid.uuid4().hex}")
         self._connection = connection
         self._lanes: dict[str, Lane] = {}
+        self._read: dict[int, list[bytes]] = {}
+        self._read_bytes = 0
 
     def submit(self, place: str, step: StepCommit, done: CommitDone) -> None:
         """Queue a step."""
@@ -94,37 +101,57 @@ class Shard:
         self._lane(place).submit(_Turn(work, future))
         return await future
 
-    async def write(self, place: str, change: Change, body: Body, last: int) -> int:
-        """Write a message of a session after its last one. Raises `Overtaken`, `Unavailable`."""
-        header, packed = pack(change, await self.contents.wrap(encode_body(body)))
-        subject = f"{self.prefix}.s.{place}"
-        seq = await self.log.write(subject, header, packed, ON_SUBJECT, last)
-        await self.log.reach(seq)
-        return seq
+    async def write(self, place: str, change: Change, body: Body) -> bool:
+        """Change a session; False if that does not hold. Raises `Unavailable`."""
+        wrapped = await self.contents.wrap(encode_body(body))
+        future: asyncio.Future[bool | Unavailable] = asyncio.get_running_loop().create_future()
+
+        def told(outcome: bool | Unavailable) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        self.batches.add(place, change, wrapped, told)
+        outcome = await future
+        if isinstance(outcome, Unavailable):
+            raise outcome
+        return outcome
 
     async def arrive(self, place: str, entry: str, change: Change, body: Body) -> int:
         """Write an entry of an inbox, unless there is one. Raises `Overtaken`, `Unavailable`."""
-        header, packed = pack(change, await self.contents.wrap(encode_body(body)))
+        wrapped = await self.contents.wrap(encode_body(body))
+        header, packed = pack(((place, change),), [wrapped])
         subject = f"{self.prefix}.i.{place}.{entry}"
         return await self.log.write(subject, header, packed, ON_SUBJECT, 0)
 
     async def entry(self, place: str, entry: str) -> Body | None:
         """Return an entry of an inbox, consumed or not. Raises `Unavailable`."""
         subject = f"{self.prefix}.i.{place}.{entry}"
-        return await self._body(await self._connection.stored(self.stream, last=subject))
-
-    async def body(self, seq: int) -> Body:
-        """Return the body of a message. Raises `Unavailable`."""
-        found = await self._body(await self._connection.stored(self.stream, seq=seq))
-        if found is None:
-            raise Unavailable(f"{self.stream} has lost message {seq}")
-        return found
-
-    async def _body(self, found: Any) -> Body | None:
+        found = await self._connection.stored(self.stream, last=subject)
         if found is None:
             return None
-        _, wrapped = unpack(change_of(found.headers), found.body)
-        return decode_body(await self.contents.unwrap(wrapped))
+        _, bodies = unpack(change_of(found.headers), found.body)
+        return decode_body(await self.contents.unwrap(bodies[0]))
+
+    async def body(self, at: int) -> Body:
+        """Return the body of a change. Raises `Unavailable`."""
+        seq, index = divmod(at, CHANGES_MAX)
+        bodies = self._read.get(seq)
+        if bodies is None:
+            found = await self._connection.stored(self.stream, seq=seq)
+            if found is None:
+                raise Unavailable(f"{self.stream} has lost message {seq}")
+            _, bodies = unpack(change_of(found.headers), found.body)
+            self._remember(seq, bodies)
+        return decode_body(await self.contents.unwrap(bodies[index]))
+
+    def _remember(self, seq: int, bodies: list[bytes]) -> None:
+        """Keep what was read for a while: sessions of one node have their steps in one batch."""
+        if seq not in self._read:
+            self._read[seq] = bodies
+            self._read_bytes += sum(map(len, bodies))
+        while self._read_bytes > READ_BYTES_MAX:
+            oldest = next(iter(self._read))
+            self._read_bytes -= sum(map(len, self._read.pop(oldest)))
 
     def forget(self, place: str, lane: Lane) -> None:
         """Nothing waits in a lane any more."""
@@ -140,15 +167,19 @@ class Shard:
     def _fold(self, message: Folded) -> Awaitable[None] | None:
         if message.change == IN_BODY.decode():
             return self._fold_body(message)
-        self.projection.fold(self.number, message, decode_change(message.change))
+        self._fold_changes(message, decode_changes(message.change))
         return None
 
     async def _fold_body(self, message: Folded) -> None:
         found = await self._connection.stored(self.stream, seq=message.seq)
         if found is None:
             raise Unavailable(f"{self.stream} does not show message {message.seq} yet")
-        change, _ = unpack(message.change, found.body)
-        self.projection.fold(self.number, message, change)
+        self._fold_changes(message, unpack(message.change, found.body)[0])
+
+    def _fold_changes(self, message: Folded, changes: Changes) -> None:
+        held = self.projection.fold(self.number, message, changes)
+        if message.subject == self.batches.subject:
+            self.batches.folded(message.seq, held)
 
 
 class Lane:
@@ -247,15 +278,12 @@ class Lane:
         contents = self._shard.contents
         blobs = [blob for step in steps for blob in step.blobs if not contents.knows(blob[0])]
         if blobs or len(packed) > PLAIN_BYTES_MAX:
-            self._task = self._loop.create_task(
-                self._write_large(session.last, steps, change, packed, blobs)
-            )
+            self._task = self._loop.create_task(self._write_large(steps, change, packed, blobs))
         else:
-            self._add(session.last, steps, change, PLAIN + packed)
+            self._add(steps, change, PLAIN + packed)
 
     async def _write_large(
         self,
-        last: int,
         steps: list[StepCommit],
         change: Commit,
         body: bytes,
@@ -268,28 +296,23 @@ class Lane:
         except Unavailable as error:
             self._told(steps, error)
         else:
-            self._add(last, steps, change, wrapped)
+            self._add(steps, change, wrapped)
 
-    def _add(self, last: int, steps: list[StepCommit], change: Commit, body: bytes) -> None:
-        header, packed = pack(change, body)
-        self._shard.log.add(
-            f"{self._shard.prefix}.s.{self._place}",
-            header,
-            packed,
-            ON_SUBJECT,
-            last,
-            lambda outcome: self._told(steps, outcome),
+    def _add(self, steps: list[StepCommit], change: Commit, body: bytes) -> None:
+        self._shard.batches.add(
+            self._place, change, body, lambda outcome: self._told(steps, outcome)
         )
 
-    def _told(self, steps: list[StepCommit], outcome: Outcome) -> None:
-        if isinstance(outcome, int):
+    def _told(self, steps: list[StepCommit], outcome: bool | Unavailable) -> None:
+        if isinstance(outcome, Unavailable):
+            self._refuse_first(outcome)
+        elif outcome:
             for written in [self._queue.popleft() for _ in steps]:
                 assert isinstance(written, _Step)
                 self._tell(written, None)
-            self._shard.log.when(outcome, self._resume)
-            return
-        if isinstance(outcome, Unavailable):
-            self._refuse_first(outcome)
+        else:
+            # All that came before is folded: what is refused now, is refused for good.
+            self._fresh = True
         self._resume()
 
     def _refuse_first(self, error: StoreError) -> None:
@@ -360,6 +383,9 @@ def together(session: Session, steps: Sequence[StepCommit]) -> tuple[Commit, Bod
     if records:
         head = records[-1][1]
     change = Commit(
+        epoch=last.token.epoch,
+        nonce=last.token.nonce,
+        expected=session.version,
         version=version,
         head=head,
         consumed=tuple(consumed),

@@ -16,11 +16,13 @@ from perdure.adapters.nats.log import Folded
 from perdure.adapters.stores.nats.messages import (
     Arrival,
     Change,
+    Changes,
     Claim,
     Commit,
     Release,
     RowKey,
     place_of,
+    where,
 )
 from perdure.core.codec import genesis
 from perdure.core.ids import SessionId
@@ -37,9 +39,9 @@ Parked = tuple[int, int, str]
 class Session:
     """A session, as of the last message of it that was folded.
 
-    `last` is the number of its last message but for entries of its inbox. `firsts` and `numbers`
-    say which message has which records; `waiting` has the unconsumed entries, oldest first, by the
-    last part of their subjects. Its claim is `void` when its owner's lease ran out after it.
+    `firsts` and `numbers` say where which records are (see `where`); `waiting` has the unconsumed
+    entries, oldest first, by the last part of their subjects. Its claim is `void` when its owner's
+    lease ran out after it.
     """
 
     __slots__ = (
@@ -51,7 +53,6 @@ class Session:
         "holder",
         "id",
         "known",
-        "last",
         "nonce",
         "numbers",
         "owner",
@@ -79,7 +80,6 @@ class Session:
         self.shard = shard
         self.place = place
         self.since_ns = since_ns
-        self.last = 0
         self.epoch = 0
         self.nonce: str | None = None
         self.owner: str | None = None
@@ -111,16 +111,17 @@ class Session:
 
     @property
     def counted(self) -> tuple[bool, int]:
-        """Whether a claim was not released, and the strikes. A void claim is none: he is alive."""
-        if self.void:
+        """Whether a claim was not released, and the strikes."""
+        return self.counted_as(self.void)
+
+    def counted_as(self, void: bool) -> tuple[bool, int]:
+        """Return the same; a void claim is no strike, for its owner lives."""
+        if void:
             return self.strikes > 0, max(0, self.strikes - 1)
         return self.claimed, self.strikes
 
     def messages(self, after: int, limit: int) -> list[tuple[int, int]]:
-        """Return the messages that have up to `limit` records after a position.
-
-        Each is the position of its first record, and its number.
-        """
+        """Return what has up to `limit` records after a position: where, and from which one on."""
         if limit <= 0 or after >= self.version:
             return []
         begin = max(0, bisect_right(self.firsts, after + 1) - 1)
@@ -169,25 +170,35 @@ class Projection:
         self._parked: list[Parked] = []
         self._runs: dict[str, Runs] = {}
 
-    def fold(self, shard: int, message: Folded, change: Change) -> None:
-        """Take in a message of a shard."""
-        place = message.subject.split(".")[3]
+    def fold(self, shard: int, message: Folded, changes: Changes) -> list[bool]:
+        """Take in a message of a shard, and say which of its changes hold.
+
+        Every node says the same: it follows from the messages before.
+        """
+        return [
+            self._fold(shard, message, place, change, where(message.seq, index))
+            for index, (place, change) in enumerate(changes)
+        ]
+
+    def _fold(self, shard: int, message: Folded, place: str, change: Change, at: int) -> bool:
         session = self.sessions.get(place)
         if isinstance(change, Arrival):
             if session is None:
                 session = Session(change.session, shard, place, message.at_ns, change.trusted)
                 self.sessions[place] = session
-            self._arrive(session, message, change)
+            self._arrive(session, message, change, at)
+            holds = True
+        elif session is None:
+            return False
+        elif isinstance(change, Commit):
+            holds = self._commit(session, change, at)
+        elif isinstance(change, Claim):
+            holds = self._claim(session, change)
         else:
-            assert session is not None, "a session begins with an entry of its inbox"
-            session.last = message.seq
-            if isinstance(change, Commit):
-                self._commit(session, message, change)
-            elif isinstance(change, Claim):
-                self._claim(session, change)
-            else:
-                self._release(session, message, change)
-        self._settle(session)
+            holds = self._release(session, change, at)
+        if holds:
+            self._settle(session)
+        return holds
 
     def void(self, owner: str, term: int) -> None:
         """Take from an owner what it claimed before a term; it is no strike."""
@@ -266,25 +277,36 @@ class Projection:
         session = self.sessions.get(place_of(id))
         return [] if session is None else session.runs
 
-    def _arrive(self, session: Session, message: Folded, change: Arrival) -> None:
+    def _arrive(self, session: Session, message: Folded, change: Arrival, place: int) -> None:
         at = change.at or message.at_ms
         session.waiting[message.subject.split(".")[4]] = message.seq
         session.generation = max(session.generation, change.generation)
         session.wake_at = at if session.wake_at is None else min(session.wake_at, at)
         if change.row is not None:
-            self._keep_row(session, change.row, message.seq, IN_ARRIVAL)
+            self._keep_row(session, change.row, place, IN_ARRIVAL)
 
-    def _claim(self, session: Session, change: Claim) -> None:
+    def _claim(self, session: Session, change: Claim) -> bool:
+        if session.epoch + 1 != change.epoch or session.quarantine is not None:
+            return False
+        claimed, strikes = session.counted_as(change.void)
+        again = session.owner == change.owner and not change.void
         session.epoch, session.nonce = change.epoch, change.nonce
         session.owner, session.term = change.owner, change.term
-        session.claimed, session.strikes = True, change.strikes
+        session.claimed, session.strikes = True, strikes + (claimed and not again)
         session.trusts = change.trusts
         session.known = len(session.waiting)
+        return True
 
-    def _commit(self, session: Session, message: Folded, change: Commit) -> None:
+    def _commit(self, session: Session, change: Commit, at: int) -> bool:
+        if (session.epoch, session.nonce, session.version) != (
+            change.epoch,
+            change.nonce,
+            change.expected,
+        ):
+            return False
         if change.version > session.version:
             session.firsts.append(session.version + 1)
-            session.numbers.append(message.seq)
+            session.numbers.append(at)
             session.version, session.head = change.version, change.head
             session.strikes = 0
             session.trusted = session.trusts
@@ -298,19 +320,24 @@ class Projection:
         session.wake_at = DUE_AT_ONCE if surprised else change.wake_at
         session.generation = max(session.generation, change.generation)
         if change.snapshot is not None:
-            session.snapshot, session.snapshot_at = change.snapshot, message.seq
+            session.snapshot, session.snapshot_at = change.snapshot, at
         for entry in change.refused:
-            session.refused[entry] = message.seq
+            session.refused[entry] = at
         for index, row in enumerate(change.rows):
-            self._keep_row(session, row, message.seq, index)
+            self._keep_row(session, row, at, index)
+        return True
 
-    def _release(self, session: Session, message: Folded, change: Release) -> None:
+    def _release(self, session: Session, change: Release, at: int) -> bool:
+        if session.epoch != change.epoch or change.nonce not in (None, session.nonce):
+            return False
         session.owner = session.nonce = None
         session.quarantine = change.quarantine
         if change.quarantine is None:
             session.claimed, session.strikes = False, 0
-        if change.snapshot is not None:
-            session.snapshot, session.snapshot_at = change.snapshot, message.seq
+        kept = change.snapshot
+        if kept is not None and session.snapshot < kept <= session.version:
+            session.snapshot, session.snapshot_at = kept, at
+        return True
 
     def _settle(self, session: Session) -> None:
         """Keep in step who owns what, and what nobody owns."""

@@ -25,6 +25,7 @@ from perdure.adapters.stores.nats.messages import (
     Claim,
     Release,
     place_of,
+    where,
 )
 from perdure.adapters.stores.nats.projection import Projection, Session
 from perdure.core.codec import Record
@@ -265,23 +266,17 @@ class NatsStore:
                 found = self._projection.sessions.get(place)
                 if found is None:
                     return NotClaimed("absent")
-                last = found.last
+                token = Token(found.epoch + 1, nonce)
                 refusal = await self._why_not(found, owner, strikes_max, reads)
-                if found.last != last:
-                    continue
                 if refusal is not None:
                     return refusal
-                claimed, strikes = found.counted
-                token = Token(found.epoch + 1, nonce)
                 term, trusts = self._control.term(owner), self._control.distrusted_at
-                change = Claim(*token, owner, term, strikes + claimed, trusts)
-                try:
-                    last = await shard.write(place, change, Body(), last)
-                except Overtaken:
+                change = Claim(*token, owner, term, found.void, trusts)
+                if not await shard.write(place, change, Body()):
                     continue
                 if reads is not None and found.generation > reads:
                     # Something newer was accepted while the claim was on its way.
-                    await shard.write(place, Release(None, None), Body(), last)
+                    await shard.write(place, Release(*token, None, None), Body())
                     return NotClaimed("newer")
                 return Claimed(token, await self._loaded(shard, found))
 
@@ -300,7 +295,8 @@ class NatsStore:
         if reads is not None and found.generation > reads:
             return NotClaimed("newer")
         claimed, strikes = found.counted
-        if strikes_max is not None and strikes + claimed > strikes_max:
+        strike = claimed and holder != owner
+        if strikes_max is not None and strikes + strike > strikes_max:
             return NotClaimed("struck")
         return None
 
@@ -357,11 +353,9 @@ class NatsStore:
                 if snapshot is not None and found.snapshot < snapshot[0] <= found.version:
                     kept, body = snapshot[0], Body(snapshot=snapshot[1])
                 why = None if quarantine is None else clip(quarantine)
-                try:
-                    await shard.write(place, Release(why, kept), body, found.last)
-                except Overtaken:
-                    continue
-                return
+                nonce = None if token is None else token.nonce
+                if await shard.write(place, Release(found.epoch, nonce, why, kept), body):
+                    return
 
         await shard.turn(place, work)
 
@@ -463,7 +457,7 @@ class NatsStore:
     async def _loaded(self, shard: Shard, found: Session) -> Loaded:
         """Return a session as it is folded now, and read what it does not have in memory."""
         version, head, snapshot_at = found.version, found.head, found.snapshot_at
-        since, waiting = found.snapshot, [*found.waiting.values()]
+        since, waiting = found.snapshot, [where(seq, 0) for seq in found.waiting.values()]
         _, strikes = found.counted
         quarantine, distrusted = found.quarantine, self._control.distrusted_at
         suspect = distrusted if found.trusted < distrusted else None
