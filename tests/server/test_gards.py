@@ -15,8 +15,11 @@ from tests.server.peers import registration
 class Socket:
     """A worker's connection to the application, without a network."""
 
-    def __init__(self, h: House, gard: dict[str, Any], worker_id: str) -> None:
-        what = registration(worker_id, gard=str(gard["id"]), claim_token=gard["claim_token"])
+    def __init__(self, h: House, gard: dict[str, Any] | None, worker_id: str) -> None:
+        what = registration(worker_id)
+        if gard is not None:
+            held = {"gard": str(gard["id"]), "claim_token": gard["claim_token"]}
+            what = registration(worker_id, **held)
         self.side = WorkerSide(what)
         self.facts: list[Any] = []
         self.said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

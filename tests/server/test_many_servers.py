@@ -30,6 +30,7 @@ from tests.server.house import BOT, House, Street, echo, says
 from tests.server.listeners import Listener, listening, parts
 from tests.server.mortal import Catalogs
 from tests.server.test_gards import Socket
+from tests.server.test_quarantine import set_aside
 
 LOOPBACK = Egress(allowed=["127.0.0.0/8"], ports=range(1, 65_536))
 KNOWN_WITHIN_S = KNOWN_WITHIN_MS / 1000
@@ -388,6 +389,39 @@ async def test_a_gard_that_is_destroyed_elsewhere_ends_its_worker() -> None:
         await b.pass_time(KNOWN_WITHIN_S)
         assert [type(fact) for fact in socket.facts][:2] == [Joined, GardDestroyed]
         assert socket.task.done()
+
+
+# ------------------------------------------------------------------------------ workers, sessions
+
+
+async def test_a_worker_that_comes_to_another_server_is_gone_from_the_first() -> None:
+    """The first does not know yet that its connection is dead, and gives it nothing more."""
+    street = Street(MemoryCluster)
+    async with street.house() as a, street.house() as b:
+        before, other = Socket(a, None, "w1"), Socket(a, None, "w2")
+        await a.settle()
+        after = Socket(b, None, "w1")
+        await b.settle()
+        assert [member.id for member in a.service.pool.members()] == ["w2"]
+        assert [member.id for member in b.service.pool.members()] == ["w1"]
+        assert before.task.done()
+        for socket in (other, after):
+            await socket.lose()
+            await asyncio.wait([socket.task])
+
+
+async def test_any_server_lets_a_session_out_of_quarantine() -> None:
+    """It goes on, whoever set it aside."""
+    street = Street()
+    async with street.house() as a, street.house() as b:
+        run, session = await set_aside(b)
+        b.service.pool.leave(b.service.pool.members()[0])
+        a.worker(echo, worker_id="w2")
+        assert (await a.get(f"/runs/{run}"))["waits"][0]["what"] == "release"
+        answer = await a.ask("POST", f"/sessions/{session}/release")
+        assert answer.status_code == 200
+        await a.pass_time(2)
+        assert (await b.get(f"/runs/{run}"))["status"] == "completed"
 
 
 # ------------------------------------------------------------------------------------------- limits

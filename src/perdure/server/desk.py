@@ -118,10 +118,11 @@ class Desk:
     # -------------------------------------------------------------------------------- finding
 
     async def agent(self, id_: int, *, archived: bool = True) -> entries.Agent:
-        """Return an agent's entry. Raises `Rejected` (404)."""
+        """Return an agent's entry, and have it known if it is newer. Raises `Rejected` (404)."""
         entry = await self.catalog.get(entries.Agent, id_)
         if entry is None or (entry.archived_at is not None and not archived):
             raise Rejected(404, "not found")
+        await self.agents.meet(self.tenant, entry)
         return entry
 
     async def row(self, number: int) -> RunRow:

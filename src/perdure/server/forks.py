@@ -54,7 +54,6 @@ async def fork(
         agent = copy = await _copy(desk, agent, number, changes)
     source = {"run_id": await desk.numbers.run(row.id), "step": step, **changes}
     told = {"trigger": "fork", "fork": source, **({} if gard is None else {"gard": gard})}
-    await desk.agents.meet(desk.tenant, agent)
     check_demand(desk, agent)
     try:
         run = await desk.runs.fork(

@@ -38,7 +38,6 @@ async def send(
     that waits. Raises `Rejected`: 409 in mode `reject` when a run is in progress, 422 for an
     answer with a context.
     """
-    await desk.agents.meet(desk.tenant, agent)
     check_demand(desk, agent)
     if key is not None and mode in ("queue", "reject"):
         session = await desk.session(agent.id, key)

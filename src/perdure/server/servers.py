@@ -8,8 +8,16 @@ from msgspec.structs import replace
 
 from perdure.ports.clock import Clock
 from perdure.ports.cluster import NodeCard
+from perdure.runtime.bus import Message
 from perdure.runtime.node import Node
 from perdure.server.changes import Changes
+
+
+class WorkerJoined(Message, frozen=True, tag="worker_joined"):
+    """This worker is connected to me: a connection that another server has of it is a dead one."""
+
+    tenant: str
+    worker_id: str
 
 
 class Servers:

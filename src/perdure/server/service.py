@@ -35,9 +35,10 @@ from perdure.server.pulse import Pulse
 from perdure.server.scheduler import Scheduler
 from perdure.server.sealing import Seal
 from perdure.server.sending import send
-from perdure.server.servers import Servers
+from perdure.server.servers import Servers, WorkerJoined
 from perdure.server.setup import SetupLink
 from perdure.server.webhooks import Webhooks
+from perdure.wire.frames import CLOSE_TRY_AGAIN
 
 VERSION = importlib.metadata.version("perdure")
 WATCHED_EVERY_MS = 1_000
@@ -144,6 +145,7 @@ class Service:
         """Tell other servers of what is changed here, and do what is to be done about theirs."""
         changes.hint = lambda: self.node.bus.send(None, Hint())
         self.node.bus.on(Hint, lambda hint: changes.look_soon())
+        self.node.bus.on(WorkerJoined, self._joined_elsewhere)
         self.keys.on_changed = functools.partial(changes.tell, "key")
         changes.reread = self._reread
         changes.acts = {
@@ -153,6 +155,13 @@ class Service:
             "key": lambda key_id: self.keys.look_at(key_id, self.clock.now_ms()),
             "drain": self.servers.leave,
         }
+
+    def _joined_elsewhere(self, joined: WorkerJoined) -> None:
+        """Let go of what is left of a worker here, as if its connection had ended just now."""
+        for member in self.pool.members(joined.tenant):
+            if member.id == joined.worker_id:
+                self.pool.lose(member)
+                member.connection.close(CLOSE_TRY_AGAIN)
 
     async def start(self) -> None:
         """Read the catalog, and go on with what was left unfinished."""

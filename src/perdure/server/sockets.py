@@ -23,6 +23,7 @@ from perdure.server.keys import Principal
 from perdure.server.members import Member
 from perdure.server.outgoing import CLIENT_CHARS_MAX, WORKER_CHARS_MAX, Outgoing
 from perdure.server.sending import send
+from perdure.server.servers import WorkerJoined
 from perdure.server.service import Service
 from perdure.server.turns import Turn
 from perdure.wire import table as t
@@ -213,6 +214,8 @@ class _Worker(_Peer):
             self._member = self.service.pool.join(
                 self.principal.tenant, registration, self.wire, self.out, self.principal.key_id
             )
+            joined = WorkerJoined(self.principal.tenant, registration.worker_id)
+            self.service.node.bus.send(None, joined)
 
     async def _offer(self, asked: PortAsked) -> None:
         if self._gard is None:

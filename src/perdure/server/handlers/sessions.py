@@ -118,6 +118,7 @@ async def restore_session(desk: Desk, request: Request) -> Answer:
 async def release_session(desk: Desk, request: Request) -> Answer:
     """Let a session go on that is in quarantine."""
     session = await _named(desk, request)
+    await desk.agent(int(session.agent))
     try:
         await desk.runs.release(session.agent, session.key)
     except Refused:
