@@ -437,3 +437,29 @@ async def test_old_and_new_nodes_run_side_by_side_and_what_is_new_stays_with_the
     newer = await town.open("newer")
     assert await town.result(await newer.run(after.id)) == "done"
     await town.close()
+
+
+async def test_what_is_let_go_during_a_scan_is_found_by_another_scan_at_once() -> None:
+    gate, asked = asyncio.Event(), asyncio.Event()
+    town = Town(Agent("a", model=echo))
+    node = await town.open("node")
+    await town.settle()
+    due = town.store.due
+
+    async def slow(*scan: Any) -> Any:
+        found = await due(*scan)
+        asked.set()
+        await gate.wait()
+        return found
+
+    town.store.due = slow  # type: ignore[method-assign]
+    scanning = asyncio.ensure_future(node._recovery.run_once())
+    await asked.wait()
+    node._recovery.nudge(town.clock.now_ms())
+    gate.set()
+    asked.clear()
+    await scanning
+    town.clock.advance(1)
+    await town.settle()
+    assert asked.is_set()
+    await town.close()
