@@ -143,7 +143,7 @@ async def test_who_does_not_take_what_he_asked_for_is_let_go(
             assert piece, "it was let go although it took what came"
             taken += len(piece)
         async with asyncio.timeout(10):
-            while patience.SLOW_READERS.bytes:
+            while patience.SLOW_READERS.bytes:  # noqa: ASYNC110  nobody tells when it lets go
                 await asyncio.sleep(0.02)
         assert 0 < len(await deaf.hear()) < whole
 

@@ -28,6 +28,7 @@ from perdure.runtime.settings import NodeSettings
 
 LEASE_AGAIN_MS = 100
 """When a node whose lease is in doubt looks again whether it may scan."""
+NEVER = 1 << 62
 SCAN_GAP_MS = 10
 """All nodes together scan at most once in so long because something else falls due."""
 
@@ -67,7 +68,7 @@ class Recovery:
         self._settings = settings
         self._timer: Timer | None = None
         self._at = 0
-        self._nudged_at: int | None = None
+        self._nudged_at = NEVER
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
         self.on_store_failure: Callable[[StoreError], None] = lambda error: None
@@ -76,7 +77,7 @@ class Recovery:
         """Wake what is due, and set the time of the next scan; return how many were due."""
         now, batch = self._clock.now_ms(), self._settings.scan_batch_sessions
         limit = batch + self._probation.count()
-        self._nudged_at = None
+        self._nudged_at = NEVER
         due, next_at = await self._store.due(now, limit, self._agents.served(), GENERATION)
         sessions = [session for session in due if session not in self._probation.waiting]
         if self.place is not None:
@@ -96,9 +97,8 @@ class Recovery:
             later = min(later, now + self._settings.prefer_ms)
         if next_at is not None:
             later = min(later, max(next_at, now + SCAN_GAP_MS * self.peers()))
-        if self._nudged_at is not None:  # by what this scan may have come too early for
-            later = min(later, self._nudged_at)
-        self._set(later)
+        # Whoever nudged meanwhile may have come too late for this scan.
+        self._set(min(later, self._nudged_at))
         return len(sessions)
 
     def _mine(self, due: list[SessionId]) -> list[SessionId]:
@@ -118,7 +118,7 @@ class Recovery:
 
     def nudge(self, at: int) -> None:
         """Have a scan at `at` at the latest."""
-        self._nudged_at = at if self._nudged_at is None else min(at, self._nudged_at)
+        self._nudged_at = min(at, self._nudged_at)
         if not self._stopped and (self._timer is None or at < self._at):
             self._set(at)
 
