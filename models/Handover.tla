@@ -34,11 +34,12 @@ VARIABLES
   results,   \* on the bus, in one of the flaws: a result for one owner
   holds,     \* what each holder does with each attempt that it was lent
   acts,      \* how often the tool ran
+  untold,    \* has the owner committed a beginning, and told nobody to proceed?
   told,      \* results of which a worker was told that they are safe: it forgets them
   outcomes   \* how many outcomes the log has
 
 vars == <<effect, call, owner, claims, known, inbox, lends, proceeds, results, holds, acts, told,
-          outcomes>>
+          outcomes, untold>>
 
 Flaw(name) == name \in Flaws
 
@@ -54,7 +55,7 @@ Init ==
   /\ \E first \in Owner :
        owner = first /\ known = [n \in Owner |-> IF n = first THEN Intended(1) ELSE Ignorance]
   /\ inbox = {} /\ lends = {} /\ proceeds = {} /\ results = {} /\ told = {}
-  /\ holds = [hold \in Holds |-> "none"] /\ acts = 0
+  /\ holds = [hold \in Holds |-> "none"] /\ acts = 0 /\ untold = FALSE
 
 ------------------------------------------------------------------------------
 (* The session: claims, commits, and what its inbox says.                     *)
@@ -62,7 +63,7 @@ Init ==
 \* A claim reads the log; what the session owes is in it, and in the inbox.
 Claim(n) ==
   /\ n # owner /\ claims < ClaimsMax
-  /\ owner' = n /\ claims' = claims + 1 /\ known' = [known EXCEPT ![n] = call]
+  /\ owner' = n /\ claims' = claims + 1 /\ known' = [known EXCEPT ![n] = call] /\ untold' = FALSE
   /\ UNCHANGED <<effect, call, inbox, lends, proceeds, results, holds, acts, told, outcomes>>
 
 \* Only the owner's commit counts; it consumes inbox entries together with what follows from them.
@@ -84,8 +85,17 @@ ConsumeBegin(entry) ==
   /\ entry.waiting /\ entry.kind = "begin"
   /\ IF call.status = "intended" /\ call.attempt = entry.attempt
      THEN Commit([call EXCEPT !.status = "begun", !.holder = entry.holder], {entry})
-     ELSE Commit(call, {entry})
+          /\ untold' = TRUE
+     ELSE Commit(call, {entry}) /\ UNCHANGED untold
   /\ UNCHANGED <<effect, owner, claims, lends, proceeds, results, holds, acts, told, outcomes>>
+
+\* Who began lost the call before he was told to proceed: another one begins in his place.
+Replace(hold) ==
+  /\ call.status = "begun" /\ hold[2] = call.attempt /\ holds[hold] = "asked"
+  /\ untold \/ Flaw("replaced after somebody was told")
+  /\ Commit([call EXCEPT !.holder = hold[1]], {})
+  /\ UNCHANGED <<effect, owner, claims, lends, proceeds, results, holds, acts, told, outcomes,
+                 untold>>
 
 Fits(entry) ==
   /\ call.attempt = entry.attempt
@@ -97,7 +107,7 @@ ConsumeResult(entry) ==
   /\ IF Fits(entry)
      THEN Commit([call EXCEPT !.status = "done"], {entry}) /\ outcomes' = outcomes + 1
      ELSE Commit(call, {entry}) /\ UNCHANGED outcomes
-  /\ UNCHANGED <<effect, owner, claims, lends, proceeds, results, holds, acts, told>>
+  /\ UNCHANGED <<effect, owner, claims, lends, proceeds, results, holds, acts, told, untold>>
 
 \* The owner gives a holder up, rightly or not: another attempt, or an outcome nobody knows.
 DeclareLost ==
@@ -107,7 +117,8 @@ DeclareLost ==
           ELSE Commit([call EXCEPT !.status = "unknown"], {})
      ELSE /\ call.status = "intended" /\ call.attempt < AttemptsMax
           /\ Commit(Intended(call.attempt + 1), {})
-  /\ UNCHANGED <<effect, owner, claims, lends, proceeds, results, holds, acts, told, outcomes>>
+  /\ UNCHANGED <<effect, owner, claims, lends, proceeds, results, holds, acts, told, outcomes,
+                 untold>>
 
 ------------------------------------------------------------------------------
 (* What owners send, by what they know: also those that are owners no more.   *)
@@ -117,12 +128,13 @@ Quiet == UNCHANGED <<effect, call, owner, claims, known, inbox, holds, acts, tol
 Lend(n, h) ==
   /\ known[n].status = "intended"
   /\ lends' = lends \cup {<<h, known[n].attempt>>}
-  /\ UNCHANGED <<proceeds, results>> /\ Quiet
+  /\ UNCHANGED <<proceeds, results, untold>> /\ Quiet
 
 \* To the holder that the log names, however the owner came to own the session.
 Proceed(n) ==
   /\ known[n].status = "begun"
   /\ proceeds' = proceeds \cup {<<known[n].holder, known[n].attempt>>}
+  /\ untold' = (untold /\ n # owner)
   /\ UNCHANGED <<lends, results>> /\ Quiet
 
 ProceedTooSoon(n) ==
@@ -130,7 +142,7 @@ ProceedTooSoon(n) ==
   /\ \E entry \in inbox :
        /\ entry.waiting /\ entry.kind = "begin" /\ known[n].status = "intended"
        /\ proceeds' = proceeds \cup {<<entry.holder, entry.attempt>>}
-  /\ UNCHANGED <<lends, results>> /\ Quiet
+  /\ UNCHANGED <<lends, results, untold>> /\ Quiet
 
 \* An owner that finds a begun call asks who is at it, and takes the first one that says "I am".
 AdoptAnyone(n) ==
@@ -138,12 +150,12 @@ AdoptAnyone(n) ==
   /\ \E hold \in Holds :
        /\ holds[hold] = "asked" /\ hold[2] = known[n].attempt
        /\ proceeds' = proceeds \cup {hold}
-  /\ UNCHANGED <<lends, results>> /\ Quiet
+  /\ UNCHANGED <<lends, results, untold>> /\ Quiet
 
 ------------------------------------------------------------------------------
 (* What holders do: none -> held -> asked -> running -> acted -> reported.    *)
 
-Still == UNCHANGED <<effect, call, owner, claims, known, lends, proceeds, outcomes>>
+Still == UNCHANGED <<effect, call, owner, claims, known, lends, proceeds, outcomes, untold>>
 
 Become(hold, state) == holds' = [holds EXCEPT ![hold] = state]
 
@@ -190,7 +202,7 @@ Next ==
                       \/ \E h \in Holder : Lend(n, h)
   \/ \E entry \in inbox : ConsumeBegin(entry) \/ ConsumeResult(entry)
   \/ DeclareLost \/ HearResult
-  \/ \E hold \in Holds : \/ Take(hold) \/ AskToBegin(hold) \/ Start(hold) \/ Act(hold)
+  \/ \E hold \in Holds : \/ Replace(hold) \/ Take(hold) \/ AskToBegin(hold) \/ Start(hold) \/ Act(hold)
                          \/ Report(hold)
 
 Spec == Init /\ [][Next]_vars

@@ -26,6 +26,7 @@ CONTROLS = [
     (HANDOVER, ["holder does not wait"], {}, {"BegunFirst"}),
     (HANDOVER, ["the log names no holder"], {}, {"BegunIsNotSentAgain"}),
     (HANDOVER, ["a lost beginning is begun again"], {}, {"BegunIsNotSentAgain", "BegunFirst"}),
+    (HANDOVER, ["replaced after somebody was told"], {}, {"BegunFirst", "BegunIsNotSentAgain"}),
     (HANDOVER, ["a lend is taken twice"], {}, {"OnceAtMostOnce"}),
     (HANDOVER, ["results travel on the bus alone"], {}, {"ResultIsKept"}),
 ]
