@@ -23,7 +23,7 @@ from perdure.testing.conformance.claimant import SESSION, created, outcomes
 from perdure.testing.conformance.loading import noise
 from perdure.testing.conformance.machine import EVERYTHING, StoreMachine
 from perdure.testing.conformance.stores import OpenStore, StoreConformance
-from tests.adapters.redis_servers import shared
+from tests.adapters.redis_servers import shared, started
 from tests.adapters.test_stores_agree import ROUND, ROUNDS_MAX, SMALL_INBOX
 
 
@@ -132,3 +132,23 @@ async def test_a_long_log_and_a_large_one_come_whole() -> None:
         assert [record.seq for record in await opened.read(SESSION, 1_230, 5)] == [
             1_231, 1_232, 1_233, 1_234, 1_235,
         ]  # fmt: skip
+
+
+async def test_nothing_expires_but_what_writers_remember() -> None:
+    """A token that expires would let an old owner's number come again."""
+    with started() as server:
+        opened = await RedisStore.open(server.url)
+        owner = await created(opened)
+        steps = [owner.step(b"a", snapshot=b"s", wake_at=5, blobs=(("b", b"c"),)), owner.step()]
+        assert await outcomes(opened, *steps) == ["written"] * 2
+        await opened.release(SESSION, owner.token, quarantine="why")
+        await opened.close()
+        expiring = server.ask(
+            "EVAL",
+            "local found = {} for _, key in ipairs(redis.call('KEYS', '*')) do "
+            "if redis.call('TTL', key) >= 0 then found[#found + 1] = key end end "
+            "return table.concat(found, ' ')",
+            "0",
+        )
+        names = expiring.decode().split("\r\n")[1].split()
+        assert {name.rpartition(":")[0] for name in names} == {"{perdure}:writer"}
