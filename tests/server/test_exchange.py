@@ -292,7 +292,7 @@ async def test_a_call_is_lent_again_when_the_borrower_is_dead(
     await town.vanish(there)
     third = await town.open("third")
     third.worker("w3")
-    assert await town.result(run, MISSING_MS / 1000 + 30) == DONE
+    assert await town.result(run, MISSING_MS / 1000 + 180) == DONE
     await town.close()
 
 
