@@ -80,7 +80,7 @@ class TestConnections:
         self, postgres: PostgresServer, url: str
     ) -> None:
         async with opened(url) as store, at_work(store, OWNERS) as owners:
-            for n in range(100):
+            for n in range(25):
                 reads = [asyncio.ensure_future(store.load(one.session)) for one in owners]
                 await asyncio.sleep(0)
                 for read in reads[n % 3 :: 3]:
