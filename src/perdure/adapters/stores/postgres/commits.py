@@ -16,7 +16,7 @@ import msgspec
 from perdure.adapters.stores.postgres import statements
 from perdure.adapters.stores.postgres.names import Key
 from perdure.adapters.stores.postgres.operations import Commit, Operation
-from perdure.adapters.stores.postgres.stages import Alone, Ask, Stage
+from perdure.adapters.stores.postgres.stages import Alone, Ask, Stage, turned
 from perdure.core.errors import Conflict, Fenced, StoreError
 from perdure.core.runs import RunRow
 from perdure.ports.session_store import StepCommit
@@ -24,7 +24,7 @@ from perdure.ports.session_store import StepCommit
 NEVER = -1
 """As many consumed entries as no session has: a step that is wrong in itself is not written."""
 
-Columns = tuple[list[Any], ...]
+Rows = list[tuple[Any, ...]]
 
 _encode_row = msgspec.json.Encoder().encode
 
@@ -82,67 +82,59 @@ class Commits(Stage):
 
 def statement(groups: Sequence[tuple[Key, list[StepCommit]]]) -> tuple[Any, ...]:
     """Return the statement that writes some steps, and its values: a list for each parameter."""
-    steps, events, consumed = _lists(11), _lists(5), _lists(4)
-    rows, snapshots, blobs = _lists(8), _lists(4), _lists(3)
-    tenants, sessions, seqs, bodies, hashes = events
+    steps: Rows = []
+    events: Rows = []
+    consumed: Rows = []
+    rows: Rows = []
+    snapshots: Rows = []
+    blobs: Rows = []
     for key, group in groups:
         tenant, number = key
         first, last = group[0], group[-1]
-        version, head, generation, used = first.expected, None, 0, 0
-        follows, taken, snapshot = True, set[str](), None
+        version, head, generation, snapshot = first.expected, None, 0, None
+        follows, changed = True, False
+        taken: list[str] = []
         for step in group:
             for seq, body, head in step.records:
                 version += 1
                 follows = follows and seq == version
-                tenants.append(tenant)
-                sessions.append(number)
-                seqs.append(seq)
-                bodies.append(body)
-                hashes.append(head)
+                events.append((tenant, number, seq, body, head))
             generation = max(generation, step.generation)
             if step.consumed:
-                used += len(step.consumed)
-                taken.update(step.consumed)
+                taken += step.consumed
                 refusals = dict(step.refusals)
-                for entry in step.consumed:
-                    _append(consumed, tenant, number, entry, refusals.get(entry))
+                consumed += [(tenant, number, one, refusals.get(one)) for one in step.consumed]
             if step.snapshot is not None:
                 snapshot = (version, step.snapshot)
-            for address, content in step.blobs:
-                _append(blobs, number, address, content)
-        if not follows or len(taken) < used:
-            used = NEVER
-        _append(
-            steps, tenant, number, *first.token, first.expected, version, head,
-            used, last.postponed, last.wake_at, generation,
-        )  # fmt: skip
+            if step.blobs:
+                blobs += [(number, *blob) for blob in step.blobs]
+            if step.rows:
+                changed = True
+        wrong = not follows or len(set(taken)) < len(taken)
+        used = NEVER if wrong else len(taken)
+        guard = (tenant, number, *first.token, first.expected)
+        steps.append((*guard, version, head, used, last.postponed, last.wake_at, generation))
         if snapshot is not None:
-            _append(snapshots, tenant, number, *snapshot)
-        _add_rows(rows, number, group)
-    if not (consumed[0] or rows[0] or snapshots[0] or blobs[0]):
-        return statements.COMMIT_RECORDS, *steps, *events
-    return statements.COMMIT, *steps, *events, *consumed, *rows, *snapshots, *blobs
+            snapshots.append((tenant, number, *snapshot))
+        if changed:
+            rows += _latest_rows(number, group)
+    records = (*turned(steps, 11), *turned(events, 5))
+    if not (consumed or rows or snapshots or blobs):
+        return statements.COMMIT_RECORDS, *records
+    others = ((consumed, 4), (rows, 8), (snapshots, 4), (blobs, 3))
+    return statements.COMMIT, *records, *(one for pair in others for one in turned(*pair))
 
 
-def _lists(count: int) -> Columns:
-    return tuple([] for _ in range(count))
-
-
-def _append(lists: Columns, *values: Any) -> None:
-    for one, value in zip(lists, values, strict=True):
-        one.append(value)
-
-
-def _add_rows(lists: Columns, session: UUID, group: list[StepCommit]) -> None:
-    latest: dict[tuple[str, str], tuple[int, RunRow]] = {}
+def _latest_rows(session: UUID, group: list[StepCommit]) -> Rows:
+    latest: dict[tuple[str, str], tuple[Any, ...]] = {}
     for step in group:
         for row in step.rows:
             place = (row.session.tenant, row.id)
-            created_at, _ = latest.get(place, (row.created_at, row))
-            latest[place] = (created_at, row)
-    for created_at, row in latest.values():
-        *columns, _, encoded = row_columns(row)
-        _append(lists, session, *columns, created_at, encoded)
+            *columns, created_at, encoded = row_columns(row)
+            if place in latest:
+                created_at = latest[place][-2]
+            latest[place] = (session, *columns, created_at, encoded)
+    return list(latest.values())
 
 
 def row_columns(row: RunRow) -> tuple[Any, ...]:

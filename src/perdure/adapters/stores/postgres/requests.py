@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from perdure.adapters.stores.postgres import statements
 from perdure.adapters.stores.postgres.commits import row_columns
 from perdure.adapters.stores.postgres.operations import Accept, Claim, Operation
 from perdure.adapters.stores.postgres.reading import is_whole, loaded
-from perdure.adapters.stores.postgres.stages import REQUESTS_MAX, Alone, Ask, Stage
+from perdure.adapters.stores.postgres.stages import REQUESTS_MAX, Alone, Ask, Stage, turned
 from perdure.core.codec import genesis
 from perdure.core.errors import Fenced, KeyReused, LimitExceeded, NotFound
 from perdure.core.limits import INBOX_ENTRIES_MAX
@@ -145,8 +143,3 @@ class Releases(Stage):
                 why = f"the claim {epoch} of {operation.session} is not the current one"
                 operation.fail(Fenced(why))
         return []
-
-
-def turned(rows: list[Any], width: int) -> list[list[Any]]:
-    """Return the columns of some rows."""
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]

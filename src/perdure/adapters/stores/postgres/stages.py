@@ -6,7 +6,7 @@ comes after one of another kind is in a later stage.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from perdure.adapters.stores.postgres.names import Key
@@ -78,3 +78,8 @@ def arrange(operations: list[Operation], kinds: Callable[[Operation], type[Stage
         stages[number].add(operation)
         latest[operation.key] = number
     return stages
+
+
+def turned(rows: Sequence[tuple[Any, ...]], width: int) -> list[Sequence[Any]]:
+    """Return the columns of some rows: an array for each parameter, empty if there are none."""
+    return [*zip(*rows, strict=True)] or [()] * width
