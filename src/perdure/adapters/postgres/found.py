@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from perdure.core.durability import Durability, replicated
 from perdure.core.errors import StoreRefused
 
-VERSION_MIN = 14
+VERSION_MIN = 15
 
 LOOK = """
 SELECT current_setting('server_version_num')::int / 10000 AS version,
