@@ -11,9 +11,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from perdure.adapters.nats.log import ON_SUBJECT, Log, Outcome
-from perdure.adapters.stores.nats.messages import CHANGES_MAX, Change, encode_changes, pack
+from perdure.adapters.nats.log import ON_SUBJECT, Log, Outcome, as_header
+from perdure.adapters.stores.nats.messages import (
+    CHANGES_MAX,
+    Change,
+    Changes,
+    encode_change,
+    pack,
+)
 from perdure.core.errors import Unavailable
 
 CHANGES_BYTES_MAX = 40 * 1024
@@ -22,7 +29,15 @@ BODIES_BYTES_MAX = 512 * 1024
 Told = Callable[[bool | Unavailable], None]
 """Called with whether a change holds, or with why that is not known."""
 
-_Item = tuple[str, Change, bytes, Told]
+
+class _Item(NamedTuple):
+    """A change that waits, or is on its way; `said` is how its message says it."""
+
+    place: str
+    change: Change
+    said: bytes
+    body: bytes
+    told: Told
 
 
 class Batches:
@@ -37,13 +52,21 @@ class Batches:
         self._busy = False
         self._last = 0
         self._held: list[bool] = []
+        self._header = ""
 
     def add(self, place: str, change: Change, body: bytes, told: Told) -> None:
         """Put a change into the next batch."""
-        self._waiting.append((place, change, body, told))
+        said = encode_change(place, change)
+        self._waiting.append(_Item(place, change, said, body, told))
         if not self._busy:
             self._busy = True
             self._loop.call_soon(self._send)
+
+    def changes(self, header: str) -> Changes | None:
+        """Return what the last batch changes, if that is its header: it need not be decoded."""
+        if header != self._header:
+            return None
+        return tuple((item.place, item.change) for item in self._sent)
 
     def folded(self, seq: int, held: list[bool]) -> None:
         """Note which changes of the last batch hold."""
@@ -52,17 +75,18 @@ class Batches:
     def _send(self) -> None:
         sent, changes_bytes, bodies_bytes = self._sent, 0, 0
         while self._waiting and len(sent) < CHANGES_MAX:
-            place, change, body, _ = self._waiting[0]
-            changes_bytes += len(place) + len(encode_changes(change))
-            bodies_bytes += len(body)
+            changes_bytes += len(self._waiting[0].said)
+            bodies_bytes += len(self._waiting[0].body)
             if sent and (changes_bytes > CHANGES_BYTES_MAX or bodies_bytes > BODIES_BYTES_MAX):
                 break
             sent.append(self._waiting.popleft())
         self._write()
 
     def _write(self) -> None:
-        changes = tuple((place, change) for place, change, _, _ in self._sent)
-        header, packed = pack(changes, [body for _, _, body, _ in self._sent])
+        header, packed = pack(
+            [item.said for item in self._sent], [item.body for item in self._sent]
+        )
+        self._header = as_header(header)
         self._log.add(self.subject, header, packed, ON_SUBJECT, self._last, self._told)
 
     def _told(self, outcome: Outcome) -> None:
@@ -82,9 +106,9 @@ class Batches:
             self._tell([Unavailable(why)] * len(self._sent))
 
     def _tell(self, outcomes: Sequence[bool | Unavailable]) -> None:
-        sent, self._sent = self._sent, []
-        for (_, _, _, told), outcome in zip(sent, outcomes, strict=True):
-            told(outcome)
+        sent, self._sent, self._header = self._sent, [], ""
+        for item, outcome in zip(sent, outcomes, strict=True):
+            item.told(outcome)
         if self._waiting:
             self._loop.call_soon(self._send)
         else:

@@ -29,6 +29,7 @@ from perdure.adapters.stores.nats.messages import (
     decode_body,
     decode_changes,
     encode_body,
+    encode_change,
     pack,
     unpack,
 )
@@ -119,9 +120,11 @@ class Shard:
     async def arrive(self, place: str, entry: str, change: Change, body: Body) -> int:
         """Write an entry of an inbox, unless there is one. Raises `Overtaken`, `Unavailable`."""
         wrapped = await self.contents.wrap(encode_body(body))
-        header, packed = pack(((place, change),), [wrapped])
+        header, packed = pack([encode_change(place, change)], [wrapped])
         subject = f"{self.prefix}.i.{place}.{entry}"
-        return await self.log.write(subject, header, packed, ON_SUBJECT, 0)
+        seq = await self.log.write(subject, header, packed, ON_SUBJECT, 0)
+        self._remember(seq, [wrapped])
+        return seq
 
     async def entry(self, place: str, entry: str) -> Body | None:
         """Return an entry of an inbox, consumed or not. Raises `Unavailable`."""
@@ -145,7 +148,7 @@ class Shard:
         return decode_body(await self.contents.unwrap(bodies[index]))
 
     def _remember(self, seq: int, bodies: list[bytes]) -> None:
-        """Keep what was read for a while: sessions of one node have their steps in one batch."""
+        """Keep for a while what was read, of which other sessions have a part, or accepted here."""
         if seq not in self._read:
             self._read[seq] = bodies
             self._read_bytes += sum(map(len, bodies))
@@ -167,7 +170,10 @@ class Shard:
     def _fold(self, message: Folded) -> Awaitable[None] | None:
         if message.change == IN_BODY.decode():
             return self._fold_body(message)
-        self._fold_changes(message, decode_changes(message.change))
+        changes = None
+        if message.subject == self.batches.subject:
+            changes = self.batches.changes(message.change)
+        self._fold_changes(message, changes or decode_changes(message.change))
         return None
 
     async def _fold_body(self, message: Folded) -> None:
@@ -341,7 +347,12 @@ def why_refused(
     session: Session | None, step: StepCommit, version: int, taken: set[str]
 ) -> StoreError | None:
     """Return why a step cannot follow what is there, and those before it; None if it can."""
-    if session is None or session.token != step.token:
+    if (
+        session is None
+        or session.void
+        or (session.epoch, session.nonce) != step.token
+        or session.nonce is None
+    ):
         return Fenced(f"the claim {step.token.epoch} of {step.session} is not the current one")
     if version != step.expected:
         return Conflict(f"{step.session} is at {version}, not at {step.expected}")

@@ -10,6 +10,7 @@ folded: it says what it was decided on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from perdure.core.ids import SessionId
 
 HEADER_BYTES_MAX = 48 * 1024
 """What is larger goes into the body: replicas keep at most 64 KiB of headers."""
+PLACES_KNOWN_MAX = 20_000
 CHANGES_MAX = 1 << 10
 """How many changes a message may have."""
 IN_BODY = b"~"
@@ -105,20 +107,26 @@ class Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
 Changes = tuple[tuple[str, Change], ...]
 """What a message changes: the places of sessions, and what happens to each."""
 
-encode_changes = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
 decode_changes: Any = msgspec.json.Decoder(Changes).decode
 encode_body = msgspec.msgpack.Encoder().encode
 decode_body = msgspec.msgpack.Decoder(Body).decode
 
 
+@lru_cache(maxsize=PLACES_KNOWN_MAX)
 def place_of(session: SessionId) -> str:
     """Return the part of a subject that stands for a session."""
     return subject_part("\x1f".join(f"{len(part)}:{part}" for part in session))
 
 
-def pack(changes: Changes, bodies: Sequence[bytes]) -> tuple[bytes, bytes]:
+def encode_change(place: str, change: Change) -> bytes:
+    """Return what a message says of one session."""
+    return _encode((place, change))
+
+
+def pack(changes: Sequence[bytes], bodies: Sequence[bytes]) -> tuple[bytes, bytes]:
     """Return header and body of a message; changes that are too large go into the body."""
-    header, body = encode_changes(changes), msgspec.msgpack.encode(bodies)
+    header, body = b"[%b]" % b",".join(changes), msgspec.msgpack.encode(bodies)
     if len(header) <= HEADER_BYTES_MAX:
         return header, body
     return IN_BODY, msgspec.msgpack.encode((header, body))
