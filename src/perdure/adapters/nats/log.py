@@ -133,11 +133,12 @@ class Log:
     async def open(self) -> None:
         """Fold everything that is there. Raises `Unavailable`, `Broken`."""
         self._connection.on_return.append(self._begin_again)
-        await self._listen()
+        last = await self._listen()
         self._tasks = [
             asyncio.create_task(work()) for work in (self._send, self._sweep, self._stay_tuned)
         ]
-        await self.sync(patience=None)
+        await self.reach(last, for_ever=True)
+        await self.sync()
 
     async def close(self) -> None:
         """Listen no more; what is on its way is `Unavailable`."""
@@ -194,24 +195,24 @@ class Log:
             deadline = self._loop.time() + self._patience
             self._reached.setdefault(seq, (deadline, []))[1].append(call)
 
-    async def reach(self, seq: int, patience: float | None = 0.0) -> None:
-        """Wait until a message is folded; None waits as long as it takes. Raises `Unavailable`."""
+    async def reach(self, seq: int, for_ever: bool = False) -> None:
+        """Wait until a message is folded, for ever or with patience. Raises `Unavailable`."""
         if seq <= self.folded:
             return
         future: asyncio.Future[None] = self._loop.create_future()
         heapq.heappush(self._sought, (seq, next(self._numbers), future))
         try:
-            await asyncio.wait_for(future, self._patience if patience == 0.0 else patience)
+            await asyncio.wait_for(future, None if for_ever else self._patience)
         except TimeoutError:
             raise Unavailable(f"{self.stream} could not be read up to {seq} in time") from None
 
-    async def sync(self, patience: float | None = 0.0) -> None:
+    async def sync(self) -> None:
         """Wait until all is folded that was in the stream when this was called.
 
         Who calls while somebody is asking waits for the next question, and all share its answer.
         """
         if self._syncing is None:
-            self._syncing = self._loop.create_task(self._sync(patience))
+            self._syncing = self._loop.create_task(self._sync())
             waiting: asyncio.Future[None] = self._syncing
         else:
             if self._next_sync is None:
@@ -219,14 +220,14 @@ class Log:
             waiting = self._next_sync
         await asyncio.shield(waiting)
 
-    async def _sync(self, patience: float | None) -> None:
+    async def _sync(self) -> None:
         try:
             if self.failure is not None:
                 raise Broken(f"{self.stream}: {self.failure}")
             last = await self._last()
         finally:
             self._sync_next()
-        await self.reach(last, patience)
+        await self.reach(last)
 
     async def _last(self) -> int:
         """Return the number of the last message. Raises `Broken` if it was once a greater one."""
@@ -245,7 +246,7 @@ class Log:
         self._syncing, waiting = None, self._next_sync
         self._next_sync = None
         if waiting is not None:
-            self._syncing = self._loop.create_task(self._sync(0.0))
+            self._syncing = self._loop.create_task(self._sync())
             self._syncing.add_done_callback(lambda task: _hand_on(task, waiting))
 
     # What is added.
@@ -342,8 +343,12 @@ class Log:
 
     # What is folded.
 
-    async def _listen(self) -> None:
-        """Have JetStream send everything from the last message that was folded on."""
+    async def _listen(self) -> int:
+        """Have JetStream send everything from the last message that was folded on.
+
+        Returns the number of the last one there was: asked before, not behind all of them.
+        """
+        last = await self._last()
         if self._hearing is not None:
             await self._hearing.end()
         self._round += 1
@@ -373,7 +378,7 @@ class Log:
         await self._connection.api(
             f"CONSUMER.CREATE.{self.stream}", stream_name=self.stream, config=config
         )
-        await self._last()
+        return last
 
     async def _stay_tuned(self) -> None:
         """Listen anew when something is missing, nothing is heard, or the connection was lost."""
