@@ -106,13 +106,17 @@ async def _not_claimed(ask: Ask, operation: Claim) -> NotClaimed:
     found = await ask(statements.HOLDER, *operation.key, operation.now)
     if not found:
         return NotClaimed("absent")
-    owner, quarantine, generation, alive = found[0]
+    owner, quarantine, generation, claims, alive = found[0]
     if quarantine is not None:
         return NotClaimed("quarantined")
     if alive and owner != operation.owner:
         return NotClaimed("held", owner)
-    newer = operation.reads is not None and generation > operation.reads
-    return NotClaimed("newer" if newer else "struck")
+    if operation.reads is not None and generation > operation.reads:
+        return NotClaimed("newer")
+    if operation.strikes_max is not None and claims > operation.strikes_max:
+        return NotClaimed("struck")
+    # The lease has run out, and the owner may have let go, since the claim found it alive.
+    return NotClaimed("held", owner)
 
 
 class Releases(Stage):

@@ -236,7 +236,7 @@ SELECT {LOADED.format("taken")}
 """
 
 HOLDER = f"""
-SELECT owner, quarantine, generation, EXISTS (
+SELECT owner, quarantine, generation, claims, EXISTS (
     SELECT FROM perdure.nodes
     WHERE nodes.owner = sessions.owner AND lease_until > {NOW.format("$3")}
 ) AS alive
