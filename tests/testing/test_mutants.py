@@ -14,6 +14,7 @@ from typing import get_args
 
 import pytest
 
+from perdure.adapters.redis.script import Script
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.adapters.stores.sqlite import SqliteStore
 from perdure.core import session
@@ -21,6 +22,8 @@ from perdure.core.errors import InvalidInput
 from perdure.core.history import History
 from perdure.ports.session_store import SessionStore
 from perdure.runtime.dispatcher import Dispatcher
+from perdure.runtime.heartbeat import Heartbeat
+from perdure.runtime.recovery import Recovery
 from perdure.runtime.tenancy import Tenancy
 from perdure.testing.clock import FakeClock
 from perdure.testing.conformance.check import broken_promises, promises
@@ -28,6 +31,7 @@ from perdure.testing.conformance.opening import OpenStore
 from perdure.testing.convict import convict
 from perdure.testing.mutants import MUTANTS, Rig, broken
 from perdure.testing.mutation.patches import Patches
+from perdure.testing.mutation.stores import STORES
 from perdure.worker import LocalWorker
 from tests.core import test_session
 from tests.runtime.test_known_defects import (
@@ -92,7 +96,8 @@ async def test_the_suite_of_stores_is_quiet_without_a_mutant() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_what_was_broken_is_whole_again(mutant: str) -> None:
-    holders = (MemoryStore, SqliteStore, LocalWorker, Dispatcher, History, Tenancy, session)
+    parts = (LocalWorker, Dispatcher, Heartbeat, History, Recovery, Script, Tenancy, session)
+    holders = (*STORES, *parts)
     before = [dict(vars(holder)) for holder in holders]
     with broken(mutant) as found:
         assert found.what.endswith(".")

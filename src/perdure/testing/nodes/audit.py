@@ -101,10 +101,7 @@ def audit(
         lines = [line for line in lines if line["pid"] not in old]
         traces = [one for one in traces if one.line["pid"] not in old]
         quiet = {name: seen for name, seen in quiet.items() if name in store}
-    told = _Told(traces)
-    counts = told.counts(store)._replace(
-        nodes_stuck=nodes_stuck, leases_kept=sum(told.kept_lease(stall) for stall in stalls)
-    )
+    counts = claims_and_commits(store, traces, stalls)._replace(nodes_stuck=nodes_stuck)
     found = judge(lines, (), quiet, store)
     if forgets:
         counts = _forgiven(counts)
@@ -120,9 +117,13 @@ def _forgiven(counts: T) -> T:
     return counts._replace(**none)
 
 
-def claims_and_commits(store: Store, traces: Iterable[Trace]) -> Counts:
+def claims_and_commits(
+    store: Store, traces: Iterable[Trace], stalls: Sequence[Stall] = ()
+) -> Counts:
     """Hold only logs and traces against each other."""
-    return _Told(traces).counts(store)
+    told = _Told(traces)
+    kept = sum(told.kept_lease(stall) for stall in stalls)
+    return told.counts(store)._replace(leases_kept=kept)
 
 
 class _Told:
