@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.core import commands as c
 from perdure.ports.workers import Task, ToolTask
@@ -220,6 +221,52 @@ async def test_a_worker_that_waits_for_the_word_gets_it_when_it_comes_back() -> 
     await settle()
     assert [fact for fact in again.heard if isinstance(fact, t.Proceed)] == [t.Proceed(TOOL_ID)]
     assert len(desk.reports) == 1
+
+
+async def test_nobody_acts_in_the_place_of_one_who_was_allowed_to_and_may_be_elsewhere() -> None:
+    """That he may was written down by a node that knows him; here he has never been seen."""
+    desk = Desk()
+    desk.start(ONCE)
+    desk.pool.proceed(ONCE, "a worker of another node")
+    other = await native(desk)
+    assert other.tasks == []
+    desk.clock.advance(RETURN_ONCE_MS)
+    assert desk.reports == [lost("a worker of another node")]
+
+
+async def test_another_one_asks_in_the_place_of_him_who_lost_the_call_before_the_word_came() -> None:
+    desk = Desk()
+    first, second = await native(desk), await native(desk, "w2")
+    desk.start(ONCE)
+    await settle()
+    first.say(first.side.begin(TOOL_ID))
+    first.lose()
+    desk.pool.proceed(ONCE, "w1")
+    await settle()
+    assert t.Proceed(TOOL_ID) not in second.heard
+    assert desk.reports[1:] == [
+        c.ReportToolBegin(call="1.1.t0", attempt=1, worker="w2", instead_of="w1")
+    ]
+    desk.pool.proceed(ONCE, "w2")
+    second.say(second.side.begin(TOOL_ID))
+    await settle()
+    assert t.Proceed(TOOL_ID) in second.heard
+
+
+async def test_who_is_at_a_begun_call_of_another_node_stays_when_its_session_comes_here() -> None:
+    desk, elsewhere = Desk(), list[Any]()
+    peer = await native(desk)
+    desk.pool.borrow(ONCE, lambda _, report: elsewhere.append(report), print, None)
+    await settle()
+    peer.say(peer.side.begin(TOOL_ID))
+    desk.pool.proceed(ONCE, "w1")
+    elsewhere.clear()
+    mine = replace(ONCE)
+    assert desk.pool.resume(mine, lambda _, report: desk.reports.append(report), print, "w1")
+    await settle()
+    assert t.Cancel(TOOL_ID) not in peer.heard
+    peer.ok(TOOL_ID)
+    assert (desk.reports, elsewhere) == ([DONE_REPORT], [])
 
 
 # ------------------------------------------------------------------------ after a server was killed

@@ -247,6 +247,7 @@ class Dispatcher:
         begins = isinstance(report, ReportToolBegin)
         if begins:
             flight.asked = True
+            flight.begun = False  # who asks instead of another waits for a word of his own
             flight.report = report
         else:
             del actor.inflight[call]

@@ -37,6 +37,7 @@ from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import ModelTask, Task, ToolTask
 from perdure.runtime.bus import Bus, Knock, Message, Pieces
 from perdure.server.held import Held
+from perdure.server.held import task_id as id_of
 from perdure.server.members import Member, Need
 from perdure.server.pool import Pool
 from perdure.wire import table as t
@@ -283,7 +284,7 @@ class Exchange:
         task = lend.model if lend.tool is None else lend.tool
         if task is None:
             return
-        task_id = self._pool.id_of(task)
+        task_id = id_of(task)
         if (task_id, _attempt(task)) in self._over:
             self._bus.send(lend.node, Knock(task.session, self._owner))
             return

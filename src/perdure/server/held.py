@@ -129,10 +129,12 @@ class Held:
             return (one.attempt, one.probing) == (other.attempt, other.probing)
         return type(one) is type(other)
 
-    def take_over(self, task: Task, on_report: OnReport, on_text: OnText, by: str) -> None:
-        """Be reported to another node from now on: the session is run there, and has begun it."""
+    def take_over(
+        self, task: Task, on_report: OnReport, on_text: OnText, by: str, borrowed: bool
+    ) -> None:
+        """Be reported to whoever runs the session now, and has begun it: another node, or ours."""
         self.task, self.on_report, self.on_text = task, on_report, on_text
-        self.borrowed, self.is_at_home = True, False
+        self.borrowed, self.is_at_home = borrowed, False
         self.begin, self.by = "granted", by or None
 
     def untouched(self) -> bool:

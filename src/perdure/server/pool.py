@@ -124,11 +124,12 @@ class Pool:
         self, task: ToolTask, on_report: OnReport, on_text: OnText, by: str | None = None
     ) -> bool:
         """Expect the outcome of a `once` call that began under a server that is no more."""
-        held = self._hold(task, on_report, on_text)
-        held.begin, held.by = "granted", by or None
-        held.is_at_home = False
-        if not self._has_returned(held):
-            self._expect(held, None)
+        if not self._goes_on(task, on_report, on_text, by or "", borrowed=False):
+            held = self._hold(task, on_report, on_text)
+            held.begin, held.by = "granted", by or None
+            held.is_at_home = False
+            if not self._has_returned(held):
+                self._expect(held, None)
         return True
 
     def proceed(self, task: ToolTask, by: str | None = None) -> None:
@@ -136,18 +137,20 @@ class Pool:
         held = self.queues.held.get(h.task_id(task))
         if held is None or held.task is not task:
             return
+        if held.begin == "unasked":
+            held.is_at_home = False  # somebody at another node asked, and waits for the word
         held.begin, held.by = "granted", by or None
         owner = held.owner
-        if owner is None or by is None or owner.runs(by):
-            if owner is not None:
-                self._release(held, owner)
-        elif held.is_at_home and not held.released:
+        if owner is not None and (held.by is None or owner.runs(held.by)):
+            self._release(held, owner)
+        elif owner is not None and held.is_at_home and not held.released:
             # Who was allowed to begin lost it before he was told so: another one asks in his place.
             held.begin = "asked"
-            self._ask(held, owner.id, instead_of=by)
-        else:
+            self._soon(self._ask, held, owner.id, held.by)
+        elif held.by is not None:
             self._stop_owner(held)
-            self._expect(held, by)
+            self.queues.backlog.drop(held)
+            self._expect(held, held.by)
 
     def cancel(self, task: Task) -> None:
         """Stop a task: its worker is told if it wants to know; nothing is reported any more."""
@@ -224,10 +227,6 @@ class Pool:
 
     # ------------------------------------------------------------------------ for other nodes
 
-    def id_of(self, task: Task) -> str:
-        """Return the id of a task, which is the same at every node."""
-        return h.task_id(task)
-
     def room(self, need: Need) -> int:
         """Return for how many tasks with a need there is room that nobody here waits for."""
         return 0 if self._drains or self.queues.backlog.waits(need) else self._roster.room(need)
@@ -235,15 +234,8 @@ class Pool:
     def borrow(
         self, task: Task, on_report: OnReport, on_text: OnText, begun_by: str | None
     ) -> None:
-        """Give a task of another node to a worker, or go on with it if somebody has begun it.
-
-        If a worker of ours is at this attempt already, since its session was run here, it stays.
-        """
-        at_it = self.queues.at_a_worker(self.id_of(task))
-        if at_it is not None and begun_by is not None and at_it.is_of(task):
-            at_it.take_over(task, on_report, on_text, begun_by)
-            if at_it.owner is not None and at_it.owner.runs(begun_by):
-                self._release(at_it, at_it.owner)
+        """Give a task of another node to a worker, or go on with it if somebody has begun it."""
+        if begun_by is not None and self._goes_on(task, on_report, on_text, begun_by, True):
             return
         held = self._hold(task, on_report, on_text)
         held.borrowed, held.is_at_home = True, False
@@ -288,6 +280,18 @@ class Pool:
             self._stop(before)
         self.queues.held[held.id] = held
         return held
+
+    def _goes_on(
+        self, task: Task, on_report: OnReport, on_text: OnText, by: str, borrowed: bool
+    ) -> bool:
+        """Leave a begun call to the worker of ours that is at it, although its session moved."""
+        held = self.queues.begun_here(h.task_id(task), task, by)
+        if held is None:
+            return False
+        held.take_over(task, on_report, on_text, by, borrowed)
+        if by and held.owner is not None:
+            self._release(held, held.owner)
+        return True
 
     def _has_returned(self, held: Held) -> bool:
         """Settle a task with what a worker came back with, if one did."""

@@ -8,6 +8,7 @@ from itertools import islice
 import msgspec
 
 from perdure.core.ids import SessionId
+from perdure.ports.workers import Task
 from perdure.server.backlog import Backlog
 from perdure.server.held import Held
 from perdure.server.members import Need
@@ -65,6 +66,14 @@ class Queues:
         """Return a task that a worker of this node has."""
         held = self.held.get(task_id)
         return None if held is None or held.owner is None or held.owner.is_node else held
+
+    def begun_here(self, task_id: str, task: Task, by: str) -> Held | None:
+        """Return this attempt at a call if `by`, who may act, has it here; empty: whoever has it.
+        """
+        held = self.at_a_worker(task_id)
+        if held is None or held.owner is None or not held.is_of(task):
+            return None
+        return held if not by or held.owner.runs(by) else None
 
     def wanting(self) -> tuple[list[Need], list[str]]:
         """Return what tasks without a worker need, and the tasks whose worker is waited for."""
