@@ -46,6 +46,15 @@ class Lossy(MemoryCluster):
             asyncio.get_running_loop().call_later(0.002, super().send, node, message)
 
 
+class Repeating(MemoryCluster):
+    """A bus on which everything is said twice."""
+
+    def send(self, node: str | None, message: bytes) -> None:
+        """Say it twice."""
+        super().send(node, message)
+        super().send(node, message)
+
+
 class Office:
     """A node of a town, its pool, and its exchange."""
 
@@ -107,6 +116,15 @@ class Careful(Peer):
             self.say(self.side.result(result))
 
 
+class Hasty(Careful):
+    """A worker that loses its connection as soon as it has asked to begin."""
+
+    def _hear(self, frame: str) -> None:
+        super()._hear(frame)
+        if any(isinstance(task, ToolTask) for task in self.tasks):
+            self.lose()
+
+
 class Town(World):
     """Several nodes on one store, whose workers are wherever a test puts them."""
 
@@ -157,7 +175,7 @@ class Town(World):
             await office.exchange.stop()
             await office.node.stop()
 
-    async def result(self, run: Any, seconds: float = 60) -> Any:
+    async def result(self, run: Any, seconds: float = 300) -> Any:
         """Let time pass until a run has ended, and return its answer."""
         ending = asyncio.ensure_future(run.result())
         for _ in range(int(seconds * 20)):
@@ -167,7 +185,7 @@ class Town(World):
             self.clock.advance(50)
         raise AssertionError(f"not done within {seconds} s: {await run.row()}")
 
-    async def until(self, seen: Any, seconds: float = 60) -> None:
+    async def until(self, seen: Any, seconds: float = 300) -> None:
         """Let time pass until something is seen."""
         for _ in range(int(seconds * 20)):
             await self.settle(30)
@@ -392,4 +410,77 @@ async def test_a_node_that_lost_a_session_brings_what_its_worker_did_to_the_new_
     assert await town.result(await there.node.run(run.id)) == DONE
     assert set(Careful.acted.values()) == {1}
     await town.pass_time(3)
+    await town.close()
+
+
+async def test_who_asks_in_the_place_of_one_who_is_gone_may_act() -> None:
+    town = Town(spec(effect="once"))
+    here = await town.open("here")
+    what = registration("hasty", "charge", features=NATIVE, agents={"bot": ("charge",)})
+    hasty = Hasty(here.pool, what, does=model_only)
+    here.worker("w2", llm=False)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: hasty.member is not None and hasty.member.gone)
+    here.worker("w3")
+    assert await town.result(run) == DONE
+    assert set(Careful.acted.values()) == {1}
+    await town.close()
+
+
+async def test_who_ran_a_session_before_cannot_stop_what_was_lent_since() -> None:
+    """It gives up what it had lent long after another node took the session over."""
+    town = Town(spec(effect="once", timeout_ms=600_000))
+    here, there = await town.open("here"), await town.open("there")
+    third = await town.open("third")
+    slow = there.worker(does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: Careful.acted)
+    (task,) = [task for task in slow.tasks if isinstance(task, ToolTask)]
+    town.store._leases[here.node.owner] = 0
+    claimed = await town.store.claim(run.session, third.node.owner, "taken over")
+    assert isinstance(claimed, Claimed)
+    third.node._host.activate(run.session)
+    for _ in range(10):
+        await town.pass_time(8)
+    assert t.Cancel(task.task_id) not in slow.heard
+    slow._does = answer
+    slow.say(slow.side.result(answer(task)))
+    assert await town.result(await third.node.run(run.id)) == DONE
+    assert set(Careful.acted.values()) == {1}
+    await town.close()
+
+
+async def test_what_a_borrower_has_no_room_for_goes_to_who_has() -> None:
+    """It said twice that it has room for one, and got two."""
+    town = Town(bus=Repeating)
+    here, there = await town.open("here"), await town.open("there")
+    third = await town.open("third")
+    runs = [await here.node.send("bot", "go") for _ in range(2)]
+    slow = there.worker(does=lambda task: None, concurrency=1)
+    await town.until(lambda: slow.tasks)
+    await town.pass_time(3)
+    third.worker("w3")
+    await town.pass_time(5)
+    assert sorted([(await run.row()).status for run in runs]) == ["completed", "running"]
+    slow._does = answer
+    slow.say(slow.side.result(answer(slow.tasks[0])))
+    for run in runs:
+        assert await town.result(run) == DONE
+    await town.close()
+
+
+async def test_a_borrower_that_takes_the_session_over_has_not_borrowed_its_call_any_more() -> None:
+    town = Town(spec(effect="once"))
+    here, there = await town.open("here"), await town.open("there")
+    slow = there.worker(does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: Careful.acted)
+    (task,) = [task for task in slow.tasks if isinstance(task, ToolTask)]
+    await town.vanish(here)
+    await town.pass_time(12)
+    assert t.Cancel(task.task_id) not in slow.heard
+    assert there.exchange._borrowed == {}
+    slow._does = answer
+    slow.say(slow.side.result(answer(task)))
+    assert await town.result(await there.node.run(run.id)) == DONE
     await town.close()

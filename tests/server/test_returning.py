@@ -234,7 +234,9 @@ async def test_nobody_acts_in_the_place_of_one_who_was_allowed_to_and_may_be_els
     assert desk.reports == [lost("a worker of another node")]
 
 
-async def test_another_one_asks_in_the_place_of_him_who_lost_the_call_before_the_word_came() -> None:
+async def test_another_one_asks_in_the_place_of_him_who_lost_the_call_before_the_word_came() -> (
+    None
+):
     desk = Desk()
     first, second = await native(desk), await native(desk, "w2")
     desk.start(ONCE)

@@ -23,6 +23,10 @@ class Backlog:
         for waiting in self._by_need.values():
             yield from waiting.values()
 
+    def has(self, held: Held) -> bool:
+        """Say whether a task waits."""
+        return held.id in self._by_need.get(held.need, ())
+
     def waits(self, need: Need) -> bool:
         """Say whether a task with this need waits."""
         return need in self._by_need

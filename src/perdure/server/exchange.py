@@ -98,8 +98,9 @@ class Missing(Message, frozen=True, tag="missing"):
 
 
 class Stop(Message, frozen=True, tag="stop"):
-    """These calls are not owed any more."""
+    """These calls are not owed any more, by me: another node may have the session by now."""
 
+    node: str
     tasks: tuple[str, ...]
 
 
@@ -215,7 +216,7 @@ class Exchange:
     def tell(self, node: str, payload: t.Proceed | t.Cancel) -> None:
         """Tell a borrower that a call may go on, or is not owed any more."""
         if isinstance(payload, t.Cancel):
-            self._bus.send(node, Stop((payload.task_id,)))
+            self._bus.send(node, Stop(self._owner, (payload.task_id,)))
         else:
             held = self._pool.queues.of_ours(payload.task_id)
             if held is not None:
@@ -314,7 +315,7 @@ class Exchange:
             if borrowed is None:
                 missing.append(task_id)
             else:
-                borrowed.lender, borrowed.named_ms = lent.node, now_ms
+                borrowed.named_ms = now_ms
                 self._proceed(borrowed, begun_by)
         if missing:
             self._bus.send(lent.node, Missing(self._owner, tuple(missing)))
@@ -322,7 +323,7 @@ class Exchange:
     def _stop(self, stop: Stop) -> None:
         for task_id in stop.tasks:
             borrowed = self._borrowed.get(task_id)
-            if borrowed is not None:
+            if borrowed is not None and borrowed.lender == stop.node:
                 self._drop(task_id, borrowed)
 
     def _drop(self, task_id: str, borrowed: _Borrowed) -> None:
@@ -398,11 +399,22 @@ class Exchange:
                 some = tuple(tasks[start : start + NAMES_MAX])
                 self._bus.send(node, Lent(self._owner, some))
         for task_id, borrowed in tuple(self._borrowed.items()):
-            if now_ms - borrowed.named_ms > SILENT_MS and not _may_have_acted(borrowed):
-                self._drop(task_id, borrowed)
+            self._look_after(task_id, borrowed, now_ms)
         self._seek()
         if not self._stopped:
             self._sync = self._clock.call_later(SYNC_MS, self._synchronise)
+
+    def _look_after(self, task_id: str, borrowed: _Borrowed, now_ms: int) -> None:
+        """Give back what nobody here has room for, and forget what nobody speaks of."""
+        held = self._pool.queues.held.get(task_id)
+        if held is None or held.task is not borrowed.task:
+            if (task_id, _attempt(borrowed.task)) not in self._over:
+                del self._borrowed[task_id]  # its session came here, and so did the call
+        elif held.begin == "unasked" and self._pool.queues.backlog.has(held):
+            self._drop(task_id, borrowed)
+            self._bus.send(borrowed.lender, Missing(self._owner, (task_id,)))
+        elif now_ms - borrowed.named_ms > SILENT_MS and not _may_have_acted(borrowed):
+            self._drop(task_id, borrowed)
 
 
 def _attempt(task: Task) -> int:
