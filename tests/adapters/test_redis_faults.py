@@ -193,7 +193,7 @@ async def test_durability_is_what_the_settings_give(
     settings: dict[str, str], query: str, durability: str
 ) -> None:
     with started(**settings) as server, server.replica():
-        async with opened(server.url + query) as store:
+        async with opened(server.url + query, patience_seconds=20) as store:
             assert (await store.accept(entry("m1"))).durability == store.durability == durability
 
 
@@ -480,6 +480,23 @@ async def test_a_loss_that_nothing_but_the_writer_can_know_of_makes_sessions_sus
             loaded = await store.load(SESSION)
             assert loaded is not None
             assert loaded.suspect is not None
+
+
+async def test_after_a_loss_no_session_is_left_with_an_owner_who_does_not_know() -> None:
+    """The server knows a claim that its owner gave up since: nobody else could have it."""
+    with started(**SYNCED) as server:
+        async with opened(server.url, patience_seconds=20) as store:
+            assert await store.renew("node", 60_000)
+            await store.accept(entry("m1"))
+            owner = await claim(store)
+            earlier = server.disk()
+            await store.release(SESSION, owner.token)
+            await asyncio.gather(*(one_more(store, SESSION._replace(key=str(n))) for n in range(9)))
+            server.kill()
+            server.start_again(disk=earlier)
+            answers = [await store.renew("node", 60_000) for _ in range(3)]
+            assert (answers.count(False), answers[-1]) == (1, True)
+            assert (await store.due(1 << 50, 10))[0] == [SESSION]
 
 
 async def test_a_loss_is_noticed_once_and_not_again_by_all_who_took_part() -> None:

@@ -10,12 +10,16 @@ local number, acknowledged = tonumber(ARGV[6]), tonumber(ARGV[7])
 local operations, cursor = cmsgpack.unpack(ARGV[4]), 9
 
 local mark = base .. 'writer:' .. ARGV[5]
-local kept, last, answers = call('GET', mark), 0, {}
+local kept, last, answers, behind = call('GET', mark), 0, {}, 0
 if kept and kept ~= '' then
-  last, answers = unpack(cmsgpack.unpack(kept))
+  last, answers, behind = unpack(cmsgpack.unpack(kept))
 end
 if last > number then
   return redis.error_reply('PERDURELATE ' .. last)
+end
+-- Whether the server lacks what the writer was told is there.
+if last < number then
+  behind = acknowledged > last and 1 or 0
 end
 -- The first write is one that is refused when memory is short, before anything else is written. A
 -- batch that comes again writes too, so that a WAIT on its connection waits for that at least.
@@ -41,6 +45,6 @@ local function execute(kinds)
     end
     cursor = after
   end
-  call('SET', mark, cmsgpack.pack({number, answers}), 'EX', KEPT_SECONDS)
+  call('SET', mark, cmsgpack.pack({number, answers, behind}), 'EX', KEPT_SECONDS)
   return answers
 end

@@ -121,10 +121,14 @@ Op = TypeVar("Op", bound=Operation)
 
 
 class Writer(Generic[Op]):
-    """Executes operations in the order in which they are submitted, many at a time."""
+    """Executes operations in the order in which they are submitted, many at a time.
+
+    `losses` is how often the server was found to lack what it had answered.
+    """
 
     def __init__(self, realm: Realm, script: Script) -> None:
         self.batches = 0
+        self.losses = 0
         self._realm = realm
         self._script = script
         self._id = secrets.token_hex(ID_BYTES)
@@ -210,12 +214,13 @@ class Writer(Generic[Op]):
             return (headers, self._id, number, *standing, *payloads)
 
         try:
-            answers, loads, incarnation = await self._realm.run(self._script, batch, since)
+            answers, loads, incarnation, behind = await self._realm.run(self._script, batch, since)
         except Unavailable as error:
             for operation in asked:
                 operation.fail(error)
             return
         self._acknowledged, self._incarnation = number, incarnation
+        self.losses += behind
         said = {place: answer for place, *answer in answers}
         loaded = iter(loads)
         for place, operation in enumerate(asked):

@@ -124,4 +124,4 @@ local function numbers(op)
   return answer
 end
 
-return {execute({create = create, update = update, delete = delete, numbers = numbers}), {}, incarnation}
+return {execute({create = create, update = update, delete = delete, numbers = numbers}), {}, incarnation, behind}

@@ -77,6 +77,7 @@ class RedisStore:
         self.identity = realm.identity
         self._realm = realm
         self._closed = False
+        self._accounted: dict[str, int] = {}
         self._reader = Reader(realm, realm.script(__package__, "common.lua", "read.lua"))
         self._lanes = [
             StepWriter(realm, realm.script(__package__, "common.lua", "write.lua", writes=True))
@@ -168,11 +169,22 @@ class RedisStore:
             self._lane(step.session).submit(Commit(step, done, loop.time()))
 
     async def renew(self, owner: str, lease_ms: int) -> bool:
-        """Confirm the node's lease for all its sessions; False if it had run out meanwhile."""
+        """Confirm the node's lease for all its sessions; False if it had run out meanwhile.
+
+        It has run out, too, where the server was found to lack what this node was told: it may know
+        the node as the owner of what that gave up long ago, or gave to another claim.
+        """
+        if any(lane.losses for lane in self._lanes):
+            # What one line noticed the others have to notice now, not in the midst of new claims.
+            touched = (self._submit(lane, ("touch", 0), [], _word) for lane in self._lanes)
+            await asyncio.gather(*touched)
+        losses = sum(lane.losses for lane in self._lanes)
+        void = int(losses > self._accounted.setdefault(owner, losses))
         while True:
             # Claims are voided some at a time, so that nobody has to wait for all of them.
-            word: str = await self._ask(None, ("renew", 0, owner, lease_ms), [], _word)
+            word: str = await self._ask(None, ("renew", 0, owner, lease_ms, void), [], _word)
             if word != "more":
+                self._accounted[owner] = losses
                 return not word
 
     async def release(
@@ -276,10 +288,20 @@ class RedisStore:
         read: Callable[[Answer, Any], Any],
         load_bytes: int = 0,
     ) -> Any:
+        return await self._submit(self._lane(session), header, payloads, read, load_bytes)
+
+    async def _submit(
+        self,
+        lane: StepWriter,
+        header: Header,
+        payloads: builtins.list[bytes],
+        read: Callable[[Answer, Any], Any],
+        load_bytes: int = 0,
+    ) -> Any:
         if self._closed:
             raise self._is_closed()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._lane(session).submit(Request(header, payloads, read, future, load_bytes))
+        lane.submit(Request(header, payloads, read, future, load_bytes))
         return await future
 
     async def _read(self, *question: Any) -> Any:

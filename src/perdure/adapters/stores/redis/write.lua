@@ -1,5 +1,5 @@
--- What changes sessions. The answer is {answers, loads, incarnation}: what operations have to say, and
--- the sessions that were claimed.
+-- What changes sessions. The answer is {answers, loads, incarnation, behind}: what operations have to
+-- say, and the sessions that were claimed.
 local VOIDED_MAX = 1000
 local PUSHED_MAX = 1000
 local LEASES_KEPT_MS = 7 * 86400 * 1000
@@ -9,7 +9,7 @@ local NO_WAKE = '+inf'
 -- not sync was started again. A server that syncs and was never followed may well start again.
 -- What a writer misses was lost; but only once, if the store was distrusted since it was told.
 local history = match(replication, 'master_replid:(%x+)')
-local lost = acknowledged > last and ARGV[9] == incarnation
+local lost = behind == 1 and last < number and ARGV[9] == incarnation
 local function distrust()
   incarnation = format('%.0f', math.max(now, incarnation + 1))
   call('HSET', realm, 'incarnation', incarnation)
@@ -249,11 +249,11 @@ local function commit(op)
   end
 end
 
--- {'renew', 0, owner, lease_ms}
+-- {'renew', 0, owner, lease_ms, whether its claims are void in any case}
 local function renew(op)
   local owner, leases = op[3], base .. 'leases'
   local ends = call('ZSCORE', leases, owner)
-  local late = ends and tonumber(ends) <= now
+  local late = op[5] == 1 or ends and tonumber(ends) <= now
   if late then
     for _, sid in ipairs(call('ZRANGE', base .. 'own:' .. owner, 0, VOIDED_MAX - 1)) do
       local key = base .. 's:' .. sid
@@ -311,11 +311,11 @@ end
 
 local answers, loads = execute({
   accept = accept, claim = claim, commit = commit, renew = renew, release = release,
-  distrust = distrust,
+  distrust = distrust, touch = function() end,
 }), {}
 for _, answer in ipairs(answers) do
   if answer[2] == 'claimed' then
     loads[#loads + 1] = load(operations[answer[1] + 1][3])
   end
 end
-return {answers, loads, incarnation}
+return {answers, loads, incarnation, behind}
