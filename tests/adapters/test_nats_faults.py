@@ -21,7 +21,13 @@ from perdure.adapters.stores.nats import NatsStore
 from perdure.core.errors import Broken, Unavailable
 from perdure.ports.cluster import NodeCard
 from perdure.testing.clock import FakeClock
-from perdure.testing.conformance.claimant import SESSION, created, submit
+from perdure.testing.conformance.claimant import (
+    SESSION,
+    claim,
+    created,
+    outcomes,
+    submit,
+)
 from perdure.testing.servers import ServerMissing
 from perdure.testing.servers.nats import NatsCluster as Servers
 from perdure.testing.servers.nats import NatsServer
@@ -79,6 +85,21 @@ async def test_a_server_that_stands_still_for_a_while_is_waited_for(
         await load.progress(100)
     await load.audit()
     assert load.refused == []
+
+
+async def test_what_nobody_knew_of_is_known_to_the_next_claim(own_server: NatsServer) -> None:
+    store = await NatsStore.open(f"{own_server.url}?shards=1&patience=1")
+    owner = await created(store)
+    own_server.freeze()
+    assert [type(error) for error in await submit(store, owner.step(b"1"))] == [Unavailable]
+    own_server.thaw()
+    heir = await claim(store, nonce="again")
+    assert [record.body for record in heir.loaded.tail] in ([], [b"1"])
+    assert await submit(store, heir.step(b"next")) == [None]
+    assert await outcomes(store, owner.step(b"2")) == ["Fenced"]
+    bodies = [record.body for record in await store.read(SESSION, 0, 9)]
+    assert bodies == [*(record.body for record in heir.loaded.tail), b"next"]
+    await store.close()
 
 
 async def test_a_killed_leader_of_three_is_succeeded(three_servers: Servers) -> None:

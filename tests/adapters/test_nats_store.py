@@ -124,6 +124,28 @@ async def test_an_owner_and_its_heir_never_both_write(node: Node) -> None:
         await other.release(SESSION, heir.token)
 
 
+async def test_a_stolen_session_takes_nothing_from_the_others_of_its_batch(node: Node) -> None:
+    one, other = await node(), await node()
+    sessions = [SESSION._replace(key=str(n)) for n in range(20)]
+    for session in sessions:
+        await one.accept(entry("m1", session=session))
+    for attempt in range(10):
+        owners = [await claim(one, session, "one", f"o{attempt}") for session in sessions]
+        heir, *told = await asyncio.gather(
+            claim(other, sessions[attempt], "other", f"h{attempt}"),
+            *(outcomes(one, owner.step(b"event")) for owner in owners),
+        )
+        mine = told.pop(attempt)
+        assert told == [["written"]] * (len(sessions) - 1)
+        assert (heir.version, mine) in (
+            (owners[attempt].loaded.version, ["Fenced"]),
+            (owners[attempt].version, ["written"]),
+        )
+        for owner in owners:
+            here, there = await one.load(owner.session), await other.load(owner.session)
+            assert here == there
+
+
 async def test_a_commit_of_a_thousand_runs_is_one_message(node: Node) -> None:
     one, other = await node(), await node()
     names = [f"{n:036d}" for n in range(900)]
