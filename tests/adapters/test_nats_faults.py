@@ -208,6 +208,7 @@ async def test_what_is_sent_again_and_again_is_written_once(
 ) -> None:
     monkeypatch.setattr(log, "RESEND_SECONDS", 0.0)
     monkeypatch.setattr(log, "SWEEP_SECONDS", 0.0005)
+    monkeypatch.setattr(log, "IDLE_SECONDS", 0.0005)
     load = Load(fresh(nats_server), 20)
     async with load.running():
         await load.progress(1_000)

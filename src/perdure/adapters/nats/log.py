@@ -36,6 +36,7 @@ RESEND_SECONDS = 2.0
 but a leader that dies loses what it was about to store.
 """
 SWEEP_SECONDS = 0.1
+IDLE_SECONDS = 0.5
 NANOSECONDS_PER_MS = 1_000_000
 
 
@@ -306,7 +307,8 @@ class Log:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            idle = not self._additions and not self._reached
+            await asyncio.sleep(IDLE_SECONDS if idle else SWEEP_SECONDS)
             now = self._loop.time()
             for seq, (deadline, _) in [*itertools.islice(self._reached.items(), 1)]:
                 if now > deadline:
