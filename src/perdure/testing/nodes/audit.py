@@ -86,13 +86,15 @@ def audit(
     *,
     identity: str = "",
     forgets: bool = False,
+    set_back_at: float = 0.0,
     nodes_stuck: int = 0,
     stalls: Sequence[Stall] = (),
 ) -> Audit:
     """Hold the witnesses against each other.
 
-    A store that `forgets`, as it was made to, may lack what it had acknowledged; of one that was
-    begun anew only those are heard who worked with the new one.
+    A store that `forgets`, as it was made to, may lack what it had acknowledged. Of one that was
+    begun anew only those are heard who worked with the new one; of one that was set back, sessions
+    of which nothing was left begin again when they are asked to, and only their logs are judged.
     """
     traces = [*traces]
     if forgets:
@@ -100,13 +102,32 @@ def audit(
         old = {line["pid"] for line in began if line["store"] != identity}
         lines = [line for line in lines if line["pid"] not in old]
         traces = [one for one in traces if one.line["pid"] not in old]
-        quiet = {name: seen for name, seen in quiet.items() if name in store}
     counts = claims_and_commits(store, traces, stalls)._replace(nodes_stuck=nodes_stuck)
+    if forgets:
+        kept = _left_over(store, traces, set_back_at) if set_back_at else {*store}
+        lines = [line for line in lines if line.get("session") in kept]
+        quiet = {name: seen for name, seen in quiet.items() if name in kept}
+        store = {name: seen for name, seen in store.items() if name in kept}
     found = judge(lines, (), quiet, store)
     if forgets:
         counts = _forgiven(counts)
         found = _forgiven(found)
     return Audit(counts, found)
+
+
+def _left_over(store: Store, traces: Iterable[Trace], at: float) -> set[str]:
+    """Return the sessions whose first event is one that was written before a time."""
+    before = {
+        (line["session"], line["hashes"][0])
+        for _, line in traces
+        if line["what"] == "submitted" and line["expected"] == 0 and line["hashes"]
+        if line["at"] < at
+    }
+    return {
+        name
+        for name, seen in store.items()
+        if seen.records and (name, seen.records[0].hash.hex()) in before
+    }
 
 
 T = TypeVar("T", Counts, Found)

@@ -33,6 +33,8 @@ ERRANDS = 36
 WORK_MS = 30
 BROKEN_SECONDS_MAX = 12.0
 """How long nodes that are broken on purpose may take: nobody has to wait for them."""
+PATIENCE_SECONDS = 3.0
+"""When a client asks again for what the store may have forgotten."""
 LOG_CHARS_MAX = 6_000
 
 
@@ -76,6 +78,7 @@ async def run_cell(
             "work_ms": WORK_MS,
             "mutant": mutant,
             "bus": dict(trouble.bus),
+            "patience_seconds": PATIENCE_SECONDS if trouble.forgets else None,
             "stall_ms": int(1_000 * STALL_LEASES),
             **life,
         },

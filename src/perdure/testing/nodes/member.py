@@ -53,8 +53,9 @@ class Life(msgspec.Struct, frozen=True, tag=True):
     """A node process: its name, its store, where it notes what it does, and its errands.
 
     Without a `cluster` the nodes do not hear of each other; `bus` is what spoils its messages (see
-    `BadBus`). It begins `at_once` errands at a time. `stall_ms` is how long its event loop stands
-    still at each SIGUSR1.
+    `BadBus`). It begins `at_once` errands at a time, and sends a message again after
+    `patience_seconds` without an end. `stall_ms` is how long its event loop stands still at each
+    SIGUSR1.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Life(msgspec.Struct, frozen=True, tag=True):
     prefer_ms: int = 300
     drain_ms: int = 10_000
     at_once: int = 2
+    patience_seconds: float | None = None
     work_ms: int = 10
     think_ms: int = 0
     stall_ms: int = 0
@@ -224,7 +226,10 @@ async def _node(life: Life, store: Any, agent: Agent, clock: SystemClock) -> Nod
 async def _work(life: Life, node: Node, world: World, told: asyncio.Event) -> None:
     """Run the errands, and be there for those of others, until SIGTERM or a broken store."""
     client, waiting = Client(node, world.ledger, RESULTS), iter(life.errands)
-    errands = [asyncio.ensure_future(_run(node, client, waiting)) for _ in range(life.at_once)]
+    errands = [
+        asyncio.ensure_future(_run(node, client, waiting, life.patience_seconds))
+        for _ in range(life.at_once)
+    ]
     ended = asyncio.ensure_future(told.wait())
     while not told.is_set() and node.failure is None:
         await asyncio.wait([ended], timeout=AGAIN_SECONDS)
@@ -233,18 +238,22 @@ async def _work(life: Life, node: Node, world: World, told: asyncio.Event) -> No
     await asyncio.gather(*errands, ended, return_exceptions=True)
 
 
-async def _run(node: Node, client: Client, errands: Iterator[str]) -> None:
+async def _run(
+    node: Node, client: Client, errands: Iterator[str], patience_seconds: float | None
+) -> None:
     """See one errand after the other to its end."""
     for name in errands:
-        await _see_to(node, client, name)
+        await _see_to(node, client, name, patience_seconds)
 
 
-async def _see_to(node: Node, client: Client, name: str) -> None:
+async def _see_to(node: Node, client: Client, name: str, patience_seconds: float | None) -> None:
     """See an errand to its end; a session that was set aside is released, as a person would."""
     while node.failure is None:
         try:
             run = await client.send(AGENT, name, name, f"the errand {name}")
-            await client.attend(run)
+            await asyncio.wait_for(client.attend(run), patience_seconds)
+        except TimeoutError:
+            sys.stderr.write(f"{name}: no news of its run\n")
         except Quarantined:
             with suppress(Refused):
                 await node.release(AGENT, name)

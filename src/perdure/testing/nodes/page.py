@@ -24,10 +24,10 @@ def many_nodes(found: Evidence) -> Iterator[str]:
         "long the nodes took to their end once the trouble was over.",
         "`python -m perdure.testing.nodes.matrix --store STORE --trouble TROUBLE` runs one again.",
         "",
-        f"| trouble | {' | '.join(stores)} |",
-        f"| --- |{' --- |' * len(stores)}",
+        f"| trouble | what is done | {' | '.join(stores)} |",
+        f"| --- | --- |{' --- |' * len(stores)}",
         *(
-            f"| {name}: {_first_small(trouble.what)} | "
+            f"| {name} | {trouble.what} | "
             f"{' | '.join(_cell(cells.get((store, name))) for store in stores)} |"
             for name, trouble in ALL.items()
         ),
@@ -38,10 +38,6 @@ def many_nodes(found: Evidence) -> Iterator[str]:
         *_takeovers(found),
         *_hunts(found.hunts),
     )
-
-
-def _first_small(text: str) -> str:
-    return (text[:1].lower() + text[1:]).rstrip(".")
 
 
 def _cell(cell: Cell | None) -> str:

@@ -38,8 +38,11 @@ WORLD_FILE = "ledger.jsonl"
 POLL_SECONDS = 0.1
 END_SECONDS_MAX = 40.0
 """How long all runs may take to their end once every trouble is over."""
-FORGOTTEN_SECONDS = 2.0
+FORGOTTEN_SECONDS = 4.0
 """How long nothing new may come before what is missing counts as forgotten."""
+BUSY_SECONDS_MAX = 3.0
+RECENTLY = 0.1
+"""A node that claimed a session so many seconds ago is in the middle of running it."""
 DRAIN_SECONDS_MAX = 15.0
 RESTART_SECONDS = 0.2
 RUNS_MAX = 1_000
@@ -72,6 +75,7 @@ class Scene:
         self.gave_up = 0
         self.kills = 0
         self.stalls: list[Stall] = []
+        self.set_back_at = 0.0
         self._ledger = ledger
         self._nursery = nursery
         self._errands = tuple(errands)
@@ -132,6 +136,10 @@ class Scene:
         """Return the name of a node."""
         return self.chance.choice(sorted(self.proxies))
 
+    def set_back(self) -> None:
+        """Note that the store has lost from now on what it acknowledged last."""
+        self.set_back_at = time.monotonic()
+
     def leave_alone(self, name: str) -> None:
         """Start a node no more once it has ended."""
         self._left_alone.add(name)
@@ -142,12 +150,25 @@ class Scene:
         await member.end(signal.SIGKILL)
 
     async def stall(self, leases: float) -> None:
-        """Let the loop of a node stand still for so many leases, as its life allows."""
-        member = self.any_member()
+        """Let the loop of a node stand still for so many leases, in the middle of its work."""
+        member = self.members[await self._busy()]
         began = time.monotonic()
         member.send(STALL_SIGNAL)
         await asyncio.sleep(leases * self.lease_seconds)
         self.stalls.append(Stall(member.life.name, began, time.monotonic()))
+
+    async def _busy(self) -> str:
+        """Return the name of a node that writes just now, or of any if none does for a while."""
+        until = time.monotonic() + BUSY_SECONDS_MAX
+        while (now := time.monotonic()) < until:
+            lines = [trace.line for trace in read_traces(self.folder)]
+            claims = [
+                one for one in lines if one["what"] == "claimed" and one["at"] > now - RECENTLY
+            ]
+            if claims:
+                return str(claims[-1]["node"])
+            await asyncio.sleep(RECENTLY / 2)
+        return self.any_name()
 
     async def pause(self, low: float, high: float) -> None:
         """Let some time pass: between so many leases."""
@@ -222,6 +243,7 @@ class Scene:
             quiet,
             identity=getattr(self._reader, "identity", ""),
             forgets=forgets,
+            set_back_at=self.set_back_at,
             nodes_stuck=stuck,
             stalls=self.stalls,
         )

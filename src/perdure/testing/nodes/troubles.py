@@ -35,7 +35,7 @@ class Trouble(NamedTuple):
 
 
 async def nothing(scene: Scene) -> None:
-    """Nothing: the control."""
+    """Do nothing: the control."""
 
 
 async def kill(scene: Scene) -> None:
@@ -138,6 +138,16 @@ async def store_frozen(scene: Scene) -> None:
         await scene.server(server.thaw)
 
 
+async def deaf_bus(scene: Scene) -> None:
+    """Kill nodes whose bus loses every message."""
+    await kill(scene)
+
+
+async def wild_bus(scene: Scene) -> None:
+    """Kill nodes whose bus loses, repeats and reorders messages."""
+    await kill(scene)
+
+
 async def all_cut(scene: Scene) -> None:
     """Cut all nodes from every server at once, for two leases."""
     for _ in range(2):
@@ -159,14 +169,13 @@ async def emptied(scene: Scene) -> None:
 
 
 async def stale(scene: Scene) -> None:
-    """Put a replica in the place of the server that has not heard of the last second."""
+    """Start the store's server again from a copy of its disk that lacks the last second."""
     [server] = scene.backend.servers
-    await scene.server(server.kill)
-    await scene.server(server.start_again)
-    await scene.pause(0.3, 0.4)
+    await scene.pause(0.8, 1)
     disk = await asyncio.to_thread(server.disk)
     await scene.pause(0.8, 1.2)
     await scene.server(server.kill)
+    scene.set_back()
     await scene.server(lambda: server.start_again(disk=disk))
 
 
@@ -186,8 +195,8 @@ ALL: Mapping[str, Trouble] = {
         ("all cut", all_cut, {"stores": THREE}),
         ("store killed", store_killed, {"stores": THREE}),
         ("store frozen", store_frozen, {"stores": THREE}),
-        ("deaf bus", kill, {"bus": {"lost": 1.0}}),
-        ("wild bus", kill, {"bus": {"lost": 0.2, "twice": 0.5, "late_ms": 200}}),
+        ("deaf bus", deaf_bus, {"bus": {"lost": 1.0}}),
+        ("wild bus", wild_bus, {"bus": {"lost": 0.2, "twice": 0.5, "late_ms": 200}}),
         ("emptied", emptied, {"stores": ("redis",), "forgets": True}),
         ("stale copy", stale, {"stores": ("redis",), "forgets": True}),
     )
