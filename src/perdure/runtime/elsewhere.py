@@ -31,6 +31,8 @@ FOLLOWED_MS = 15_000
 """How long a node is told news after it asked for them."""
 ASKED_EVERY_MS = 5_000
 NAMES_PER_MESSAGE_MAX = 500
+ALL_MS = 2_000
+"""How often it is looked whether sessions that are waited for are run here still."""
 AGENTS_MS = 2_000
 """How often it is looked what became of the newest runs of an agent that is watched."""
 ROWS_LOOKED_AT = 50
@@ -77,7 +79,7 @@ class Elsewhere:
         self._verdict_of = verdict_of
         self._waits: dict[SessionId, _Wait] = {}
         self._commands: dict[SessionId, set[str]] = {}
-        self._agents_at_ms = 0
+        self._agents_at_ms = self._all_at_ms = 0
         self._rows: dict[tuple[str, str], dict[str, RunRow]] = {}
         self._listeners: dict[SessionId | tuple[str, str], dict[str, int]] = {}
         self._news: dict[str, set[SessionId]] = {}
@@ -119,8 +121,8 @@ class Elsewhere:
             self._bus.send(node, Knock(session, self._owner))
 
     def _wanted(self, session: SessionId) -> None:
-        """Somebody begins to wait for a session: of whom, the next round will tell."""
-        if session not in self._waits:
+        """Somebody begins to wait for a session; one that is run here tells of itself."""
+        if session not in self._waits and not self._is_active(session):
             wait = self._wait_for(session)
             wait.asked_ms = wait.asked_ms - ASKED_EVERY_MS + FOLLOW_MS
             self._arm(FOLLOW_MS)
@@ -142,12 +144,12 @@ class Elsewhere:
         """Forget what nobody waits for, ask for news of the rest, and look where it is time."""
         self._timer = None
         now_ms = self._clock.monotonic_ms()
-        wanted = self._followers.wanted()
+        wanted = self._all_wanted(now_ms) if self._waits or now_ms >= self._all_at_ms else set()
         ask: list[SessionId] = []
         for session, wait in tuple(self._waits.items()):
             if self._is_active(session):
                 self._commands.pop(session, None)
-                wait.pause_ms, wait.at_ms = LOOK_MS, now_ms + LOOK_MS
+                del self._waits[session]
             elif session not in self._commands and session not in wanted:
                 del self._waits[session]
             else:
@@ -167,6 +169,16 @@ class Elsewhere:
             self._spawn(self._look_at_agents(agents))
         self._forget_listeners(now_ms)
         self._arm()
+
+    def _all_wanted(self, now_ms: int) -> set[SessionId]:
+        """Return what is waited for; now and then also note what nobody runs here any more."""
+        wanted = self._followers.wanted()
+        if now_ms >= self._all_at_ms:
+            self._all_at_ms = now_ms + ALL_MS
+            for session in wanted:
+                if not self._is_active(session):
+                    self._wait_for(session)
+        return wanted
 
     def _look(self, session: SessionId) -> None:
         wait = self._wait_for(session)

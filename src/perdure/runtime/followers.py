@@ -14,6 +14,9 @@ from perdure.core.events import Event, ModelReplied
 from perdure.core.ids import SessionId
 from perdure.core.runs import TERMINAL, RunRow
 
+PRUNED_MIN = 1_000
+"""How many sessions somebody waits for before those are looked for of whom nobody does any more."""
+
 
 class Ended(msgspec.Struct, frozen=True):
     """How a run ended: its row, and the content of its answer if it has one."""
@@ -39,6 +42,8 @@ class Followers:
 
     def __init__(self) -> None:
         self._endings: WeakValueDictionary[str, Ending] = WeakValueDictionary()
+        self._runs: dict[SessionId, set[str]] = {}
+        self._pruned_at = PRUNED_MIN
         self._news: dict[SessionId, set[OnNews]] = {}
         self._watchers: dict[tuple[str, str], set[OnCommit]] = {}
         self.on_wanted: Callable[[SessionId], None] = lambda session: None
@@ -46,14 +51,21 @@ class Followers:
         self.on_rows: OnRows = lambda rows: None
         """Called with the rows of runs that a durable commit changed: begun, parked, ended."""
 
-    def ending(self, session: SessionId, run: str) -> Ending:
-        """Return the future of a run's end."""
+    def ending(self, session: SessionId, run: str, *, is_asked_for: bool = True) -> Ending:
+        """Return the future of a run's end.
+
+        Of one that is not asked for yet, whoever takes its message will tell who runs it.
+        """
         future = self._endings.get(run)
         if future is None or (future.done() and future.exception() is not None):
             future = Ending(loop=asyncio.get_running_loop())
             future.session = session
             self._endings[run] = future
-            self.on_wanted(session)
+            self._runs.setdefault(session, set()).add(run)
+            if len(self._runs) >= self._pruned_at:
+                self._prune()
+            if is_asked_for:
+                self.on_wanted(session)
         return future
 
     def follow(self, session: SessionId, on_news: OnNews) -> Callable[[], None]:
@@ -85,13 +97,26 @@ class Followers:
 
     def wanted(self) -> set[SessionId]:
         """Return the sessions that somebody waits for."""
-        endings = {ending.session for ending in self._endings.values() if not ending.done()}
-        return endings.union(self._news)
+        self._prune()
+        return {*self._runs, *self._news}
 
     def runs_of(self, session: SessionId) -> list[str]:
         """Return the runs of a session whose end somebody waits for."""
-        endings = list(self._endings.items())
-        return [run for run, one in endings if one.session == session and not one.done()]
+        return [run for run in self._runs.get(session, ()) if self._is_awaited(run)]
+
+    def _is_awaited(self, run: str) -> bool:
+        ending = self._endings.get(run)
+        return ending is not None and not ending.done()
+
+    def _prune(self) -> None:
+        """Forget the runs whose end nobody waits for any more."""
+        for session in tuple(self._runs):
+            runs = set(self.runs_of(session))
+            if runs:
+                self._runs[session] = runs
+            else:
+                del self._runs[session]
+        self._pruned_at = max(PRUNED_MIN, 2 * len(self._runs))
 
     def watched(self) -> list[tuple[str, str]]:
         """Return the agents whose sessions somebody watches, each with its tenant before it."""

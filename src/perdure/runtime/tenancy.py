@@ -345,7 +345,7 @@ class Tenancy:
 
     async def _start(self, session: SessionId, command: c.SendMessage) -> Run:
         now = self._clock.now_ms()
-        ending = self._followers.ending(session, command.id)
+        ending = self._followers.ending(session, command.id, is_asked_for=False)
         receipt = await self._accept(session, command, now, queued_row(session, command, now))
         run = Run(self, self._followers, session, command.id, receipt)
         del ending
