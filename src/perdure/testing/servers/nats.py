@@ -89,6 +89,7 @@ class NatsServer:
     def freeze(self) -> None:
         """Stop its process where it is; connections stay open and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)  # its threads go on for a moment
 
     def thaw(self) -> None:
         """Let it go on."""
