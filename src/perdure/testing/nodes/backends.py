@@ -21,6 +21,7 @@ from perdure.bootstrap import open_reader, open_store
 from perdure.core.errors import InvalidInput
 
 Address = tuple[str, int]
+POSTGRES_SETTINGS = {"max_connections": "300"}
 
 
 class Server(Protocol):
@@ -77,6 +78,19 @@ class Backend:
     def forget(self, space: str) -> None:
         """Throw a store away."""
 
+    def follow(self) -> None:
+        """Start a server that has everything this one has before it is acknowledged."""
+        raise NotImplementedError
+
+    def fail_over(self) -> None:
+        """Kill the server, and let the one that follows it take its place."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the servers that it runs now, whoever started them. Safe twice."""
+        for server in self.servers:
+            server.stop()
+
 
 class SqliteBackend(Backend):
     """A file, which one process has to itself."""
@@ -105,7 +119,7 @@ class PostgresBackend(Backend):
 
     def __init__(self, server: Any) -> None:
         super().__init__()
-        self._server = server
+        self._server = self._standby = server
         self.servers = [server]
         self.addresses = [("127.0.0.1", server.port)]
 
@@ -122,6 +136,24 @@ class PostgresBackend(Backend):
         """Return the URL of a database."""
         [(host, port)] = addresses or self.addresses
         return f"postgresql://postgres@{host}:{port}/{space}"
+
+    def follow(self) -> None:
+        """Start a synchronous standby."""
+        self._standby = self._server.standby(POSTGRES_SETTINGS)
+        self._server.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self._server.sql("SELECT pg_reload_conf()")
+
+    def fail_over(self) -> None:
+        """Kill the primary and promote the standby."""
+        self._server.kill()
+        self._server.stop()
+        self._server = self._standby
+        # It has the primary's settings, and would wait for a standby of its own.
+        self._server.sql("ALTER SYSTEM RESET synchronous_standby_names")
+        self._server.promote()
+        self._server.sql("SELECT pg_reload_conf()")
+        self.servers = [self._server]
+        self.addresses = [("127.0.0.1", self._server.port)]
 
 
 class RedisBackend(Backend):
@@ -178,7 +210,7 @@ def _sqlite() -> AbstractContextManager[str]:
 def _postgres() -> AbstractContextManager[Any]:
     from perdure.testing.servers.postgres import PostgresServer
 
-    return PostgresServer.start(settings={"max_connections": "300"})
+    return PostgresServer.start(settings=POSTGRES_SETTINGS)
 
 
 def _redis() -> AbstractContextManager[Any]:
@@ -217,4 +249,8 @@ async def backend(name: str) -> AsyncIterator[Backend]:
     start, of = BACKENDS[name]
     context = await asyncio.to_thread(start)
     with context as started:
-        yield of(started)
+        running = of(started)
+        try:
+            yield running
+        finally:
+            running.close()

@@ -131,6 +131,11 @@ class Proxy:
         for task in self._carrying:
             task.cancel()
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Carry what comes from now on to another address; what there was is reset."""
+        self._far = (host, port)
+        self.sever()
+
     def heal(self) -> None:
         """Be a good network again; what was held arrives now."""
         self.refuses = False

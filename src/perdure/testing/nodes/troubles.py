@@ -179,6 +179,16 @@ async def stale(scene: Scene) -> None:
     await scene.server(lambda: server.start_again(disk=disk))
 
 
+async def failed_over(scene: Scene) -> None:
+    """Kill the server in the middle of commits, and promote its synchronous standby."""
+    await scene.server(scene.backend.follow)
+    await scene.pause(0.3, 0.8)
+    await scene.server(scene.backend.fail_over)
+    for networks in scene.proxies.values():
+        for network, address in zip(networks, scene.backend.addresses, strict=True):
+            network.lead_to(*address)
+
+
 ALL: Mapping[str, Trouble] = {
     name: Trouble(name, (play.__doc__ or "").strip(), play, **more)
     for name, play, more in (
@@ -197,6 +207,7 @@ ALL: Mapping[str, Trouble] = {
         ("store frozen", store_frozen, {"stores": THREE}),
         ("deaf bus", deaf_bus, {"bus": {"lost": 1.0}}),
         ("wild bus", wild_bus, {"bus": {"lost": 0.2, "twice": 0.5, "late_ms": 200}}),
+        ("failed over", failed_over, {"stores": ("postgres",)}),
         ("emptied", emptied, {"stores": ("redis",), "forgets": True}),
         ("stale copy", stale, {"stores": ("redis",), "forgets": True}),
     )
