@@ -34,7 +34,7 @@ bench: install ## measure against the floor and the peers: under five minutes
 sim: install ## replay one simulated world: make sim SEED=7
 	@$(BIN)/python -m perdure.testing.simulation --seed $(SEED) $(ARGS)
 
-proof: install ## run every rig and write docs/proof.md: some ten minutes
+proof: install ## run every rig and write docs/proof.md: some twenty minutes
 	@$(BIN)/python -m perdure.testing.proof $(ARGS)
 
 gate: install ## kill and simulate as much as a change has to survive
