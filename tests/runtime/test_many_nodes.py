@@ -11,7 +11,7 @@ from perdure.adapters.cluster.memory import Hub, MemoryCluster
 from perdure.adapters.models import asks, call, resolve
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.core.codec import GENERATION
-from perdure.core.errors import Broken, Refused, RunFailed, Unavailable
+from perdure.core.errors import Broken, Quarantined, Refused, RunFailed, Unavailable
 from perdure.core.ids import SessionId
 from perdure.ports.cluster import NodeCard
 from perdure.ports.models import ModelRequest
@@ -462,4 +462,76 @@ async def test_what_is_let_go_during_a_scan_is_found_by_another_scan_at_once() -
     town.clock.advance(1)
     await town.settle()
     assert asked.is_set()
+    await town.close()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_who_waits_is_told_although_the_last_commit_was_not_answered(alone: bool) -> None:
+    """It was written, and nobody here was told so."""
+
+    def model(request: ModelRequest) -> Any:
+        if turn(request) == 0:
+            return asks(call("ask_human", question="well?"))
+        store.lost = 1
+        return "done"
+
+    town = Town(Agent("a", model=model, tools=[ask_human]))
+    store = town.store = Silent(town.clock)
+    node = await (town.node() if alone else town.open("node"))
+    run = await node.send("a", "hello")
+    await town.settle()
+    await node.reply(run.id, "fine")
+    assert await town.result(run) == "done"
+    again = await node.send("a", "hello")
+    await town.settle()
+    store.lost = 1
+    await town.until(asyncio.ensure_future(node.cancel(again.id)))
+    assert (await again.row()).status == "cancelled"
+    await node.stop()
+
+
+async def test_a_verdict_comes_although_its_session_could_not_be_claimed_at_first() -> None:
+    async def model(request: ModelRequest) -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    town = Town(Agent("a", model=model))
+    there, here = await town.open("there"), await town.open("here")
+    run = await there.send("a", "hello", session="s")
+    await town.settle()
+    claim = town.store.claim
+
+    async def fail_once(*_: Any) -> Any:
+        town.store.claim = claim  # type: ignore[method-assign]
+        raise Unavailable("nobody answers")
+
+    town.store.claim = fail_once  # type: ignore[method-assign]
+    await town.until(asyncio.ensure_future(here.cancel(run.id)))
+    assert (await run.row()).status == "cancelled"
+    await town.close()
+
+
+async def test_who_commanded_a_session_that_another_node_sets_aside_is_told_so() -> None:
+    town = Town(Agent("a", model=asking, tools=[ask_human]), bus=Deaf)
+    there, here = await town.open("there"), await town.open("here")
+    run = await there.send("a", "hello", session="s")
+    await town.settle()
+    replying = asyncio.ensure_future(here.reply(run.id, "fine"))
+    await town.settle(5)
+    there._host._set_aside(there._host._actors[run.session], "it is broken")
+    with pytest.raises(Quarantined):
+        await town.until(replying)
+    await town.close()
+
+
+async def test_who_waits_for_a_verdict_is_told_when_his_node_stops() -> None:
+    town = Town(Agent("a", model=asking, tools=[ask_human]), bus=Deaf)
+    there, here = await town.open("there"), await town.open("here")
+    run = await there.send("a", "hello", session="s")
+    await town.settle()
+    replying = asyncio.ensure_future(here.reply(run.id, "fine"))
+    await town.settle(5)
+    await town.until(asyncio.ensure_future(town.nodes.pop("here").stop()))
+    with pytest.raises(Refused):
+        await town.until(replying)
     await town.close()

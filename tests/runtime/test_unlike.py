@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from perdure.adapters.models import asks, call, says
+from perdure.core.errors import Unavailable
 from perdure.ports.models import ModelRequest
 from perdure.worker import Agent, tool
 from tests.runtime.test_many_nodes import Town
@@ -90,4 +91,28 @@ async def test_alone_nothing_is_waited_for() -> None:
     answer = await town.result(await new.run(left), seconds=20)
     assert "now of version '2'" in answer
     assert town.telemetry.count("session.unlike") == 0
+    await town.close()
+
+
+async def test_a_session_is_left_although_its_release_was_not_answered() -> None:
+    """Else it would be held by a node that leaves it alone."""
+    hanging = asyncio.Event()
+    town = Town()
+    left = await interrupted(town, hanging)
+    town.agents = (agent("2", hanging),)
+    new = await town.open("new")
+    release = town.store.release
+
+    async def fail_once(*_: Any) -> None:
+        town.store.release = release  # type: ignore[method-assign]
+        raise Unavailable("nobody answers")
+
+    town.store.release = fail_once  # type: ignore[method-assign]
+    await town.open("other")
+    for _ in range(100):
+        town.clock.advance(100)
+        await town.settle(10)
+    town.agents = (agent("1", hanging),)
+    await town.open("old again")
+    assert await town.result(await new.run(left)) == "seen by 1"
     await town.close()

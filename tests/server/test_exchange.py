@@ -11,9 +11,9 @@ import pytest
 
 from perdure.adapters.cluster.memory import Hub, MemoryCluster
 from perdure.core.agent import AgentSpec, define
-from perdure.core.errors import Broken
+from perdure.core.errors import Broken, Fenced, StoreError, Unavailable
 from perdure.ports.cluster import NodeCard
-from perdure.ports.session_store import Claimed
+from perdure.ports.session_store import Claimed, CommitDone, Receipt, StepCommit
 from perdure.runtime.agents import Registered
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
@@ -483,4 +483,64 @@ async def test_a_borrower_that_takes_the_session_over_has_not_borrowed_its_call_
     slow._does = answer
     slow.say(slow.side.result(answer(task)))
     assert await town.result(await there.node.run(run.id)) == DONE
+    await town.close()
+
+
+async def taken_over(town: Town, run: Any, office: Office, lost: Office) -> None:
+    """Let a node claim a session whose owner does not know yet that its lease ran out."""
+    town.store._leases[lost.node.owner] = 0
+    claimed = await town.store.claim(run.session, office.node.owner, "taken over")
+    assert isinstance(claimed, Claimed)
+    office.node._host.activate(run.session)
+    await town.settle()
+
+
+@pytest.mark.parametrize("first", [Fenced, Unavailable])
+async def test_a_result_that_could_not_be_written_is_brought_to_the_next_owner(
+    first: type[StoreError],
+) -> None:
+    """The store does not answer, and when it does again another node has the session."""
+    town = Town(spec(effect="once"))
+    here, there = await town.open("here"), await town.open("there")
+    slow = here.worker(does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: Careful.acted)
+    (task,) = [task for task in slow.tasks if isinstance(task, ToolTask)]
+    await taken_over(town, run, there, here)
+    commit, accept, fails = town.store.commit, town.store.accept, [1, 2, 3]
+
+    def no_commit(step: StepCommit, done: CommitDone) -> None:
+        town.store.commit = commit  # type: ignore[method-assign]
+        asyncio.get_running_loop().call_soon(done, first("it was not written"))
+
+    async def later(*entry: Any) -> Receipt:
+        if fails:
+            fails.pop()
+            raise Unavailable("nobody answers")
+        return await accept(*entry)
+
+    town.store.commit, town.store.accept = no_commit, later  # type: ignore[method-assign]
+    slow._does = answer
+    slow.say(slow.side.result(answer(task)))
+    assert await town.result(await there.node.run(run.id)) == DONE
+    assert fails == []
+    await town.close()
+
+
+async def test_nobody_begins_for_a_worker_that_was_told_to_stop() -> None:
+    """It asked when its session was another node's already: nothing of that is brought there."""
+    town = Town(spec(effect="once"))
+    here, there = await town.open("here"), await town.open("there")
+    what = registration("w1", "charge", features=NATIVE, agents={"bot": ("charge",)})
+    idle = Peer(here.pool, what, does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: any(isinstance(task, ToolTask) for task in idle.tasks))
+    (task,) = [task for task in idle.tasks if isinstance(task, ToolTask)]
+    await taken_over(town, run, there, here)
+    idle.say(idle.side.begin(task.task_id))
+    await town.pass_time(3)
+    idle.say(idle.side.leave())
+    there.worker("w2")
+    assert await town.result(await there.node.run(run.id)) == DONE
+    assert set(Careful.acted.values()) == {1}
     await town.close()

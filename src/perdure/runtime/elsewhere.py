@@ -8,19 +8,17 @@ In the other direction it remembers, for a while, which nodes wait for sessions 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
-
-import msgspec
 
 from perdure.core.errors import PerdureError, Unavailable
 from perdure.core.ids import SessionId
-from perdure.core.runs import TERMINAL, RunRow
-from perdure.core.session import Refusal
+from perdure.core.runs import RunRow
 from perdure.ports.clock import Clock, Timer
 from perdure.ports.session_store import RunQuery, SessionStore
 from perdure.runtime.bus import Bus, Follow, Knock, News, Pieces
-from perdure.runtime.followers import Ended, Followers
+from perdure.runtime.followers import Followers
+from perdure.runtime.verdicts import Lookout, Verdicts
 
 LOOK_MS = 500
 """How long after it began to wait this node looks for itself; then twice as long, and so on."""
@@ -39,8 +37,6 @@ ROWS_LOOKED_AT = 50
 NEWS_MS = 2
 """How long news wait for others, so that a busy node sends few messages."""
 
-_decode_refusal = msgspec.json.Decoder(Refusal).decode
-
 
 class _Wait:
     """A session that somebody waits for here: when this node looks again, and how long after."""
@@ -55,10 +51,7 @@ class _Wait:
 
 
 class Elsewhere:
-    """The waiting of this node for others, and of others for it.
-
-    `verdicts` returns the future of what is said of an inbox command, if somebody waits for it.
-    """
+    """The waiting of this node for others, and of others for it."""
 
     def __init__(
         self,
@@ -68,7 +61,8 @@ class Elsewhere:
         followers: Followers,
         clock: Clock,
         is_active: Callable[[SessionId], bool],
-        verdict_of: Callable[[str], asyncio.Future[Refusal | None] | None],
+        verdicts: Verdicts,
+        lookout: Lookout,
     ) -> None:
         self._owner = owner
         self._store = store
@@ -76,9 +70,9 @@ class Elsewhere:
         self._followers = followers
         self._clock = clock
         self._is_active = is_active
-        self._verdict_of = verdict_of
+        self._verdicts = verdicts
+        self._lookout = lookout
         self._waits: dict[SessionId, _Wait] = {}
-        self._commands: dict[SessionId, set[str]] = {}
         self._agents_at_ms = self._all_at_ms = 0
         self._rows: dict[tuple[str, str], dict[str, RunRow]] = {}
         self._listeners: dict[SessionId | tuple[str, str], dict[str, int]] = {}
@@ -110,11 +104,8 @@ class Elsewhere:
 
     # ----------------------------------------------------------------- what is waited for here
 
-    def run_by(self, session: SessionId, node: str | None, commands: Iterable[str]) -> None:
-        """Note that another node runs a session, which was given these commands here."""
-        waited_for = {name for name in commands if self._verdict_of(name) is not None}
-        if waited_for:
-            self._commands.setdefault(session, set()).update(waited_for)
+    def run_by(self, session: SessionId, node: str | None) -> None:
+        """Note that another node runs a session, for which somebody may wait here."""
         wait = self._wait_for(session)
         wait.pause_ms, wait.at_ms = LOOK_MS, self._clock.monotonic_ms() + LOOK_MS
         if node is not None:
@@ -147,10 +138,7 @@ class Elsewhere:
         wanted = self._all_wanted(now_ms) if self._waits or now_ms >= self._all_at_ms else set()
         ask: list[SessionId] = []
         for session, wait in tuple(self._waits.items()):
-            if self._is_active(session):
-                self._commands.pop(session, None)
-                del self._waits[session]
-            elif session not in self._commands and session not in wanted:
+            if self._is_active(session) or session not in wanted:
                 del self._waits[session]
             else:
                 if now_ms >= wait.asked_ms + ASKED_EVERY_MS:
@@ -172,7 +160,7 @@ class Elsewhere:
 
     def _all_wanted(self, now_ms: int) -> set[SessionId]:
         """Return what is waited for; now and then also note what nobody runs here any more."""
-        wanted = self._followers.wanted()
+        wanted = self._followers.wanted() | self._verdicts.sessions()
         if now_ms >= self._all_at_ms:
             self._all_at_ms = now_ms + ALL_MS
             for session in wanted:
@@ -194,36 +182,11 @@ class Elsewhere:
             wait.again = True
             while wait.again:
                 wait.again = False
-                await self._read(session)
+                await self._lookout.look(session)
         except PerdureError:
             wait.at_ms = min(wait.at_ms, self._clock.monotonic_ms() + LOOK_MS)
         finally:
             wait.looking = False
-
-    async def _read(self, session: SessionId) -> None:
-        for command in tuple(self._commands.get(session, ())):
-            await self._settle(session, command)
-        for run in self._followers.runs_of(session):
-            rows = await self._store.list(RunQuery(tenant=session.tenant, run=run, limit=1))
-            if rows and (rows[0].status in TERMINAL or rows[0].status == "merged"):
-                self._followers.ended(Ended(rows[0]))
-            else:
-                loaded = await self._store.load(session)
-                if loaded is not None and loaded.quarantine is not None:
-                    self._followers.set_aside(session, loaded.quarantine)
-        self._followers.news(session)
-
-    async def _settle(self, session: SessionId, command: str) -> None:
-        future = self._verdict_of(command)
-        settled = None if future is None else await self._store.settled(session, command)
-        if future is not None and settled is None:
-            return
-        if future is not None and settled is not None and not future.done():
-            future.set_result(_decode_refusal(settled.refusal) if settled.refusal else None)
-        waiting = self._commands.get(session, set())
-        waiting.discard(command)
-        if not waiting:
-            self._commands.pop(session, None)
 
     async def _look_at_agents(self, agents: Sequence[tuple[str, str]]) -> None:
         """Compare the newest runs of the agents that are watched with what they were."""

@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -22,14 +21,12 @@ from perdure.core.codec import GENERATION, Record, seal
 from perdure.core.commands import (
     Accepted,
     AnyCommand,
-    BringReport,
     Doubt,
     FireTimer,
     Report,
+    ReportToolBegin,
     SendMessage,
     decode_command,
-    encode_command,
-    report_id,
 )
 from perdure.core.errors import (
     Broken,
@@ -37,7 +34,6 @@ from perdure.core.errors import (
     Fenced,
     InvalidInput,
     PerdureError,
-    Refused,
     StoreError,
     Unavailable,
 )
@@ -48,24 +44,25 @@ from perdure.core.session import Context, Decision, Refusal, decide, owed, wake_
 from perdure.core.state import State, encode_snapshot
 from perdure.ports import faults
 from perdure.ports.clock import Clock, Timer
-from perdure.ports.session_store import InboxEntry, NotClaimed, SessionStore, StepCommit
+from perdure.ports.session_store import NotClaimed, SessionStore, StepCommit
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.actor import Actor
 from perdure.runtime.agents import Agents
+from perdure.runtime.bringing import bring, pause
 from perdure.runtime.dispatcher import EXECUTABLE, Dispatcher, Keep
 from perdure.runtime.followers import Followers
 from perdure.runtime.loader import Found, Loader
 from perdure.runtime.probation import Probation
 from perdure.runtime.settings import NodeSettings
 from perdure.runtime.timekeeper import Timekeeper
+from perdure.runtime.verdicts import Lookout, Verdicts
 
 DUE_AT_ONCE = 0
 AGAIN_MS, AGAIN_MS_MAX = 200, 3_000
 """After how long a session is loaded again that the store did not answer for, at first and at most.
 """
-OnElsewhere = Callable[[SessionId, str | None, Sequence[str]], None]
-"""Called with a session that another node runs, that node if it is known, and the ids of commands
-that were accepted here for it."""
+OnElsewhere = Callable[[SessionId, str | None], None]
+"""Called with a session that another node runs, and that node if it is known."""
 
 _encode_refusal = msgspec.json.Encoder().encode
 
@@ -102,9 +99,8 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._activations = asyncio.Semaphore(settings.activations_max)
         self._definitions_kept: set[str] = set()
-        self._verdicts: WeakValueDictionary[str, asyncio.Future[Refusal | None]] = (
-            WeakValueDictionary()
-        )
+        self.verdicts = Verdicts()
+        self.lookout = Lookout(store, followers, self.verdicts)
         self._look_again: set[SessionId] = set()
         self._pauses: dict[SessionId, int] = {}
         self._unsaved: dict[SessionId, list[Report]] = {}
@@ -114,7 +110,7 @@ class Host:
         self.on_store_failure: Callable[[StoreError], None] = lambda error: None
         self.on_parked: Callable[[int], None] = lambda at: None
         self.on_committed: Callable[[SessionId], None] = lambda session: None
-        self.on_run_elsewhere: OnElsewhere = self._leave_undecided_elsewhere
+        self.on_run_elsewhere: OnElsewhere = lambda session, node: self.verdicts.leave(session)
         dispatcher.attach(self._report, self._dispatch_failed, self._bring_soon)
 
     def deliver(self, session: SessionId, command: AnyCommand) -> None:
@@ -130,7 +126,7 @@ class Host:
         if session in self._actors:
             return
         if self.draining:
-            self._leave_undecided(command)
+            self.verdicts.leave(session)
             return
         loading = session in self._mailboxes
         mailbox = self._mailboxes.setdefault(session, [])
@@ -148,16 +144,6 @@ class Host:
             self._look_again.add(session)
         else:
             self.activate(session)
-
-    def waiting_verdict(self, command_id: str) -> asyncio.Future[Refusal | None] | None:
-        """Return the future of what is said of a command, if somebody waits for it."""
-        return self._verdicts.get(command_id)
-
-    def verdict(self, command_id: str) -> asyncio.Future[Refusal | None]:
-        """Return the future of what is said of an inbox command: None, or why it was refused."""
-        future: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
-        self._verdicts[command_id] = future
-        return future
 
     def active(self) -> int:
         """Return how many sessions are loaded or being loaded."""
@@ -194,6 +180,7 @@ class Host:
         late.cancel()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.verdicts.leave()
 
     def _cut_short(self) -> None:
         for actor in tuple(self._actors.values()):
@@ -211,12 +198,8 @@ class Host:
             self._forget(actor, "none" if is_over else "all")
             if not is_over:
                 self._spawn(self._let_go_and_return(actor))
-        if not is_over:
-            return
-        for future in list(self._verdicts.values()):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()
+        if is_over:
+            self.verdicts.fail(error)
 
     async def _activate(self, session: SessionId) -> None:
         generation, loaded = self._generation, None
@@ -235,26 +218,31 @@ class Host:
             look_again = session in self._look_again
             self._look_again.discard(session)
             self._progress.set()
+        unsaved = self._unsaved.pop(session, [])
         if failed is not None:
+            self._keep(session, [*unsaved, *_outcomes(mailbox)])
             self._try_again(session, failed)
             return
-        self._pauses.pop(session, None)
-        unsaved = self._unsaved.pop(session, [])
-        if isinstance(loaded, Found) and generation == self._generation:
-            self._begin(loaded, unsaved, mailbox)
+        was_lost = self._pauses.pop(session, None) is not None
+        if not isinstance(loaded, Found):
+            for report in (*unsaved, *_outcomes(mailbox)):
+                self._bring_soon(session, report)
+            if isinstance(loaded, NotClaimed) and loaded.why in ("held", "newer"):
+                self.on_run_elsewhere(session, loaded.owner)
+            else:
+                self.verdicts.leave(session)
+        elif generation == self._generation:
+            self._begin(loaded, [*unsaved, *loaded.inbox, *mailbox])
             if look_again:
                 self.look(session)
-        elif isinstance(loaded, Found):
-            self._spawn(self._let_go(loaded.actor, None, None))
-            self._leave_undecided(*mailbox)
-        elif isinstance(loaded, NotClaimed) and loaded.why == "held":
-            self.on_run_elsewhere(session, loaded.owner, [one.id for one in _accepted(mailbox)])
+            if was_lost:
+                self._spawn(self._catch_up(session))
         else:
-            self._leave_undecided(*mailbox)
+            self._keep(session, [*unsaved, *_outcomes(mailbox)])
+            self._probation.leave(session)
+            self._spawn(self._let_go_and_return(loaded.actor))
 
-    def _begin(
-        self, found: Found, unsaved: Sequence[Report], mailbox: Sequence[AnyCommand]
-    ) -> None:
+    def _begin(self, found: Found, commands: Sequence[AnyCommand]) -> None:
         """Run a session that was loaded, with what waits for it."""
         actor, inbox, suspect = found
         self._actors[actor.session] = actor
@@ -264,7 +252,7 @@ class Host:
                     actor.offered.add(message.id)
                     actor.waiting[message.id] = message
             self._handle(actor, Doubt(since=suspect))
-        for command in (*unsaved, *inbox, *mailbox):
+        for command in commands:
             if not actor.gone:
                 self._handle(actor, command)
         if not actor.gone and actor.submitted == 0:
@@ -288,14 +276,34 @@ class Host:
         self._spawn(self._bring(session, report))
 
     async def _bring(self, session: SessionId, report: Report) -> None:
-        """Put a report into a session's inbox: whoever runs it now decides it."""
-        command = BringReport(id=report_id(report), report=report)
-        entry = InboxEntry(command.id, session, encode_command(command), self._clock.now_ms())
+        """Put a report into a session's inbox, and see that it is read."""
+        at = self._store, self._clock, self._telemetry
         try:
-            await self._store.accept(entry, None, GENERATION)
+            if await bring(*at, session, report, lambda: not self.draining):
+                self.look(session)
         except PerdureError as error:
             said = str(error)
             self._telemetry.emit("store.unavailable", session=str(session), error=said)
+
+    def _keep(self, session: SessionId, reports: Sequence[Report]) -> None:
+        """Keep reports for when a session is loaded again; if it will not be, bring them."""
+        if self.draining:
+            for report in reports:
+                self._bring_soon(session, report)
+        elif reports:
+            self._unsaved.setdefault(session, []).extend(reports)
+
+    async def _catch_up(self, session: SessionId) -> None:
+        """Tell who waits here what may have been written without an answer."""
+        while not self.draining:
+            try:
+                await self.lookout.look(session)
+            except Broken:
+                return
+            except Unavailable:
+                await pause(self._clock, AGAIN_MS)
+            else:
+                return
 
     def _try_again(self, session: SessionId, error: StoreError) -> None:
         """Load a session again, since it is not known what the store holds of it."""
@@ -306,20 +314,6 @@ class Host:
         pause_ms = self._pauses.get(session, AGAIN_MS)
         self._pauses[session] = min(2 * pause_ms, AGAIN_MS_MAX)
         self._clock.call_later(pause_ms, lambda: self.activate(session))
-
-    def _leave_undecided_elsewhere(
-        self, session: SessionId, owner: str | None, commands: Sequence[str]
-    ) -> None:
-        self._leave_undecided(*commands)
-
-    def _leave_undecided(self, *commands: AnyCommand | str | None) -> None:
-        """Tell those who wait for a verdict that there is none here for now."""
-        for command in commands:
-            command_id = command if isinstance(command, str) else getattr(command, "id", "")
-            future = self._verdicts.get(command_id)
-            if future is not None and not future.done():
-                text = "the command is kept, but its session is not run by this process"
-                future.set_exception(Refused(text, "not_run_here"))
 
     def _dispatch_failed(self, actor: Actor, error: PerdureError) -> None:
         if isinstance(error, StoreError):
@@ -432,12 +426,7 @@ class Host:
         if self.draining:
             self._progress.set()
         if error is not None:
-            if isinstance(command, Report):  # Its worker has done its part, and says it only once.
-                if isinstance(error, Fenced):
-                    self._bring_soon(actor.session, command)
-                elif not isinstance(error, Broken):
-                    self._unsaved.setdefault(actor.session, []).append(command)
-            self._lose(actor, error)
+            self._undo(actor, command, error)
             return
         faults.reach("commit.acknowledged")
         if decision.events:
@@ -446,11 +435,27 @@ class Host:
         self._followers.committed(actor.session, rows, version, decision.events)
         self.on_committed(actor.session)
         for entry in decision.consumed:
-            future = self._verdicts.get(entry)
-            if future is not None and not future.done():
-                future.set_result(decision.refusal)
+            self.verdicts.tell(entry, decision.refusal)
         if actor.submitted == 0 and not actor.gone:
             self._settle(actor)
+
+    def _undo(self, actor: Actor, command: AnyCommand, error: StoreError) -> None:
+        """Lose the session whose commit failed, but not what a worker did: it says so only once.
+
+        Who asked to begin asks again, if his call is still his.
+        """
+        session, was_gone = actor.session, actor.gone
+        self._lose(actor, error)
+        if isinstance(error, Broken):
+            return
+        reports = _outcomes([command])
+        if isinstance(error, Unavailable) and was_gone:
+            self._spawn(self._catch_up(session))
+        if self.draining or (isinstance(error, Unavailable) and not self.is_active(session)):
+            self._keep(session, reports)
+        else:
+            for report in reports:
+                self.deliver(session, report)
 
     def _settle(self, actor: Actor) -> None:
         """All is durable: do what is owed, or let the session linger."""
@@ -495,7 +500,7 @@ class Host:
     def _set_aside(self, actor: Actor, reason: str) -> None:
         self._telemetry.emit("session.quarantined", session=str(actor.session), reason=reason)
         self._forget(actor)
-        self._leave_undecided(*actor.offered)
+        self.verdicts.leave(actor.session)
         self._spawn(self._let_go(actor, None, reason))
 
     async def _let_go_and_return(self, actor: Actor) -> None:
@@ -531,7 +536,7 @@ class Host:
             name = "session.fenced" if fenced else "session.conflict"
             self._telemetry.emit(name, session=str(actor.session), version=actor.state.version)
             if fenced:
-                self.on_run_elsewhere(actor.session, None, tuple(actor.offered))
+                self.on_run_elsewhere(actor.session, None)
             else:
                 self.activate(actor.session)
         else:
@@ -557,8 +562,9 @@ class Host:
         task.add_done_callback(self._tasks.discard)
 
 
-def _accepted(commands: Iterable[AnyCommand]) -> Iterator[Accepted]:
-    return (command for command in commands if isinstance(command, Accepted))
+def _outcomes(commands: Iterable[AnyCommand]) -> list[Report]:
+    """Return the reports of what workers did; who only asked to begin will ask again."""
+    return [one for one in commands if isinstance(one, Report) and type(one) is not ReportToolBegin]
 
 
 def _refused(decision: Decision) -> tuple[tuple[str, bytes], ...]:

@@ -22,6 +22,9 @@ from perdure.runtime.agents import Agents
 from perdure.runtime.probation import LAST_STRIKES, Probation
 from perdure.runtime.unlike import Unlike
 
+_LEFT = NotClaimed("held")
+"""Said of a session that is left to others: it is as if one of them held it."""
+
 
 class Found(NamedTuple):
     """A session that was claimed and read, its inbox, and since when it is suspect."""
@@ -65,8 +68,10 @@ class Loader:
         or that was being run when its host died too often, is put in quarantine.
         """
         agent = self._agents.of(session.tenant, session.agent)
-        if agent is None or self.unlike.is_left(session):
+        if agent is None:
             return None
+        if self.unlike.is_left(session):
+            return _LEFT
         claimed = await self._claim(session, self._strikes_max - LAST_STRIKES)
         if isinstance(claimed, NotClaimed):
             if claimed.why == "struck":
@@ -77,17 +82,19 @@ class Loader:
             return claimed
         return await self._read(session, agent, claimed)
 
-    async def _load_on_probation(self, session: SessionId, agent: Definition) -> Found | None:
+    async def _load_on_probation(
+        self, session: SessionId, agent: Definition
+    ) -> Found | NotClaimed | None:
         """Claim a session that may be what killed its host, if no other such one is run."""
         if not self._probation.enter(session):
             return None
-        found = None
+        found: Found | NotClaimed | None = None
         try:
             claimed = await self._claim(session, None)
             if isinstance(claimed, Claimed):
                 found = await self._read(session, agent, claimed)
         finally:
-            if found is None:
+            if not isinstance(found, Found):
                 self._probation.leave(session)
         return found
 
@@ -95,7 +102,9 @@ class Loader:
         nonce = self._clock.fresh_id()
         return await self._store.claim(session, self._owner, nonce, strikes_max, GENERATION)
 
-    async def _read(self, session: SessionId, agent: Definition, claimed: Claimed) -> Found | None:
+    async def _read(
+        self, session: SessionId, agent: Definition, claimed: Claimed
+    ) -> Found | NotClaimed | None:
         faults.reach("claim.after")
         loaded = claimed.loaded
         self._telemetry.emit(
@@ -117,9 +126,11 @@ class Loader:
         except Exception as error:  # noqa: BLE001  one session's trouble stays its own
             await self.set_aside(session, claimed, str(error) or repr(error))
             return None
-        if self.unlike.leave(session, state, agent):
+        lacks = self.unlike.lacks(session, state, agent)
+        if lacks:
             await self._store.release(session, claimed.token)
-            return None
+            self.unlike.leave(session, lacks)
+            return _LEFT
         actor = Actor(session, agent, claimed.token, state, loaded.head, snapshot_version)
         actor.history = history
         return Found(actor, inbox, loaded.suspect)

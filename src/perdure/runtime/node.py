@@ -123,7 +123,8 @@ class Node(Tenancy):
             self._followers,
             clock,
             host.is_active,
-            host.waiting_verdict,
+            host.verdicts,
+            host.lookout,
         )
         self._elsewhere.on_knock = host.look
         host.on_committed = self._elsewhere.committed

@@ -353,7 +353,7 @@ class Tenancy:
 
     async def _ask(self, session: SessionId, command: c.InboxCommand) -> None:
         """Accept a command and wait for what is decided. Raises `Refused`."""
-        verdict = self._host.verdict(command.id)
+        verdict = self._host.verdicts.of(session, command.id)
         await self._accept(session, command, self._clock.now_ms(), None)
         try:
             refusal: Refusal | None = await verdict

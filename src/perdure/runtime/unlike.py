@@ -33,19 +33,17 @@ class Unlike:
         """Say whether a session is still left to others."""
         return self._until_ms.get(session, 0) > self._clock.monotonic_ms()
 
-    def leave(self, session: SessionId, state: State, agent: Definition) -> bool:
-        """Say whether a session that was read is to be left, and tell what it lacks here."""
+    def lacks(self, session: SessionId, state: State, agent: Definition) -> list[str]:
+        """Return what a session that was read lacks here, if it is to be left for that."""
         was_left = self._until_ms.pop(session, None) is not None
-        if was_left or self.peers() < 2:
-            return False
-        lacks = lacking(state, agent)
-        if not lacks:
-            return False
+        return [] if was_left or self.peers() < 2 else lacking(state, agent)
+
+    def leave(self, session: SessionId, lacks: list[str]) -> None:
+        """Leave a session to others, and tell what it lacks here."""
         while len(self._until_ms) >= REMEMBERED_MAX:
             del self._until_ms[next(iter(self._until_ms))]
         self._until_ms[session] = self._clock.monotonic_ms() + LEFT_MS
         self._telemetry.emit("session.unlike", session=str(session), lacks="; ".join(lacks))
-        return True
 
 
 def lacking(state: State, agent: Definition) -> list[str]:

@@ -21,20 +21,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from perdure.core.codec import GENERATION
-from perdure.core.commands import (
-    BringReport,
-    Report,
-    ReportToolBegin,
-    encode_command,
-    report_id,
-)
-from perdure.core.errors import PerdureError, StoreError
+from perdure.core.commands import Report, ReportToolBegin
+from perdure.core.errors import PerdureError
 from perdure.ports.clock import Clock, Timer
 from perdure.ports.cluster import NodeCard
-from perdure.ports.session_store import InboxEntry, SessionStore
+from perdure.ports.session_store import SessionStore
 from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import ModelTask, Task, ToolTask
+from perdure.runtime.bringing import AGAIN_MS, bring
 from perdure.runtime.bus import Bus, Knock, Message, Pieces
 from perdure.server.held import Held
 from perdure.server.held import task_id as id_of
@@ -51,8 +45,6 @@ MISSING_MS = 10_000
 """How long a node that borrowed calls may not be seen."""
 SILENT_MS = 60_000
 """How long nobody may speak of a borrowed call before it is stopped, unless it has begun."""
-AGAIN_MS = 500
-"""After how long a report is put into an inbox again that the store did not answer for."""
 NAMES_MAX = 500
 OVER_MAX = 100_000
 """How many calls a borrower remembers that it is done with."""
@@ -355,31 +347,14 @@ class Exchange:
 
     async def _bring(self, task_id: str, borrowed: _Borrowed, task: Task, report: Report) -> None:
         """Put a report into its session's inbox, however often it takes."""
-        command = BringReport(id=report_id(report), report=report)
-        body, now = encode_command(command), self._clock.now_ms()
-        entry = InboxEntry(command.id, task.session, body, now)
-        while True:
-            try:
-                await self._store.accept(entry, None, GENERATION)
-                break
-            except StoreError as error:
-                self._telemetry.emit(
-                    "store.unavailable", session=str(task.session), error=str(error)
-                )
-                await self._pause(AGAIN_MS)
-            except PerdureError as error:
-                self._telemetry.emit(
-                    "result.dropped", worker=self._owner, task=f"{task_id}: {error}"
-                )
-                break
+        try:
+            await bring(self._store, self._clock, self._telemetry, task.session, report)
+        except PerdureError as error:
+            said = f"{task_id}: {error}"
+            self._telemetry.emit("result.dropped", worker=self._owner, task=said)
         if not isinstance(report, ReportToolBegin) and self._borrowed.get(task_id) is borrowed:
             del self._borrowed[task_id]
         self._bus.send(borrowed.lender, Knock(task.session, self._owner))
-
-    async def _pause(self, pause_ms: int) -> None:
-        passed = asyncio.Event()
-        self._clock.call_later(pause_ms, passed.set)
-        await passed.wait()
 
     # --------------------------------------------------------------------------------- the sync
 

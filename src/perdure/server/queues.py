@@ -68,7 +68,7 @@ class Queues:
         return None if held is None or held.owner is None or held.owner.is_node else held
 
     def begun_here(self, task_id: str, task: Task, by: str) -> Held | None:
-        """Return this attempt at a call if `by`, who may act, has it here; empty: whoever has it."""
+        """Return this attempt at a call if `by`, who may act (empty: whoever it is), has it."""
         held = self.at_a_worker(task_id)
         if held is None or held.owner is None or not held.is_of(task):
             return None
