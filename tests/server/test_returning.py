@@ -234,6 +234,18 @@ async def test_nobody_acts_in_the_place_of_one_who_was_allowed_to_and_may_be_els
     assert desk.reports == [lost("a worker of another node")]
 
 
+async def test_what_only_one_may_do_is_lost_with_him_and_waits_for_no_other() -> None:
+    """He was named before he had asked, since he had asked at another node."""
+    desk = Desk()
+    peer = await native(desk)
+    desk.pool.borrow(ONCE, lambda _, report: desk.reports.append(report), print, None)
+    await settle()
+    desk.pool.proceed(ONCE, "w1")
+    peer.say(peer.side.leave())
+    other = await native(desk, "w2")
+    assert (other.tasks, desk.reports) == ([], [lost()])
+
+
 async def test_another_one_asks_in_the_place_of_him_who_lost_the_call_before_the_word_came() -> (
     None
 ):

@@ -138,8 +138,10 @@ class Held:
         self.begin, self.by = "granted", by or None
 
     def untouched(self) -> bool:
-        """Say whether its worker cannot have done anything about it."""
-        return not self.sent or (self.is_once and self.begin != "unasked" and not self.released)
+        """Say whether another worker may have it: this one cannot have done anything about it, and
+        is not named as the only one who may."""
+        waits = self.is_once and self.begin != "unasked" and not self.released
+        return (not self.sent or waits) and self.by is None
 
     def report(self, result: Result) -> Report | CacheMiss:
         """Return what a result says about this task."""
