@@ -6,10 +6,15 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.adapters.models import asks, call, says
+from perdure.core.commands import SendMessage, encode_command
 from perdure.core.errors import Unavailable
+from perdure.core.ids import SessionId
+from perdure.core.runs import queued_row
 from perdure.ports.models import ModelRequest
+from perdure.ports.session_store import InboxEntry
 from perdure.worker import Agent, tool
 from tests.runtime.test_many_nodes import Town
 from tests.runtime.world import last, turn
@@ -115,4 +120,31 @@ async def test_a_session_is_left_although_its_release_was_not_answered() -> None
     town.agents = (agent("1", hanging),)
     await town.open("old again")
     assert await town.result(await new.run(left)) == "seen by 1"
+    await town.close()
+
+
+async def test_what_is_left_to_others_hides_nothing_that_is_due() -> None:
+    """There is more of it than one scan takes."""
+    hanging = asyncio.Event()
+    town = Town()
+    town.settings = replace(town.settings, scan_batch_sessions=2)
+    town.agents = (agent("1", hanging),)
+    old = await town.open("old")
+    for n in range(5):
+        await old.send("a", "go", session=f"s{n}")
+    await town.settle()
+    await town.vanish("old")
+    hanging.set()
+    town.agents = (agent("2", hanging),)
+    new = await town.open("new")
+    await town.open("other")
+    for _ in range(100):
+        town.clock.advance(100)
+        await town.settle(10)
+    now = town.clock.now_ms()
+    session, message = SessionId("default", "a", "fresh"), SendMessage(id="fresh", content="go")
+    entry = InboxEntry("fresh", session, encode_command(message), now)
+    await town.store.accept(entry, queued_row(session, message, now))
+    assert await town.result(await new.run("fresh"), seconds=10) == "seen by 2"
+    assert town.telemetry.count("recovery.scanned") < 50
     await town.close()

@@ -100,7 +100,7 @@ class Node(Tenancy):
             store, clock, self.owner, settings.lease_ms, self._lease_lost, host.settle_all
         )
         self._telemetry = telemetry
-        self._unlike = loader.unlike
+        self._unlike = self._recovery.unlike = loader.unlike
         self._presence: Presence | None = None
         self._elsewhere: Elsewhere | None = None
         if cluster is not None:

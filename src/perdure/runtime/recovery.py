@@ -25,6 +25,7 @@ from perdure.ports.telemetry import Telemetry
 from perdure.runtime.agents import Agents
 from perdure.runtime.probation import Probation
 from perdure.runtime.settings import NodeSettings
+from perdure.runtime.unlike import Unlike
 
 LEASE_AGAIN_MS = 100
 """When a node whose lease is in doubt looks again whether it may scan."""
@@ -56,6 +57,8 @@ class Recovery:
         """Says how many nodes should rather take a session than this one; None for a node alone."""
         self.peers: Callable[[], int] = lambda: 1
         """Says how many nodes scan, this one included."""
+        self.unlike: Unlike | None = None
+        """Knows the sessions that are left to other nodes: they are due, and not for this one."""
         self.holds: Callable[[], bool] = lambda: True
         """Says whether the node's lease is alive: what it claims without one is not its own."""
         self._store = store
@@ -76,10 +79,12 @@ class Recovery:
     async def run_once(self) -> int:
         """Wake what is due, and set the time of the next scan; return how many were due."""
         now, batch = self._clock.now_ms(), self._settings.scan_batch_sessions
-        limit = batch + self._probation.count()
+        limit = batch + self._probation.count() + (self.unlike.count() if self.unlike else 0)
         self._nudged_at = NEVER
         due, next_at = await self._store.due(now, limit, self._agents.served(), GENERATION)
         sessions = [session for session in due if session not in self._probation.waiting]
+        if self.unlike is not None:
+            sessions = [one for one in sessions if not self.unlike.is_left(one)]
         if self.place is not None:
             sessions = self._mine(sessions)
             for session in await self._store.unread(self._owner, batch):

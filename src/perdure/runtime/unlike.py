@@ -33,6 +33,11 @@ class Unlike:
         """Say whether a session is still left to others."""
         return self._until_ms.get(session, 0) > self._clock.monotonic_ms()
 
+    def count(self) -> int:
+        """Return how many sessions are left to others now."""
+        now_ms = self._clock.monotonic_ms()
+        return sum(until_ms > now_ms for until_ms in self._until_ms.values())
+
     def lacks(self, session: SessionId, state: State, agent: Definition) -> list[str]:
         """Return what a session that was read lacks here, if it is to be left for that."""
         was_left = self._until_ms.pop(session, None) is not None
