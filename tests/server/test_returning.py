@@ -261,10 +261,17 @@ async def test_another_one_asks_in_the_place_of_him_who_lost_the_call_before_the
     assert desk.reports[1:] == [
         c.ReportToolBegin(call="1.1.t0", attempt=1, worker="w2", instead_of="w1")
     ]
+    second.say(second.side.leave())
+    third = await native(desk, "w3")
     desk.pool.proceed(ONCE, "w2")
-    second.say(second.side.begin(TOOL_ID))
     await settle()
-    assert t.Proceed(TOOL_ID) in second.heard
+    assert desk.reports[2:] == [
+        c.ReportToolBegin(call="1.1.t0", attempt=1, worker="w3", instead_of="w2")
+    ]
+    desk.pool.proceed(ONCE, "w3")
+    third.say(third.side.begin(TOOL_ID))
+    await settle()
+    assert t.Proceed(TOOL_ID) in third.heard
 
 
 async def test_who_is_at_a_begun_call_of_another_node_stays_when_its_session_comes_here() -> None:

@@ -145,8 +145,8 @@ class Pool:
             self._release(held, owner)
         elif owner is not None and held.is_at_home and not held.released:
             # Who was allowed to begin lost it before he was told so: another one asks in his place.
-            held.begin = "asked"
-            self._soon(self._ask, held, owner.id, held.by)
+            held.begin, instead_of, held.by = "asked", held.by, None
+            self._soon(self._ask, held, owner.id, instead_of)
         elif held.by is not None:
             self._stop_owner(held)
             self.queues.backlog.drop(held)
