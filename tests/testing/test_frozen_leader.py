@@ -25,7 +25,7 @@ CAUGHT = (
 )
 
 
-@pytest.fixture(params=["sqlite"], scope="module")
+@pytest.fixture(params=["sqlite", "postgres", "redis", "nats"], scope="module")
 async def shared(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
     """Run the servers of a store."""
     try:

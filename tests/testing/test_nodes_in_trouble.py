@@ -10,8 +10,13 @@ import pytest
 
 from perdure.testing.mutants import MUTANTS
 from perdure.testing.nodes.backends import BACKENDS
-from perdure.testing.nodes.evidence import HUNTED, HUNTED_IN
+from perdure.testing.nodes.evidence import HUNTED, HUNTED_IN, Evidence, Hunt
+from perdure.testing.nodes.frozen import Frozen
+from perdure.testing.nodes.matrix import AGAIN
 from perdure.testing.nodes.netfilter import run_in_private_network
+from perdure.testing.nodes.page import many_nodes
+from perdure.testing.nodes.scene import Cell
+from perdure.testing.nodes.takeover import Takeover
 from perdure.testing.nodes.troubles import ALL
 from perdure.testing.servers import ServerMissing
 
@@ -55,3 +60,25 @@ def test_every_trouble_is_for_stores_that_there_are() -> None:
     assert {*HUNTED, *HUNTED_IN} <= MUTANTS.keys()
     assert set(HUNTED_IN.values()) <= ALL.keys()
     assert len({*HUNTED, *HUNTED_IN}) >= 8
+
+
+def test_whatever_is_wrong_is_told_and_shown() -> None:
+    fine = Cell("redis", "kill", 36, (), 8, 8, 0, 40, 0, 0, 1.5, 5.0)
+    bad = fine._replace(trouble="freeze", violations=("1 effects happened twice",))
+    frozen = Frozen("redis", 1_000, {}, 5_000, 0, ("redis: round 1: stale",), 1, 1, 9.0)
+    takeover = Takeover("redis", 80, 5.0, 9.5, 0.1, 0.2, ("redis: after a death 9.5 s",))
+    hunts = (Hunt("no_fence", "redis", "stale", 2, 0.5), Hunt("ttl_on_token", "redis", "", 0, 0.5))
+    found = Evidence((frozen,), (), (fine, bad), (takeover,), hunts, ("nats: nowhere",), 60.0)
+    assert found.wrong() == [
+        "redis: round 1: stale",
+        f"{AGAIN} --store 'redis' --trouble 'freeze': 1 effects happened twice",
+        "redis: after a death 9.5 s",
+        "ttl_on_token got away on redis",
+    ]
+    shown = "\n".join(many_nodes(found))
+    assert "| 36 runs, 1.5 s |" in shown
+    assert "| **1 effects happened twice** |" in shown
+    assert "Not run here: nats: nowhere" in shown
+    assert "| 5.0 s, 9.5 s |" in shown
+    assert "| round 2 |" in shown
+    assert "| **nobody** |" in shown

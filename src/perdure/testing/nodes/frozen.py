@@ -29,6 +29,8 @@ CLOCK_MS = 5
 LONG_LEASE_MS = 60_000
 TAKEOVER_SECONDS_MAX = 10.0
 POLL_SECONDS = 0.004
+ANSWER_SECONDS_MIN = 2.0
+"""Whoever writes on so long after it lost a session is not refused any more."""
 ANSWER_SECONDS_MAX = 15.0
 HELD_SECONDS_MAX = 2.0
 REPEATED = 0.3
@@ -95,6 +97,8 @@ class _Rounds:
         self.told: Counter[str] = Counter()
         self.steps: list[_Step] = []
         self.bodies = 0
+        self.taken_at = float("inf")
+        """When another one had the claim."""
 
     def next_step(self, claimant: Claimant, **fields: Any) -> StepCommit:
         """Return the next step of a claimant; its event says under which epoch it was decided."""
@@ -136,6 +140,7 @@ async def _play(r: _Rounds, a: Hand, b: Hand) -> None:
     await paused.up_to_the_point()
     before = sum(len(one.step.records) for one in r.steps if one.outcome == "written")
     taken = await _take_over(r, b, names["b"], paused, sent + (LEASE_MS - CLOCK_MS) / 1000)
+    r.taken_at = time.monotonic()
     if taken is None or r.wrong:
         await paused.give_up()
         return
@@ -276,6 +281,9 @@ class _Paused:
         """Write on without a lease until it is refused: nobody told it that it may not."""
         until = time.monotonic() + TAKEOVER_SECONDS_MAX
         while time.monotonic() < until and not self._r.wrong:
+            if time.monotonic() > self._r.taken_at + ANSWER_SECONDS_MIN:
+                self._r.wrong.append("a stale commit was accepted")
+                return
             step = self._r.next_step(me)
             await asyncio.sleep(self._r.chance.random() * POLL_SECONDS)
             if await self._r.write(self._hand, step, late=False) != ["written"]:
