@@ -2,7 +2,7 @@
 
 Kubernetes takes a field that it does not know for a warning, and a probe that is misspelt for no
 probe. The schemas of all its versions are a package of 17,000 files, too much for every clone; what
-stands here was compared with it (docs/decisions/0046-deployments-checked-without-a-runtime.md).
+stands here was compared with it (docs/decisions/0027-deployments-checked-without-a-runtime.md).
 """
 
 from __future__ import annotations
