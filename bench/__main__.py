@@ -1,7 +1,7 @@
 """`make bench`: measure, and write bench/RESULTS.md.
 
 `--scale` measures parked sessions instead, `--served` the server with a worker behind a socket,
-`--stores` the stores of many nodes;
+`--stores` the stores of many nodes, with `--scale` sessions that are parked on PostgreSQL;
 `--profile` only shows where the time of a call goes.
 """
 
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench import machine, over_socket, parked, report, scale, speed, stores, where
+from bench import machine, over_socket, parked, parked_postgres, report, scale, speed, stores, where
 from bench.measure import Failed, Figures, measure
 from bench.report import Target, values
 
@@ -103,10 +103,12 @@ def main() -> None:
             for concurrency in (1, 1000):
                 print("\n".join([*where.profile(concurrency), ""]))
             return
-        if options.stores:
+        if options.stores and not options.scale:
             stores.run(options.repetitions, not options.no_peers, command, tell)
         elif options.served:
             over_socket.run(options.repetitions, command, tell)
+        elif options.scale and options.stores:
+            parked_postgres.run(options.sessions, command, tell)
         elif options.scale:
             scale.measure(options.sessions, options.repetitions, command, tell)
         else:
