@@ -112,7 +112,7 @@ async def prove() -> Evidence:
         cells=tuple(cells),
         takeovers=tuple(takeovers),
         hunts=tuple(hunts),
-        missing=tuple(missing),
+        missing=(*missing, *bench.missing),
         seconds=time.monotonic() - began,
     )
 
@@ -141,6 +141,9 @@ class _Bench:
     ledger: Path
     nursery: Nursery
     quiet: Store
+
+    def __init__(self) -> None:
+        self.missing: list[str] = []
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()

@@ -146,15 +146,18 @@ async def run_matrix(
         for name in stores:
             try:
                 async with backend(name) as shared:
-                    for trouble in wanted:
-                        if name in trouble.stores:
+                    for trouble in (one for one in wanted if name in one.stores):
+                        try:
                             cell = await run_cell(
                                 shared, trouble, ledger, nursery, quiet, seed=seed, mutant=mutant
                             )
-                            cells.append(cell)
-                            if say:
-                                sys.stdout.write(line_of(cell) + "\n")
-                                sys.stdout.flush()
+                        except ServerMissing as error:
+                            missing.append(f"{trouble.name}: {error}")
+                            continue
+                        cells.append(cell)
+                        if say:
+                            sys.stdout.write(line_of(cell) + "\n")
+                            sys.stdout.flush()
             except ServerMissing as error:
                 missing.append(f"{name}: {error}")
     return cells, missing

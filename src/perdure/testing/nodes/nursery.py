@@ -26,6 +26,7 @@ import msgspec
 from perdure.core.errors import PerdureError
 from perdure.testing.nodes.contender import Contest, contend
 from perdure.testing.nodes.member import Life, live
+from perdure.testing.servers import ServerMissing
 
 STARTS_SECONDS_MAX = 30.0
 SEPARATE = "FAKETIME_DONT_FAKE_MONOTONIC"
@@ -124,7 +125,7 @@ class Nursery:
 def false_clock(clock: Path | None, speed: float | None) -> dict[str, str]:
     """Return what a process needs in its environment to have a false clock.
 
-    Raises `PerdureError` if faketime is not installed.
+    Raises `ServerMissing` if faketime is not installed.
     """
     if clock is None and speed is None:
         return {}
@@ -133,7 +134,7 @@ def false_clock(clock: Path | None, speed: float | None) -> dict[str, str]:
             ["faketime", "-f", "+0", "env"], capture_output=True, text=True, check=True
         )
     except FileNotFoundError:
-        raise PerdureError("no faketime on the path: install the package faketime") from None
+        raise ServerMissing("no faketime on the path: install the package faketime") from None
     given = dict(line.split("=", 1) for line in found.stdout.splitlines() if "=" in line)
     if clock is None:
         return {"LD_PRELOAD": given["LD_PRELOAD"], "FAKETIME": f"+0 x{speed}"}

@@ -92,6 +92,14 @@ class Scene:
         self._reader: Any = None
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._enter()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _enter(self) -> None:
         folder = tempfile.TemporaryDirectory(prefix="perdure-scene-")
         self.folder = Path(self._stack.enter_context(folder))
         self.space = await asyncio.to_thread(self.backend.fresh)
@@ -112,7 +120,6 @@ class Scene:
                 asyncio.create_task(self._watch(nursery, self._life_of(name, number)))
             )
         await self._begun.wait()
-        return self
 
     async def __aexit__(
         self,
