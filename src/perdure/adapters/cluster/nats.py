@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ANSWERS_SECONDS_MAX = 0.5
 FLUSH_SECONDS_MAX = 2.0
+FAREWELL_SECONDS_MAX = 0.5
+"""How long who leaves waits until everything is sent."""
 OUTBOX_BYTES_MAX = 4 * MESSAGE_BYTES_MAX
 UNFINISHED_BYTES_MAX = 4 * MESSAGE_BYTES_MAX
 OVERHEAD_BYTES = 1024
@@ -128,7 +130,9 @@ class NatsCluster:
             self._sending = asyncio.get_running_loop().create_task(self._send())
 
     async def leave(self) -> None:
-        """Be known no more, and hear nothing more."""
+        """Be known no more, and hear nothing more; what was sent before goes out first."""
+        if self._sending is not None:
+            await asyncio.wait([self._sending], timeout=FAREWELL_SECONDS_MAX)
         connection, self._connection = self._connection, None
         me, self._me = self._me, None
         if connection is None or me is None:

@@ -35,6 +35,8 @@ SENT_SECONDS_MAX = 15.0
 """Enough for the largest message on a slow network."""
 QUIET_SECONDS_MAX = 5.0
 """Whoever hears nothing for so long asks whether the line still stands."""
+FAREWELL_SECONDS_MAX = 0.5
+"""How long who leaves waits until everything is sent."""
 PAUSE_SECONDS = 0.2
 ID_BYTES = 8
 INLINE, BY_KEY = b"i", b"k"
@@ -88,6 +90,8 @@ class RedisCluster:
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._waiting_bytes = 0
         self._news = asyncio.Event()
+        self._all_sent = asyncio.Event()
+        self._all_sent.set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def join(self, card: NodeCard, lifetime_ms: int, on_message: OnMessage) -> None:
@@ -127,11 +131,15 @@ class RedisCluster:
         if self._waiting_bytes + size <= WAITING_BYTES_MAX:
             self._waiting.append((self._channel(node), message))
             self._waiting_bytes += size
+            self._all_sent.clear()
             self._news.set()
 
     async def leave(self) -> None:
-        """Be known no more, and hear nothing more."""
+        """Be known no more, and hear nothing more; what was sent before goes out first."""
         card, self._card = self._card, None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS_MAX):
+                await self._all_sent.wait()
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -155,6 +163,7 @@ class RedisCluster:
         """Publish what waits, in batches; what cannot be published twice in a row is lost."""
         while True:
             if not self._waiting:
+                self._all_sent.set()
                 self._news.clear()
                 await self._news.wait()
             commands: list[Command] = []

@@ -144,6 +144,12 @@ class ClusterConformance:
         await third.hears(b"to all")
         assert first.heard == []
 
+    async def test_what_was_sent_before_leaving_is_heard(self, join: Join) -> None:
+        first, second = await join("a"), await join("b")
+        first.cluster.send(None, b"farewell")
+        await first.cluster.leave()
+        await second.hears(b"farewell")
+
     async def test_a_message_reaches_the_node_that_it_is_for(self, join: Join) -> None:
         first, second, third = await join("a"), await join("b"), await join("c")
         messages = [b"", b"\0 bytes \xff", b"{}"]

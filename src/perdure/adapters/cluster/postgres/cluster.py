@@ -31,6 +31,8 @@ CONNECTIONS = 2
 QUIET_SECONDS, BUSY_SECONDS = 1.0, 0.2
 """How often a node looks for messages without being told; the latter when some came lately."""
 BUSY_FOR_SECONDS = 5.0
+FAREWELL_SECONDS_MAX = 0.5
+"""How long who leaves waits until everything is sent."""
 SWEPT_EVERY_SECONDS = 30.0
 MESSAGE_KEPT_MS = 60_000
 MEMBER_KEPT_MS = 24 * 3600 * 1000
@@ -102,6 +104,8 @@ class PostgresCluster:
         self._outgoing: deque[tuple[str | None, bytes]] = deque()
         self._outgoing_bytes = 0
         self._to_send = asyncio.Event()
+        self._all_sent = asyncio.Event()
+        self._all_sent.set()
         self._to_take = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -157,10 +161,14 @@ class PostgresCluster:
             return
         self._outgoing.append((node, message))
         self._outgoing_bytes += size
+        self._all_sent.clear()
         self._to_send.set()
 
     async def leave(self) -> None:
-        """Be known no more, and hear nothing more."""
+        """Be known no more, and hear nothing more; what was sent before goes out first."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS_MAX):
+                await self._all_sent.wait()
         left, self._id = self._id, None
         for task in self._tasks:
             task.cancel()
@@ -181,6 +189,7 @@ class PostgresCluster:
                 # A message may get lost, and come twice.
                 with suppress(StoreError):
                     await self._pool.ask(SEND, self._id, nodes, messages, self._now())
+            self._all_sent.set()
 
     def _collect(self) -> tuple[list[str | None], list[bytes]]:
         nodes: list[str | None] = []
