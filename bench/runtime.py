@@ -66,7 +66,7 @@ class Perdure:
         """Return the version; of a file also what is stored, and in how many commits."""
         if self._store is not None:
             return {"version": f"perdure {version('perdure')}", "stored_bytes": 0}
-        store: Any = self._runtime._opened  # a Runtime does not show its store
+        store: Any = self._node._store  # a node does not show its store
         reader = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READONLY)
         stored = reader.pragma("page_count") * reader.pragma("page_size")
         reader.close()

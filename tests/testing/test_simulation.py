@@ -50,6 +50,10 @@ ELSEWHERE = {
     "result_in_two_commits": "crash",
     "inbox_apart": "crash",
     "late_outcome_accepted": "core",
+    "load_before_claim": "leader",
+    "ttl_on_token": "leader",
+    "renewal_from_thread": "matrix",
+    "notify_as_truth": "matrix",
 }
 """Mutants that cannot show here, and the rig that catches them."""
 

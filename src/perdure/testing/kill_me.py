@@ -66,7 +66,8 @@ class Watch:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        lines = [json.loads(line) for line in whole.splitlines()]
+        # What was ruled out is of no session, and is no effect.
+        lines = [line for line in map(json.loads, whole.splitlines()) if "session" in line]
         for line in lines:
             self._lines[line["session"]].append(line)
         return lines
