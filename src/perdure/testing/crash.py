@@ -21,6 +21,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -166,6 +167,8 @@ class Shard:
                         if stop and not outcome.found.good:
                             break
                 code = 0
+            except Exception:  # noqa: BLE001  nobody else would see it
+                traceback.print_exc()
             finally:
                 os._exit(code)
 

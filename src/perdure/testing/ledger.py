@@ -69,7 +69,8 @@ class Ledger:
 
         This is what makes an answer worth something while somebody may still be at it.
         """
-        return bool(self._ask({"do": "rule out", "line": {"key": key, "attempt": attempt}}))
+        line = {"key": key, "attempt": attempt, "pid": self._pid}
+        return bool(self._ask({"do": "rule out", "line": line}))
 
     def settle(self) -> None:
         """Wait until everybody else who had a connection to this world is gone, and heard."""
