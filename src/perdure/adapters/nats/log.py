@@ -231,17 +231,24 @@ class Log:
         await self.reach(last)
 
     async def _last(self) -> int:
-        """Return the number of the last message. Raises `Broken` if it was once a greater one."""
-        highest = self._highest
-        try:
-            found = await self._connection.api(f"STREAM.INFO.{self.stream}", self._patience)
-        except Refused as error:
-            raise Unavailable(f"{self.stream} cannot be read: {error}") from None
-        last = int(found["state"]["last_seq"])
-        if last < highest:
-            self._lose(last)
-            raise Broken(f"{self.stream}: {self.failure}")
-        return last
+        """Return the number of the last message. Raises `Broken` if it was once a greater one.
+
+        A replica that has just become the leader may answer before it has applied what it knows:
+        of several, a smaller number is believed only when it stays that small.
+        """
+        highest, end = self._highest, self._loop.time() + BELIEVED_SECONDS
+        while True:
+            try:
+                found = await self._connection.api(f"STREAM.INFO.{self.stream}", self._patience)
+            except Refused as error:
+                raise Unavailable(f"{self.stream} cannot be read: {error}") from None
+            last = int(found["state"]["last_seq"])
+            if last >= highest:
+                return last
+            if int(found["config"]["num_replicas"]) == 1 or self._loop.time() > end:
+                self._lose(last)
+                raise Broken(f"{self.stream}: {self.failure}")
+            await asyncio.sleep(SWEEP_SECONDS)
 
     def _sync_next(self) -> None:
         self._syncing, waiting = None, self._next_sync
@@ -511,3 +518,5 @@ def _hand_on(task: asyncio.Task[None], waiting: asyncio.Future[None]) -> None:
         waiting.exception()
     else:
         waiting.set_result(None)
+BELIEVED_SECONDS = 5.0
+"""How long a stream with replicas has to seem shorter than it was before that is believed."""
