@@ -36,6 +36,8 @@ RESEND_SECONDS = 2.0
 but a leader that dies loses what it was about to store.
 """
 SWEEP_SECONDS = 0.1
+BELIEVED_SECONDS = 5.0
+"""How long a stream with replicas has to seem shorter than it was before that is believed."""
 IDLE_SECONDS = 0.5
 NANOSECONDS_PER_MS = 1_000_000
 
@@ -518,5 +520,3 @@ def _hand_on(task: asyncio.Task[None], waiting: asyncio.Future[None]) -> None:
         waiting.exception()
     else:
         waiting.set_result(None)
-BELIEVED_SECONDS = 5.0
-"""How long a stream with replicas has to seem shorter than it was before that is believed."""
