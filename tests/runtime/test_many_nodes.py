@@ -535,3 +535,31 @@ async def test_who_waits_for_a_verdict_is_told_when_his_node_stops() -> None:
     with pytest.raises(Refused):
         await town.until(replying)
     await town.close()
+
+
+async def test_text_does_not_go_back_and_forth_between_two_who_believe_that_they_run_it() -> None:
+    """As while a node does not know yet that it was taken over."""
+    gate = asyncio.Event()
+
+    async def model(request: ModelRequest) -> str:
+        await gate.wait()
+        return "done"
+
+    town = Town(Agent("a", model=model))
+    there, here = await town.open("there"), await town.open("here")
+    run = await there.send("a", "hello", session="s")
+    await town.settle()
+    heard: list[str] = []
+    leave = there.follow(run.session, lambda run, piece: heard.append(piece))
+    assert there._elsewhere is not None
+    assert here._elsewhere is not None
+    here._elsewhere._is_active = lambda session: True
+    there._elsewhere._listens(run.session, here.owner)
+    here._elsewhere._listens(run.session, there.owner)
+    here._elsewhere.text(run.session, run.id, "piece")
+    await town.settle()
+    assert heard.count("piece") == 1
+    leave()
+    gate.set()
+    await town.result(run)
+    await town.close()

@@ -45,11 +45,12 @@ class News(Message, frozen=True, tag="news"):
 
 
 class Pieces(Message, frozen=True, tag="pieces"):
-    """Text that a model is writing in a run."""
+    """Text that a model is writing in a run; once `relayed` by who runs it, it goes no further."""
 
     session: SessionId
     run: str
     text: str
+    relayed: bool = False
 
 
 class Released(Message, frozen=True, tag="released"):

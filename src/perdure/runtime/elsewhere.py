@@ -220,7 +220,7 @@ class Elsewhere:
     def text(self, session: SessionId, run: str, piece: str) -> None:
         """Pass on text to the nodes that wait for its session."""
         for node in self._listeners.get(session, ()):
-            self._bus.send(node, Pieces(session, run, piece))
+            self._bus.send(node, Pieces(session, run, piece, relayed=True))
 
     def _send_news(self) -> None:
         self._news_timer = None
@@ -262,7 +262,7 @@ class Elsewhere:
 
     def _pieces(self, pieces: Pieces) -> None:
         self._followers.text(pieces.session, pieces.run, pieces.text)
-        if self._is_active(pieces.session):
+        if not pieces.relayed and self._is_active(pieces.session):
             self.text(pieces.session, pieces.run, pieces.text)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
