@@ -11,7 +11,7 @@ from perdure.adapters.cluster.memory import Hub, MemoryCluster
 from perdure.adapters.models import asks, call, resolve
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.core.codec import GENERATION
-from perdure.core.errors import Broken, Quarantined, Refused, RunFailed, Unavailable
+from perdure.core.errors import Broken, NotFound, Quarantined, Refused, RunFailed, Unavailable
 from perdure.core.ids import SessionId
 from perdure.ports.cluster import NodeCard
 from perdure.ports.models import ModelRequest
@@ -562,4 +562,34 @@ async def test_text_does_not_go_back_and_forth_between_two_who_believe_that_they
     leave()
     gate.set()
     await town.result(run)
+    await town.close()
+
+
+@buses
+async def test_who_waits_for_a_run_that_the_store_lost_is_told(bus: type[MemoryCluster]) -> None:
+    """As when it was set back to an older copy: nobody would ever end the run."""
+    gate = asyncio.Event()
+
+    async def model(request: ModelRequest) -> str:
+        await gate.wait()
+        return "done"
+
+    town = Town(Agent("a", model=model), bus=bus)
+    there, here = await town.open("there"), await town.open("here")
+    run = await there.send("a", "hello", session="s")
+    await town.settle()
+    watching = await here.run(run.id)
+
+    async def follow() -> list[str]:
+        return [event.type async for event in watching.events()]
+
+    events, ending = (asyncio.ensure_future(work) for work in (follow(), watching.result()))
+    await town.settle()
+    await town.vanish("there")
+    town.store._sessions.clear()
+    town.store._rows.clear()
+    for waiting in (ending, events):
+        with pytest.raises(NotFound, match="send it again"):
+            await town.until(waiting)
+    gate.set()
     await town.close()

@@ -9,11 +9,13 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from perdure.core.errors import PerdureError, Quarantined
+from perdure.core.errors import NotFound, PerdureError, Quarantined
 from perdure.core.events import Event, ModelReplied
 from perdure.core.ids import SessionId
 from perdure.core.runs import TERMINAL, RunRow
 
+UNSEEN_MAX = 2
+"""How many looks find no row of an accepted run before it is said to be lost."""
 PRUNED_MIN = 1_000
 """How many sessions somebody waits for before those are looked for of whom nobody does any more."""
 
@@ -32,9 +34,15 @@ OnNews = Callable[[str | None, str], None]
 
 
 class Ending(asyncio.Future[Ended]):
-    """The end of a run of a session; it lasts as long as somebody holds it."""
+    """The end of a run of a session; it lasts as long as somebody holds it.
+
+    Once `is_accepted`, the store has to have a row of the run; `unseen` counts the looks that found
+    none.
+    """
 
     session: SessionId
+    is_accepted = False
+    unseen = 0
 
 
 class Followers:
@@ -66,6 +74,7 @@ class Followers:
                 self._prune()
             if is_asked_for:
                 self.on_wanted(session)
+        future.is_accepted = future.is_accepted or is_asked_for
         return future
 
     def follow(self, session: SessionId, on_news: OnNews) -> Callable[[], None]:
@@ -127,6 +136,16 @@ class Followers:
         future = self._endings.get(ended.row.id)
         if future is not None and not future.done():
             future.set_result(ended)
+
+    def unseen(self, run: str) -> None:
+        """Note that the store has no row of a run; the second time, who waits for it is told."""
+        ending = self._endings.get(run)
+        if ending is None or not ending.is_accepted:
+            return
+        ending.unseen += 1
+        if ending.unseen >= UNSEEN_MAX:
+            text = "it lost what it had acknowledged. See what took effect, and send it again"
+            _raise(ending, NotFound(f"run {run!r} is in the store no more: {text}"))
 
     def news(self, session: SessionId) -> None:
         """Tell that a session has new durable facts, which can be read."""

@@ -83,6 +83,8 @@ class Lookout:
             rows = await self._store.list(RunQuery(tenant=session.tenant, run=run, limit=1))
             if rows and (rows[0].status in TERMINAL or rows[0].status == "merged"):
                 self._followers.ended(Ended(rows[0]))
+            elif not rows:
+                self._followers.unseen(run)
         if self._verdicts.waiting(session) or self._followers.runs_of(session):
             loaded = await self._store.load(session)
             if loaded is not None and loaded.quarantine is not None:
