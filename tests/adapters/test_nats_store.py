@@ -67,6 +67,21 @@ async def test_what_one_node_was_told_all_nodes_know(node: Node) -> None:
     assert [row.id for row in await other.list(RunQuery(tenant="tenant"))] == ["m1"]
 
 
+async def test_a_claim_of_an_earlier_term_is_void_for_nodes_that_come_later(node: Node) -> None:
+    """The stream keeps two renewals of an owner: the one that began his term may be gone."""
+    one = await node()
+    await one.accept(entry("m1"))
+    await one.renew("one", 0)
+    owner = await claim(one, owner="one")
+    assert not await one.renew("one", 60_000)
+    assert [await one.renew("one", 60_000) for _ in range(3)] == [True, True, True]
+    other = await node()
+    for store in (one, other):
+        assert (await store.due(FAR, 10))[0] == [SESSION]
+        assert await outcomes(store, owner.step(b"late")) == ["Fenced"]
+    assert isinstance(await other.claim(SESSION, "other", "o"), Claimed)
+
+
 async def test_a_lease_ends_by_the_servers_clock_and_not_before(node: Node) -> None:
     one, other = await node(), await node()
     loop = asyncio.get_running_loop()

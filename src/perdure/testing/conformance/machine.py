@@ -3,8 +3,7 @@
     class MyStoreMachine(StoreMachine):
         open_store = staticmethod(my_store)     # as for the suite in `stores`
 
-    run_state_machine_as_test(MyStoreMachine)
-    assert MyStoreMachine.reached.keys() >= EVERYTHING
+    walk(MyStoreMachine)
 
 After every operation the whole store is read and compared: an operation that wrote more than its
 answer admits is found at once.
@@ -20,8 +19,16 @@ from contextlib import AsyncExitStack
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from perdure.core.codec import Record, link
 from perdure.core.errors import PerdureError
@@ -395,6 +402,31 @@ class StoreMachine(RuleBasedStateMachine):
         if loaded is None:
             return 0, b"", []
         return loaded["version"], loaded["head"], [entry.id for entry in loaded["inbox"]]
+
+
+def walk(
+    machine: type[StoreMachine], *, walks: int = 25, steps: int = 40, rounds_max: int = 12
+) -> None:
+    """Take rounds of walks until every kind of answer has been given.
+
+    Every round has a seed of its own: left to itself, Hypothesis repeats one round for ever
+    wherever the environment says `CI`. A walk that goes wrong is shown as it is, since making it
+    shorter takes minutes with a store in a server. Raises `AssertionError`.
+    """
+    config = settings(
+        max_examples=walks,
+        stateful_step_count=steps,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    for number in range(rounds_max):
+        run_state_machine_as_test(seed(number)(machine), settings=config)
+        if machine.reached.keys() >= EVERYTHING:
+            break
+    missing = EVERYTHING - machine.reached.keys()
+    assert not missing, f"after {rounds_max} rounds nothing has led to: {sorted(missing)}"
 
 
 def check_due(

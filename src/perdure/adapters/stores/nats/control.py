@@ -194,7 +194,8 @@ class Control:
         late = before is not None and before.until <= at
         term = message.seq if late else change.term
         self._leases[change.owner] = Lease(message.seq, term, at + change.lease_ms, late)
-        if late:
+        # The renewal that began the term may have been trimmed: those after it name the term.
+        if before is None or before.term != term:
             self._on_void(change.owner, term)
 
 
