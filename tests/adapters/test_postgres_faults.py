@@ -231,6 +231,19 @@ class TestServer:
                 await opened(url).__aenter__()
             assert "hunter2" not in str(refused.value)
 
+    async def test_what_a_commit_is_worth_is_looked_up_with_every_renewal(
+        self, own: PostgresServer
+    ) -> None:
+        url, noted = own.fresh_database(), "SELECT durability FROM perdure.store"
+        async with opened(url) as store:
+            for setting, worth in (("off", "memory"), ("on", "fsynced")):
+                await asyncio.to_thread(own.sql, f"ALTER SYSTEM SET synchronous_commit = {setting}")
+                await asyncio.to_thread(own.sql, "SELECT pg_reload_conf()")
+                while store.durability != worth:
+                    assert await store.renew("owner", 60_000)
+                assert own.sql(noted, url) == worth
+                assert (await store.accept(entry(worth))).durability == worth
+
     async def test_a_standby_is_refused_and_once_it_is_promoted_all_is_suspect(
         self, postgres: PostgresServer
     ) -> None:

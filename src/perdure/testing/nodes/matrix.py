@@ -65,6 +65,8 @@ async def run_cell(
 ) -> Cell:
     """Run the errands on several nodes in a trouble, and judge what came of it."""
     began = time.monotonic()
+    if trouble.followed:
+        await asyncio.to_thread(shared.follow)
     scene = Scene(
         shared,
         ledger,

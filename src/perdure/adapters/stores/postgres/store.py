@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import hashlib
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.adapters.postgres.connections import PATIENCE_SECONDS, Database, Pool, close
@@ -23,7 +24,14 @@ from perdure.adapters.stores.postgres.reading import Reading
 from perdure.adapters.stores.postgres.writer import Writer
 from perdure.core.codec import Record
 from perdure.core.durability import Durability
-from perdure.core.errors import Broken, Fenced, InvalidInput, NotFound, StoreRefused
+from perdure.core.errors import (
+    Broken,
+    Fenced,
+    InvalidInput,
+    NotFound,
+    StoreRefused,
+    Unavailable,
+)
 from perdure.core.ids import SessionId
 from perdure.core.runs import RunRow
 from perdure.ports.session_store import (
@@ -172,9 +180,12 @@ class PostgresStore:
     async def renew(self, owner: str, lease_ms: int) -> bool:
         """Confirm the node's lease for all its sessions; False if it had run out meanwhile.
 
-        It waits for no commit: a lease must not run out because the writer has much to do.
+        It waits for no commit: a lease must not run out because the writer has much to do. What a
+        commit is worth is looked up besides, since that can be set while the server runs.
         """
         run_out = await self._pool.ask(statements.RENEW, owner, lease_ms, self._now())
+        with suppress(Unavailable):
+            await self._pool.run(self._database.look_again)
         return not run_out
 
     async def release(
