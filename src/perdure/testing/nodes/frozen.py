@@ -232,7 +232,8 @@ class _Paused:
         """Do nothing more: the round is lost already."""
         self._hand.heal()
         if self._under_way is not None:
-            await asyncio.wait([self._under_way], timeout=ANSWER_SECONDS_MAX)
+            ending = asyncio.gather(self._under_way, return_exceptions=True)
+            await asyncio.wait([ending], timeout=ANSWER_SECONDS_MAX)
 
     async def wake(self) -> None:
         """Let what is under way arrive, and try everything."""
