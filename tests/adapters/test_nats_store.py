@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -10,12 +11,14 @@ import pytest
 
 from perdure.adapters.nats import connection
 from perdure.adapters.nats.connection import Connection
+from perdure.adapters.nats.log import Log
 from perdure.adapters.nats.place import Place
 from perdure.adapters.nats.streams import durability
-from perdure.adapters.stores.nats import NatsStore
+from perdure.adapters.stores.nats import NatsStore, control
 from perdure.core.errors import Broken, Fenced, InvalidInput, StoreRefused, Unavailable
 from perdure.core.runs import RunRow
 from perdure.ports.session_store import Claimed, NotClaimed, RunQuery
+from perdure.testing.clock import FakeClock
 from perdure.testing.conformance.claimant import (
     FAR,
     SESSION,
@@ -80,6 +83,51 @@ async def test_a_claim_of_an_earlier_term_is_void_for_nodes_that_come_later(node
         assert (await store.due(FAR, 10))[0] == [SESSION]
         assert await outcomes(store, owner.step(b"late")) == ["Fenced"]
     assert isinstance(await other.claim(SESSION, "other", "o"), Claimed)
+
+
+@pytest.mark.parametrize("older", [False, True])
+async def test_a_node_that_was_deaf_voids_nothing_of_those_who_live(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, older: bool
+) -> None:
+    """It did not hear how a lease was prolonged, and the stream does not have it any more.
+
+    An older version did not say after which renewal its own came.
+    """
+    if older:
+        whole = control.encode
+        monkeypatch.setattr(
+            control, "encode", lambda change: json.dumps(json.loads(whole(change))[:5]).encode()
+        )
+    url, clock = fresh(nats_server), FakeClock()
+    async with AsyncExitStack() as opened:
+        one, other = [await NatsStore.open(url, clock) for _ in range(2)]
+        for store in (one, other):
+            opened.push_async_callback(store.close)
+        await one.accept(entry("m1"))
+        await one.renew("one", 3_000)
+        owner = await claim(one, owner="one")
+        await other.due(FAR, 10)
+        deafen(other._control.log)
+        for _ in range(6):
+            clock.advance(1_000)
+            assert await one.renew("one", 3_000)
+        other._control.log._hear_again()
+        assert (await other.due(FAR, 10))[0] == []
+        assert await other.claim(SESSION, "other", "o") == NotClaimed("held", "one")
+        for store in (one, other):
+            assert await outcomes(store, owner.step(b"event")) == ["written"]
+        deafen(other._control.log)
+        clock.advance(3_000)
+        assert not await one.renew("one", 3_000)
+        assert [await one.renew("one", 3_000) for _ in range(3)] == [True, True, True]
+        other._control.log._hear_again()
+        assert (await other.due(FAR, 10))[0] == [SESSION]
+        assert await outcomes(other, owner.step(b"late")) == ["Fenced"]
+
+
+def deafen(log: Log) -> None:
+    """Have a log pass over all that it hears, until it listens anew."""
+    log._round += 1
 
 
 async def test_a_lease_ends_by_the_servers_clock_and_not_before(node: Node) -> None:

@@ -3,6 +3,8 @@
 A lease is a message with the owner's name; when it ends follows from when JetStream stored it. A
 renewal that is stored after the end begins a new term, and whatever was claimed in an earlier one
 is void: every node that folds the message sees that. So nobody's clock matters but the server's.
+The stream keeps the last two renewals of each owner: who did not hear one cannot say whether the
+next was late, but it names the term.
 """
 
 from __future__ import annotations
@@ -24,12 +26,16 @@ RETRY_SECONDS = 0.5
 
 
 class Renewal(msgspec.Struct, tag="lease", array_like=True, frozen=True):
-    """An owner is alive. `term` is the one that he was in; `at` the time if somebody sets it."""
+    """An owner is alive. `term` is the one that he was in; `at` the time if somebody sets it.
+
+    `after` is the number of his renewal before, 0 for his first; older versions do not say it.
+    """
 
     owner: str
     lease_ms: int
     term: int
     at: int
+    after: int | None = None
 
 
 class Moment(msgspec.Struct, tag="now", array_like=True, frozen=True):
@@ -152,7 +158,7 @@ class Control:
         while True:
             lease = self._leases.get(owner)
             seq, term = (0, 0) if lease is None else (lease.seq, lease.term)
-            renewal = Renewal(owner, lease_ms, term, self.set_time())
+            renewal = Renewal(owner, lease_ms, term, self.set_time(), seq)
             try:
                 stored = await self._write(f"lease.{subject_part(owner)}", encode(renewal), seq)
             except Overtaken:
@@ -191,7 +197,8 @@ class Control:
 
     def _fold_renewal(self, message: Folded, change: Renewal) -> None:
         at, before = change.at or message.at_ms, self._leases.get(change.owner)
-        late = before is not None and before.until <= at
+        # One that follows another than the last that was heard is not late because that had ended.
+        late = before is not None and change.after in (None, before.seq) and before.until <= at
         term = message.seq if late else change.term
         self._leases[change.owner] = Lease(message.seq, term, at + change.lease_ms, late)
         # The renewal that began the term may have been trimmed: those after it name the term.

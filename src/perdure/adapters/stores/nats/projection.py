@@ -41,7 +41,7 @@ class Session:
 
     `firsts` and `numbers` say where which records are (see `where`); `waiting` has the unconsumed
     entries, oldest first, by the last part of their subjects. Its claim is `void` when its owner's
-    lease ran out after it.
+    lease ran out after it. `listed` is the owner among whose sessions it is.
     """
 
     __slots__ = (
@@ -50,9 +50,9 @@ class Session:
         "firsts",
         "generation",
         "head",
-        "holder",
         "id",
         "known",
+        "listed",
         "nonce",
         "numbers",
         "owner",
@@ -85,7 +85,7 @@ class Session:
         self.owner: str | None = None
         self.term = 0
         self.void = False
-        self.holder: str | None = None
+        self.listed: str | None = None
         self.claimed = False
         self.strikes = 0
         self.quarantine: str | None = None
@@ -108,6 +108,11 @@ class Session:
     def token(self) -> Token | None:
         """The token of the claim that is in force."""
         return None if self.void or self.nonce is None else Token(self.epoch, self.nonce)
+
+    @property
+    def holder(self) -> str | None:
+        """Whose claim is in force."""
+        return None if self.void else self.owner
 
     @property
     def counted(self) -> tuple[bool, int]:
@@ -201,7 +206,10 @@ class Projection:
         return holds
 
     def void(self, owner: str, term: int) -> None:
-        """Take from an owner what it claimed before a term; it is no strike."""
+        """Take from an owner what it claimed before a term; it is no strike.
+
+        It is given back when an earlier term turns out to go on.
+        """
         self._terms[owner] = term
         for session in [*self._owned.get(owner, ())]:
             self._settle(session)
@@ -224,7 +232,7 @@ class Projection:
         ready, later = list[Parked](), list[int]()
         for session in (one for owner in dead for one in self._owned.get(owner, ())):
             at = session.wake_at
-            if at is None or session.quarantine is not None or not wanted(session):
+            if at is None or session.void or session.quarantine is not None or not wanted(session):
                 continue
             if at <= now:
                 ready.append((at, session.since_ns, session.place))
@@ -242,13 +250,13 @@ class Projection:
         return ids, min(later, default=None)
 
     def owners(self) -> list[str]:
-        """Return who has sessions."""
+        """Return who has sessions, or had some when its lease ran out."""
         return [*self._owned]
 
     def unread(self, owner: str, limit: int) -> list[SessionId]:
         """Return sessions of an owner that have more entries than it knows."""
         owned = self._owned.get(owner, ())
-        unread = [s.id for s in owned if len(s.waiting) > s.known]
+        unread = [s.id for s in owned if len(s.waiting) > s.known and not s.void]
         return unread[: max(0, limit)]
 
     def runs(self, query: RunQuery) -> list[Run]:
@@ -343,18 +351,17 @@ class Projection:
         """Keep in step who owns what, and what nobody owns."""
         owner = session.owner
         session.void = owner is not None and self._terms.get(owner, 0) > session.term
-        holder = None if session.void else owner
-        if holder != session.holder:
-            if session.holder is not None:
-                theirs = self._owned[session.holder]
+        if owner != session.listed:
+            if session.listed is not None:
+                theirs = self._owned[session.listed]
                 theirs.discard(session)
                 if not theirs:
-                    del self._owned[session.holder]
-            if holder is not None:
-                self._owned.setdefault(holder, set()).add(session)
-            session.holder = holder
+                    del self._owned[session.listed]
+            if owner is not None:
+                self._owned.setdefault(owner, set()).add(session)
+            session.listed = owner
         parked: Parked | None = None
-        if holder is None and session.quarantine is None and session.wake_at is not None:
+        if session.holder is None and session.quarantine is None and session.wake_at is not None:
             parked = (session.wake_at, session.since_ns, session.place)
         if parked != session.parked:
             if session.parked is not None:
