@@ -23,6 +23,7 @@ from perdure.testing.conformance.claimant import (
     outcomes,
     submit,
 )
+from perdure.testing.nodes.proxy import Proxy
 from perdure.testing.servers.redis import RedisServer
 from tests.adapters.redis_servers import started
 
@@ -497,6 +498,43 @@ async def test_after_a_loss_no_session_is_left_with_an_owner_who_does_not_know()
             answers = [await store.renew("node", 60_000) for _ in range(3)]
             assert (answers.count(False), answers[-1]) == (1, True)
             assert (await store.due(1 << 50, 10))[0] == [SESSION]
+
+
+async def test_a_loss_is_told_until_it_is_heard() -> None:
+    """The answer that said so is lost, and the batch after it finds nothing missing."""
+    with started() as server:
+        async with (
+            Proxy("127.0.0.1", server.port) as proxy,
+            opened(f"redis://127.0.0.1:{proxy.port}/0") as store,
+        ):
+            await created(store)
+            await of_all_lanes(store, "told")
+            server.ask("EVAL", COPY_MARKS, "0", "", "kept ")
+            await of_all_lanes(store, "lost")
+            server.ask("EVAL", COPY_MARKS, "0", "kept ", "")
+            proxy.answers.hold()
+            assert {type(told) for told in await of_all_lanes(store, "unheard")} == {Unavailable}
+            proxy.heal()
+            answers = [await store.renew("node", 60_000) for _ in range(4)]
+            assert (answers.count(False), answers[-1]) == (1, True)
+            loaded = await store.load(SESSION)
+            assert loaded is not None
+            assert loaded.suspect is not None
+
+
+COPY_MARKS = """
+for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '{perdure}:writer:*')) do
+  redis.call('COPY', key, ARGV[2] .. string.sub(key, #ARGV[1] + 1), 'REPLACE')
+end
+"""
+
+
+async def of_all_lanes(store: RedisStore, name: str) -> list[Any]:
+    """Have something accepted on each line, and return what was told."""
+    keys = (SESSION._replace(key=str(n)) for n in range(1_000))
+    sessions = {store._lane(session): session for session in keys}.values()
+    accepted = (store.accept(entry(name, session=session)) for session in sessions)
+    return await asyncio.gather(*accepted, return_exceptions=True)
 
 
 async def test_a_loss_is_noticed_once_and_not_again_by_all_who_took_part() -> None:

@@ -17,9 +17,9 @@ end
 if last > number then
   return redis.error_reply('PERDURELATE ' .. last)
 end
--- Whether the server lacks what the writer was told is there.
+-- Whether the server lacks what the writer was told is there: said until it has heard that.
 if last < number then
-  behind = acknowledged > last and 1 or 0
+  behind = (acknowledged > last or (acknowledged < last and behind == 1)) and 1 or 0
 end
 -- The first write is one that is refused when memory is short, before anything else is written. A
 -- batch that comes again writes too, so that a WAIT on its connection waits for that at least.
