@@ -14,6 +14,7 @@ from perdure.adapters.stores.redis import RedisStore
 from perdure.core.errors import Broken, Conflict, StoreError, StoreRefused, Unavailable
 from perdure.core.ids import SessionId
 from perdure.ports.session_store import InboxEntry, NotClaimed
+from perdure.testing.clock import FakeClock
 from perdure.testing.conformance.claimant import (
     SESSION,
     Claimant,
@@ -535,6 +536,26 @@ async def of_all_lanes(store: RedisStore, name: str) -> list[Any]:
     sessions = {store._lane(session): session for session in keys}.values()
     accepted = (store.accept(entry(name, session=session)) for session in sessions)
     return await asyncio.gather(*accepted, return_exceptions=True)
+
+
+async def test_a_store_that_was_set_back_to_before_a_distrust_is_distrusted_once() -> None:
+    """Its writers were told of an incarnation that the server does not know of."""
+    with started(**SYNCED) as server:
+        async with opened(server.url, clock=FakeClock()) as store:
+            await created(store)
+            earlier = server.disk()
+            for _ in range(2):
+                await store.distrust()
+            await of_all_lanes(store, "told")
+            server.kill()
+            server.start_again(disk=earlier)
+            owner = await claim(store, nonce="again")
+            assert owner.loaded.suspect is not None
+            assert await submit(store, owner.step(b"event")) == [None]
+            await of_all_lanes(store, "later")
+            loaded = await store.load(SESSION)
+            assert loaded is not None
+            assert loaded.suspect is None
 
 
 async def test_a_loss_is_noticed_once_and_not_again_by_all_who_took_part() -> None:

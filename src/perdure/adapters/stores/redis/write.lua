@@ -7,11 +7,12 @@ local NO_WAKE = '+inf'
 
 -- The facts may be older than what was acknowledged: after a failover, or when a server that does
 -- not sync was started again. A server that syncs and was never followed may well start again.
--- What a writer misses was lost; but only once, if the store was distrusted since it was told.
+-- What a writer misses was lost; but only once, if the store was distrusted since it was told. A
+-- store in an earlier incarnation than the writer was told was set back to before a distrust.
 local history = match(replication, 'master_replid:(%x+)')
-local lost = behind == 1 and last < number and ARGV[9] == incarnation
+local lost = behind == 1 and last < number and tonumber(ARGV[9]) >= tonumber(incarnation)
 local function distrust()
-  incarnation = format('%.0f', math.max(now, incarnation + 1))
+  incarnation = format('%.0f', math.max(now, incarnation + 1, (tonumber(ARGV[9]) or 0) + 1))
   call('HSET', realm, 'incarnation', incarnation)
 end
 if history ~= described[2] or lost then
