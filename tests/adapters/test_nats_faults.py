@@ -154,6 +154,7 @@ class Cutter:
     def __init__(self, server: NatsServer) -> None:
         self._server = server
         self._open: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._listening: asyncio.Server
         self.port = 0
 
@@ -172,11 +173,18 @@ class Cutter:
         for writer in self._open:
             writer.transport.abort()
 
+    def say(self, words: bytes) -> None:
+        """Tell every client something as if its server had said it."""
+        for writer in self._clients:
+            writer.write(words)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there = await asyncio.open_connection("127.0.0.1", self._server.port)
         self._open |= {writer, there[1]}
+        self._clients.add(writer)
         await asyncio.gather(_carry(reader, there[1]), _carry(there[0], writer))
         self._open -= {writer, there[1]}
+        self._clients.discard(writer)
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -201,6 +209,45 @@ async def test_connections_that_are_cut_lose_nothing_and_write_nothing_twice(
         load.url = url
         await load.audit()
         assert load.refused == []
+
+
+async def test_what_a_server_says_is_wrong_ends_no_connection_for_good(
+    nats_server: NatsServer,
+) -> None:
+    url = fresh(nats_server, shards=2)
+    async with Cutter(nats_server).standing() as cutter:
+        through = url.replace(str(nats_server.port), str(cutter.port))
+        load = Load(through, 20)
+        async with load.running():
+            for _ in range(3):
+                await load.progress(50)
+                cutter.say(b"-ERR 'maximum connections exceeded'\r\n")
+            await load.progress_of_all()
+        load.url = url
+        await load.audit()
+        assert load.refused == []
+
+
+async def test_nodes_find_each_other_again_when_a_server_said_that_something_is_wrong(
+    nats_server: NatsServer,
+) -> None:
+    url, clock, came = fresh(nats_server), FakeClock(), asyncio.Event()
+    heard: list[bytes] = []
+    async with Cutter(nats_server).standing() as cutter:
+        one = NatsCluster(url.replace(str(nats_server.port), str(cutter.port)), clock)
+        other = NatsCluster(url, clock)
+        await one.join(NodeCard(id="one"), 60_000, lambda message: came.set())
+        await other.join(NodeCard(id="other"), 60_000, heard.append)
+        cutter.say(b"-ERR 'maximum connections exceeded'\r\n")
+        async with asyncio.timeout(10):
+            while not came.is_set():
+                other.send("one", b"hello again")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(came.wait(), 0.05)
+        assert [card.id for card in await one.nodes()] == ["one", "other"]
+        await one.announce(NodeCard(id="one"))
+        await one.leave()
+        await other.leave()
 
 
 async def test_what_is_sent_again_and_again_is_written_once(

@@ -50,35 +50,61 @@ class Refused(Exception):
 
 
 class Hearing:
-    """A subscription."""
+    """What is heard on a subject, whichever client it comes through."""
 
-    __slots__ = ("_subscription",)
+    __slots__ = ("_on_end", "_on_message", "_subject", "_subscription", "client")
 
-    def __init__(self, subscription: Subscription) -> None:
-        self._subscription = subscription
+    def __init__(
+        self,
+        subject: str,
+        on_message: Callable[[Msg], Awaitable[None]],
+        on_end: Callable[[Hearing], None],
+    ) -> None:
+        self.client: Client | None = None
+        self._subject = subject
+        self._on_message = on_message
+        self._on_end = on_end
+        self._subscription: Subscription | None = None
+
+    async def begin(self, client: Client) -> None:
+        """Hear what comes through a client from now on."""
+        self.client = client
+        self._subscription = await client.subscribe(
+            self._subject,
+            cb=self._on_message,
+            pending_msgs_limit=0,
+            pending_bytes_limit=UNDELIVERED_BYTES_MAX,
+        )
 
     async def caught_up(self) -> None:
         """Wait until all that has come is heard."""
-        while self._subscription.pending_msgs:  # noqa: ASYNC110  its client has no event for it
+        # Its client has no event for it.
+        while self._subscription and self._subscription.pending_msgs:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     async def end(self) -> None:
         """Hear nothing more."""
-        with suppress(_errors().Error, OSError):
-            await self._subscription.unsubscribe()
+        self._on_end(self)
+        if self._subscription is not None:
+            with suppress(_errors().Error, OSError):
+                await self._subscription.unsubscribe()
 
 
 class Connection:
     """A connection that comes back by itself, and what is asked over it.
 
-    `on_return` are called whenever it has come back: what was sent meanwhile may be lost.
+    Its client comes back to a server that was lost, but gives up for good at almost every error
+    that one tells: then there is another client. `on_return` are called whenever the connection has
+    come back: what was sent meanwhile may be lost.
     """
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self.on_return: list[Callable[[], None]] = []
         self._client: Client
-        self._closed = False
+        self._closed = True
+        self._hearings: set[Hearing] = set()
+        self._coming_back: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._answers = ""
         self._numbers = itertools.count(1)
@@ -87,14 +113,25 @@ class Connection:
     @classmethod
     async def open(cls, place: Place) -> Connection:
         """Connect. Raises `Unavailable`, and `InvalidInput` without the extra."""
+        self = cls(place)
         try:
-            from nats.aio.client import Client
+            await self._connect()
         except ImportError:
             raise InvalidInput("nats:// needs an extra: pip install 'perdure[nats]'") from None
-        self = cls(place)
-        self._client = Client()
-        connecting = self._client.connect(
-            servers=place.servers,
+        except (OSError, TimeoutError, _errors().Error) as error:
+            raise Unavailable(f"{place.shown} cannot be reached: {_said(error)}") from None
+        self._closed = False
+        self._answers = self._client.new_inbox()
+        await self.subscribe(f"{self._answers}.*", self._answered)
+        return self
+
+    async def _connect(self) -> None:
+        """Connect another client, and hear through it. Raises what it raises."""
+        from nats.aio.client import Client
+
+        client = Client()
+        connecting = client.connect(
+            servers=self.place.servers,
             name="perdure",
             connect_timeout=2,
             reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]  # it only sleeps
@@ -103,20 +140,24 @@ class Connection:
             max_outstanding_pings=PINGS_LOST_MAX,
             error_cb=_ignore,
             reconnected_cb=self._returned,
+            closed_cb=self._ended,
         )
         try:
             await asyncio.wait_for(connecting, CONNECT_SECONDS_MAX)
-            self._answers = self._client.new_inbox()
-            await self.subscribe(f"{self._answers}.*", self._answered)
-        except (OSError, TimeoutError, _errors().Error) as error:
-            await self._client.close()
-            raise Unavailable(f"{place.shown} cannot be reached: {_said(error)}") from None
-        return self
+            while deaf := next((one for one in self._hearings if one.client is not client), None):
+                await deaf.begin(client)
+        except BaseException:
+            await client.close()
+            raise
+        self._client = client
 
     async def close(self) -> None:
         """Send what is to be sent, and hang up; safe twice."""
         if not self._closed:
             self._closed = True
+            if self._coming_back is not None:
+                self._coming_back.cancel()
+                await asyncio.wait([self._coming_back])
             with suppress(_errors().Error, OSError, TimeoutError):
                 if self._client.is_connected:
                     await self._client.flush(1)
@@ -152,15 +193,12 @@ class Connection:
     async def subscribe(
         self, subject: str, on_message: Callable[[Msg], Awaitable[None]]
     ) -> Hearing:
-        """Hear what is sent to a subject, in order."""
-        return Hearing(
-            await self._client.subscribe(
-                subject,
-                cb=on_message,
-                pending_msgs_limit=0,
-                pending_bytes_limit=UNDELIVERED_BYTES_MAX,
-            )
-        )
+        """Hear what is sent to a subject, in order; if there is no connection, once it is back."""
+        hearing = Hearing(subject, on_message, self._hearings.discard)
+        self._hearings.add(hearing)
+        with suppress(_errors().Error, OSError):
+            await hearing.begin(self._client)
+        return hearing
 
     async def flush(self, seconds: float) -> None:
         """Wait until the server has taken all that was sent. Raises `Unavailable`."""
@@ -277,6 +315,19 @@ class Connection:
     async def _returned(self) -> None:
         for told in self.on_return:
             told()
+
+    async def _ended(self) -> None:
+        if not self._closed and self._coming_back is None:
+            self._coming_back = self._loop.create_task(self._come_back())
+
+    async def _come_back(self) -> None:
+        """Connect other clients until one stays."""
+        while self._client.is_closed:
+            await asyncio.sleep(RECONNECT_SECONDS)
+            with suppress(Exception):  # whatever kept this one, the next one may get through
+                await self._connect()
+                await self._returned()
+        self._coming_back = None
 
 
 def subject_part(text: str) -> str:
