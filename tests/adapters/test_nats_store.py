@@ -125,6 +125,26 @@ async def test_a_node_that_was_deaf_voids_nothing_of_those_who_live(
         assert await outcomes(other, owner.step(b"late")) == ["Fenced"]
 
 
+async def test_a_distrust_is_known_to_every_claim_and_load_after_it(node: Node) -> None:
+    """Also of a session that nobody owns, by a node that has not heard of it yet."""
+    one, other = await node(), await node()
+    await one.accept(entry("m1"))
+    known = 0
+    for read in (lambda: other.load(SESSION), lambda: claim(other)):
+        deafen(other._control.log)
+        await one.distrust()
+        reading = asyncio.ensure_future(read())
+        async with asyncio.timeout(10):
+            while not other._control.log._sought and not reading.done():
+                await one.load(SESSION)
+        other._control.log._hear_again()
+        found = await reading
+        loaded = found.loaded if isinstance(found, Claimant) else found
+        assert loaded is not None
+        assert (loaded.suspect or 0) > known
+        known = loaded.suspect or 0
+
+
 def deafen(log: Log) -> None:
     """Have a log pass over all that it hears, until it listens anew."""
     log._round += 1

@@ -209,8 +209,8 @@ class Log:
         except TimeoutError:
             raise Unavailable(f"{self.stream} could not be read up to {seq} in time") from None
 
-    async def sync(self) -> None:
-        """Wait until all is folded that was in the stream when this was called.
+    def sync(self) -> asyncio.Future[None]:
+        """Return what is done when all is folded that was in the stream when this was called.
 
         Who calls while somebody is asking waits for the next question, and all share its answer.
         """
@@ -221,7 +221,7 @@ class Log:
             if self._next_sync is None:
                 self._next_sync = self._loop.create_future()
             waiting = self._next_sync
-        await asyncio.shield(waiting)
+        return asyncio.shield(waiting)
 
     async def _sync(self) -> None:
         try:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from perdure.adapters.nats.connection import Connection, subject_part
-from perdure.adapters.nats.log import Log, Overtaken
+from perdure.adapters.nats.log import Overtaken
 from perdure.adapters.nats.place import Place
 from perdure.adapters.nats.streams import durability, ensure
 from perdure.adapters.stores.nats.contents import Contents
@@ -262,7 +262,7 @@ class NatsStore:
 
         async def work() -> Claimed | NotClaimed:
             while True:
-                await shard.log.sync()
+                await self._sync(shard)
                 found = self._projection.sessions.get(place)
                 if found is None:
                     return NotClaimed("absent")
@@ -287,8 +287,6 @@ class NatsStore:
     ) -> NotClaimed | None:
         if found.quarantine is not None:
             return NotClaimed("quarantined")
-        if found.owner is not None:
-            await self._control.log.sync()
         holder = found.holder
         if holder is not None and holder != owner and await self._is_alive(holder):
             return NotClaimed("held", holder)
@@ -311,7 +309,7 @@ class NatsStore:
         self._check_open()
         place = place_of(session)
         shard = self._shard(place)
-        await shard.log.sync()
+        await self._sync(shard)
         found = self._projection.sessions.get(place)
         return None if found is None else await self._loaded(shard, found)
 
@@ -367,7 +365,7 @@ class NatsStore:
         reads: int | None = None,
     ) -> tuple[builtins.list[SessionId], int | None]:
         """Return sessions nobody runs that are due at `now`, and the time of the next one after."""
-        await self._sync_all(self._control.log)
+        await self._sync(*self._shards)
         clock = self._control.now_ms()
         owners = self._projection.owners()
         dead = [owner for owner in owners if not self._control.alive(owner, clock)]
@@ -375,7 +373,7 @@ class NatsStore:
 
     async def unread(self, owner: str, limit: int) -> builtins.list[SessionId]:
         """Return sessions for which something was accepted that their owner may not know of."""
-        await self._sync_all()
+        await self._sync(*self._shards)
         return self._projection.unread(owner, limit)
 
     async def distrust(self) -> None:
@@ -394,7 +392,7 @@ class NatsStore:
 
     async def list(self, query: RunQuery) -> builtins.list[RunRow]:
         """Return the rows of runs that match, newest first."""
-        await self._sync_all()
+        await self._sync(*self._shards)
         wanted = [
             (self._shards[run.session.shard], run.at, run.index, run.created_at)
             for run in self._projection.runs(query)
@@ -432,9 +430,11 @@ class NatsStore:
     def _shard(self, place: str) -> Shard:
         return self._shards[zlib.crc32(place.encode()) % len(self._shards)]
 
-    async def _sync_all(self, *others: Log) -> None:
+    async def _sync(self, *shards: Shard) -> None:
+        """Have all folded that was written to some shards, and what concerns every session."""
         self._check_open()
-        await asyncio.gather(*(log.sync() for log in (*others, *(s.log for s in self._shards))))
+        logs = (self._control.log, *(shard.log for shard in shards))
+        await asyncio.gather(*(log.sync() for log in logs))
 
     def _is_full(self, place: str) -> bool:
         found = self._projection.sessions.get(place)
