@@ -31,7 +31,7 @@ from perdure.testing.conformance.claimant import (
     submit,
 )
 from perdure.testing.servers.nats import NatsServer
-from tests.adapters.nats_server import fresh, nats_server
+from tests.adapters.nats_server import fresh, fresh_name, nats_server
 
 __all__ = ["nats_server"]
 
@@ -305,14 +305,16 @@ async def test_the_number_of_shards_never_changes(nats_server: NatsServer) -> No
     await again.close()
 
 
-async def test_a_stream_that_may_forget_is_refused(nats_server: NatsServer) -> None:
-    url = fresh(nats_server, name="forgetful")
+@pytest.mark.parametrize("shard", [0, 1])
+async def test_a_stream_that_may_forget_is_refused(nats_server: NatsServer, shard: int) -> None:
+    name = fresh_name()
+    stream, url = f"{name}_{shard}", fresh(nats_server, name=name, shards=2)
     direct = await Connection.open(Place.parse(nats_server.url))
     await direct.api(
-        "STREAM.CREATE.forgetful_0", name="forgetful_0", subjects=["forgetful.0.>"], max_msgs=10
+        f"STREAM.CREATE.{stream}", name=stream, subjects=[f"{name}.{shard}.>"], max_msgs=10
     )
     await direct.close()
-    with pytest.raises(StoreRefused, match="forgetful_0 has max_msgs 10"):
+    with pytest.raises(StoreRefused, match=f"{stream} has max_msgs 10"):
         await NatsStore.open(url)
 
 

@@ -144,9 +144,10 @@ class Log:
         await self.sync()
 
     async def close(self) -> None:
-        """Listen no more; what is on its way is `Unavailable`."""
+        """Listen no more, if it ever did; what is on its way is `Unavailable`."""
         self.failure = self.failure or "it was closed"
-        self._connection.on_return.remove(self._begin_again)
+        with suppress(ValueError):
+            self._connection.on_return.remove(self._begin_again)
         for task in [*self._tasks, *([self._syncing] if self._syncing else [])]:
             task.cancel()
             with suppress(asyncio.CancelledError):
