@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from perdure.adapters.nats.log import Log
+from perdure.testing.nodes.proxy import Proxy
 from perdure.testing.servers import ServerMissing
 from perdure.testing.servers.nats import NatsServer
 
@@ -33,3 +36,15 @@ def fresh(server: NatsServer, **settings: str | int) -> str:
     """Return a URL under which nothing is kept yet, in memory and in one shard."""
     given = {"name": fresh_name(), "storage": "memory", "shards": 1, **settings}
     return f"{server.url}?{'&'.join(f'{name}={value}' for name, value in given.items())}"
+
+
+def deafen_once_written(log: Log, proxy: Proxy) -> None:
+    """Have no answers come through a proxy from when on a log writes something."""
+    post = log._post
+
+    def hold_and_post(key: str, addition: Any) -> None:
+        log._post = post  # type: ignore[method-assign]
+        proxy.answers.hold()
+        post(key, addition)
+
+    log._post = hold_and_post  # type: ignore[method-assign]

@@ -8,8 +8,9 @@ import gc
 import random
 import shutil
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,19 +23,23 @@ from perdure.core.errors import Broken, Unavailable
 from perdure.ports.cluster import NodeCard
 from perdure.testing.clock import FakeClock
 from perdure.testing.conformance.claimant import (
+    FAR,
     SESSION,
     claim,
     created,
     outcomes,
     submit,
 )
+from perdure.testing.nodes.proxy import Proxy
 from perdure.testing.servers import ServerMissing
 from perdure.testing.servers.nats import NatsCluster as Servers
 from perdure.testing.servers.nats import NatsServer
 from tests.adapters.nats_load import Load
-from tests.adapters.nats_server import fresh, fresh_name, nats_server
+from tests.adapters.nats_server import deafen_once_written, fresh, fresh_name, nats_server
 
 __all__ = ["nats_server"]
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +253,41 @@ async def test_nodes_find_each_other_again_when_a_server_said_that_something_is_
         await one.announce(NodeCard(id="one"))
         await one.leave()
         await other.leave()
+
+
+async def test_a_renewal_and_a_distrust_are_repeated_when_nobody_knows_of_them(
+    nats_server: NatsServer,
+) -> None:
+    """The answer is lost, and the stream keeps only what came after them."""
+    url, clock = fresh(nats_server), FakeClock()
+    async with Proxy("127.0.0.1", nats_server.port) as proxy:
+        through = url.replace(str(nats_server.port), str(proxy.port))
+        one, other = await NatsStore.open(through, clock), await NatsStore.open(url, clock)
+
+        async def unheard(doing: Coroutine[Any, Any, T], meanwhile: Callable[[], Any]) -> T:
+            """Do something of which nothing is heard until all else was done twice."""
+            deafen_once_written(one._control.log, proxy)
+            done, before = asyncio.ensure_future(doing), other._control.log.folded
+            async with asyncio.timeout(10):
+                while other._control.log.folded == before:
+                    await other.due(FAR, 1)
+            for _ in range(2):
+                await meanwhile()
+            proxy.sever()
+            proxy.heal()
+            return await done
+
+        await created(one)
+        await unheard(one.distrust(), other.distrust)
+        assert await one.renew("one", 3_000)
+        assert await unheard(one.renew("one", 3_000), lambda: other.renew("one", 3_000))
+        clock.advance(3_000)
+        assert not await unheard(one.renew("one", 3_000), lambda: other.renew("one", 3_000))
+        assert await one.renew("one", 3_000)
+        one_has, other_has = await one.load(SESSION), await other.load(SESSION)
+        assert one_has == other_has
+        await one.close()
+        await other.close()
 
 
 async def test_what_is_sent_again_and_again_is_written_once(

@@ -61,6 +61,12 @@ class Overtaken(Exception):
     """Nothing was stored: another message came first, and has been folded."""
 
 
+class Doubtful(Unavailable):
+    """Another message came first, and has been folded; but what is gone by then from a stream that
+    is trimmed may have been an earlier copy of this one.
+    """
+
+
 Outcome = int | Overtaken | Unavailable
 Told = Callable[[Outcome], None]
 
@@ -68,7 +74,17 @@ Told = Callable[[Outcome], None]
 class _Addition:
     """A message on its way into a stream."""
 
-    __slots__ = ("again_at", "body", "deadline", "headers", "pause", "reply", "subject", "told")
+    __slots__ = (
+        "again_at",
+        "body",
+        "copies",
+        "deadline",
+        "headers",
+        "pause",
+        "reply",
+        "subject",
+        "told",
+    )
 
     def __init__(
         self, subject: str, headers: dict[str, str], body: bytes, told: Told, deadline: float
@@ -79,6 +95,7 @@ class _Addition:
         self.told = told
         self.deadline = deadline
         self.reply = ""
+        self.copies = 0
         self.again_at = 0.0
         self.pause = RESEND_SECONDS
 
@@ -162,7 +179,7 @@ class Log:
         """Add a message, if the last one on its subject or in the stream is `last`.
 
         `told` is called once, with the number of the message, with `Overtaken`, or with
-        `Unavailable` when it is not known whether it is stored.
+        `Unavailable` when it is not known whether it is stored; see also `Doubtful`.
         """
         key = f"{self._author}-{next(self._numbers):x}"
         headers = {HEADER: f"{key} {as_header(change)}"}
@@ -178,7 +195,7 @@ class Log:
     async def write(
         self, subject: str, change: bytes, body: bytes = b"", guard: str = "", last: int = 0
     ) -> int:
-        """Add a message, and return its number. Raises `Overtaken`, `Unavailable`."""
+        """Add a message, and return its number. Raises `Overtaken`, `Doubtful`, `Unavailable`."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
 
         def told(outcome: Outcome) -> None:
@@ -267,6 +284,7 @@ class Log:
             addition.reply = self._connection.answer_to(
                 lambda message: self._acknowledge(key, message)
             )
+        addition.copies += 1
         addition.again_at = self._loop.time() + addition.pause
         addition.pause *= 2
         self._outbox.append(addition)
@@ -298,7 +316,8 @@ class Log:
             return
         error = refusal(answer["error"])
         if error.number == WRONG_LAST_SEQUENCE:
-            task = self._loop.create_task(self._overtaken(key))
+            doubtful = self._trimmed and addition.copies > 1
+            task = self._loop.create_task(self._overtaken(key, doubtful))
             self._tasks.append(task)
             task.add_done_callback(self._tasks.remove)
         elif error.code == 503:
@@ -306,14 +325,15 @@ class Log:
         else:
             self._settle(key, Unavailable(f"{self.stream} takes nothing: {error}"))
 
-    async def _overtaken(self, key: str) -> None:
+    async def _overtaken(self, key: str, doubtful: bool) -> None:
         """Fold what came first. If that was an earlier copy, its author has been told by then."""
         try:
             await self.sync()
         except Unavailable as error:
             self._settle(key, error)
         else:
-            self._settle(key, Overtaken())
+            why = f"{self.stream} has something else: it is not known whether this came before it"
+            self._settle(key, Doubtful(why) if doubtful else Overtaken())
 
     async def _sweep(self) -> None:
         while True:

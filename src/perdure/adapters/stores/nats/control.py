@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from perdure.adapters.nats.connection import Connection, subject_part
-from perdure.adapters.nats.log import ON_SUBJECT, Folded, Log, Overtaken
+from perdure.adapters.nats.log import ON_SUBJECT, Doubtful, Folded, Log, Overtaken
 from perdure.core.errors import StoreRefused, Unavailable
 
 FORMAT = 1
@@ -66,13 +66,12 @@ encode = msgspec.json.Encoder().encode
 class Lease:
     """An owner's lease: the `term` it belongs to, and when it ends."""
 
-    __slots__ = ("late", "seq", "term", "until")
+    __slots__ = ("seq", "term", "until")
 
-    def __init__(self, seq: int, term: int, until: int, late: bool) -> None:
+    def __init__(self, seq: int, term: int, until: int) -> None:
         self.seq = seq
         self.term = term
         self.until = until
-        self.late = late
 
 
 class Control:
@@ -113,7 +112,7 @@ class Control:
         await self.log.open()
         if self.identity is None:
             new = Identity(uuid.uuid4().hex, shards, FORMAT)
-            with suppress(Overtaken):
+            with suppress(Overtaken, Doubtful):
                 await self._write("identity", encode(new), 0)
             await self.log.sync()
         assert self.identity is not None
@@ -153,18 +152,22 @@ class Control:
         return 0 if lease is None else lease.term
 
     async def renew(self, owner: str, lease_ms: int) -> bool:
-        """Start or prolong a lease; False if it had run out, and then a new term begins."""
+        """Start or prolong a lease; False if it had run out, and then a new term begins.
+
+        Whichever renewal it was that began it: one that is doubtful is followed by another.
+        """
         await self.log.sync()
+        began_in = self.term(owner)
         while True:
             lease = self._leases.get(owner)
             seq, term = (0, 0) if lease is None else (lease.seq, lease.term)
             renewal = Renewal(owner, lease_ms, term, self.set_time(), seq)
             try:
                 stored = await self._write(f"lease.{subject_part(owner)}", encode(renewal), seq)
-            except Overtaken:
+            except (Overtaken, Doubtful):
                 continue
             await self.log.reach(stored)
-            return not self._leases[owner].late
+            return self.term(owner) == began_in
 
     async def distrust(self) -> None:
         """Make every session suspect."""
@@ -173,7 +176,7 @@ class Control:
             new = Distrust(self.distrusted_at, self.set_time())
             try:
                 seq = await self._write("distrust", encode(new), self._distrusted)
-            except Overtaken:
+            except (Overtaken, Doubtful):
                 continue
             await self.log.reach(seq)
             return
@@ -200,7 +203,7 @@ class Control:
         # One that follows another than the last that was heard is not late because that had ended.
         late = before is not None and change.after in (None, before.seq) and before.until <= at
         term = message.seq if late else change.term
-        self._leases[change.owner] = Lease(message.seq, term, at + change.lease_ms, late)
+        self._leases[change.owner] = Lease(message.seq, term, at + change.lease_ms)
         # The renewal that began the term may have been trimmed: those after it name the term.
         if before is None or before.term != term:
             self._on_void(change.owner, term)
