@@ -79,6 +79,7 @@ class Office:
             self.node.bus,
             town.store,
             self.node.nodes,
+            self.node.epoch_of,
             town.clock,
             town.telemetry,
         )
@@ -480,6 +481,28 @@ async def test_a_borrower_that_takes_the_session_over_has_not_borrowed_its_call_
     await town.pass_time(12)
     assert t.Cancel(task.task_id) not in slow.heard
     assert there.exchange._borrowed == {}
+    slow._does = answer
+    slow.say(slow.side.result(answer(task)))
+    assert await town.result(await there.node.run(run.id)) == DONE
+    await town.close()
+
+
+@pytest.mark.parametrize("effect", ["idempotent", "once"])
+async def test_who_ran_a_session_before_cannot_take_its_call_from_who_runs_it(effect: str) -> None:
+    """It had lent the call to the node that has the session now, and asks who has it."""
+    town = Town(spec(effect=effect, timeout_ms=600_000))
+    here, there = await town.open("here"), await town.open("there")
+    slow = there.worker(does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: any(isinstance(task, ToolTask) for task in slow.tasks))
+    if effect == "once":
+        await town.until(lambda: Careful.acted)
+    await taken_over(town, run, there, here)
+    cancels = sum(isinstance(said, t.Cancel) for said in slow.heard)
+    for _ in range(10):
+        await town.pass_time(8)
+    assert sum(isinstance(said, t.Cancel) for said in slow.heard) == cancels
+    (*_, task) = [task for task in slow.tasks if isinstance(task, ToolTask)]
     slow._does = answer
     slow.say(slow.side.result(answer(task)))
     assert await town.result(await there.node.run(run.id)) == DONE

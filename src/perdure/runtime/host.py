@@ -153,6 +153,11 @@ class Host:
         """Say whether a session is loaded or being loaded."""
         return session in self._actors or session in self._mailboxes
 
+    def epoch_of(self, session: SessionId) -> int:
+        """Return the epoch of the claim under which a session is run here; 0 if it is not."""
+        actor = self._actors.get(session)
+        return 0 if actor is None else actor.token.epoch
+
     def settle_all(self) -> None:
         """Take up again what was not started while the lease was in doubt."""
         for actor in tuple(self._actors.values()):

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from perdure.core.codec import GENERATION
 from perdure.core.errors import Broken, Fenced, PerdureError, StoreError
+from perdure.core.ids import SessionId
 from perdure.ports.clock import Clock
 from perdure.ports.cluster import Cluster, NodeCard
 from perdure.ports.session_store import SessionStore
@@ -166,6 +167,10 @@ class Node(Tenancy):
     def nodes(self) -> list[NodeCard]:
         """Return the nodes that were there the last time this one looked, itself included."""
         return [self.card()] if self._presence is None else self._presence.nodes
+
+    def epoch_of(self, session: SessionId) -> int:
+        """Return the epoch of the claim under which a session is run here; 0 if it is not."""
+        return self._host.epoch_of(session)
 
     async def start(self, *, recover: bool = True) -> None:
         """Take a lease, and recover what was left unfinished."""

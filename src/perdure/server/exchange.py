@@ -23,6 +23,7 @@ from typing import Any
 
 from perdure.core.commands import Report, ReportToolBegin
 from perdure.core.errors import PerdureError
+from perdure.core.ids import SessionId
 from perdure.ports.clock import Clock, Timer
 from perdure.ports.cluster import NodeCard
 from perdure.ports.session_store import SessionStore
@@ -67,12 +68,16 @@ class Bid(Message, frozen=True, tag="bid"):
 
 
 class Lend(Message, frozen=True, tag="lend"):
-    """Have this call executed, or go on with it if somebody, `begun_by`, was allowed to begin."""
+    """Have this call executed, or go on with it if somebody, `begun_by`, was allowed to begin.
+
+    `epoch` is that of the claim under which it is owed: the word of an earlier owner counts less.
+    """
 
     node: str
     begun_by: str | None = None
     model: ModelTask | None = None
     tool: ToolTask | None = None
+    epoch: int = 0
 
 
 class Lent(Message, frozen=True, tag="lent"):
@@ -139,19 +144,21 @@ class Neighbour(Member):
 class _Borrowed:
     """A call that is executed here for another node; `named_ms` is when one spoke of it last."""
 
-    __slots__ = ("begun", "lender", "named_ms", "task")
+    __slots__ = ("begun", "epoch", "lender", "named_ms", "task")
 
-    def __init__(self, task: Task, lender: str, begun: bool, now_ms: int) -> None:
+    def __init__(self, task: Task, lend: Lend, now_ms: int) -> None:
         self.task = task
-        self.lender = lender
-        self.begun = begun
+        self.lender = lend.node
+        self.epoch = lend.epoch
+        self.begun = lend.begun_by is not None
         self.named_ms = now_ms
 
 
 class Exchange:
     """Lends what this node's pool cannot place, and borrows what it can.
 
-    `nodes` returns who is there. Reports are accepted through `store`.
+    `nodes` returns who is there, `epoch_of` the epoch under which a session is run here (0: it is
+    not). Reports are accepted through `store`.
     """
 
     def __init__(
@@ -161,6 +168,7 @@ class Exchange:
         bus: Bus,
         store: SessionStore,
         nodes: Callable[[], Sequence[NodeCard]],
+        epoch_of: Callable[[SessionId], int],
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
@@ -169,6 +177,7 @@ class Exchange:
         self._bus = bus
         self._store = store
         self._nodes = nodes
+        self._epoch_of = epoch_of
         self._clock = clock
         self._telemetry = telemetry
         self._neighbours: dict[str, Neighbour] = {}
@@ -237,12 +246,16 @@ class Exchange:
                 self._lend_to(bid.node, held)
 
     def _lend_to(self, node: str, held: Held) -> None:
+        """Lend a call, unless its session was lost: others may owe it by now."""
+        epoch = self._epoch_of(held.task.session)
+        if not epoch:
+            return
         neighbour = self._neighbours.get(node)
         if neighbour is None or neighbour.gone:
             neighbour = Neighbour(node, self, self._clock.monotonic_ms())
             self._neighbours[node] = neighbour
         self._pool.lend(held, neighbour)
-        self._bus.send(node, _lending(self._owner, held))
+        self._bus.send(node, _lending(self._owner, held, epoch))
 
     def _missing(self, missing: Missing) -> None:
         """Lend again what did not arrive; what may have begun is waited for."""
@@ -277,19 +290,23 @@ class Exchange:
         task = lend.model if lend.tool is None else lend.tool
         if task is None:
             return
+        if (mine := self._epoch_of(task.session)) and mine >= lend.epoch:
+            return  # whoever lends it ran its session before
         task_id = id_of(task)
         if (task_id, _attempt(task)) in self._over:
             self._bus.send(lend.node, Knock(task.session, self._owner))
             return
         known = self._borrowed.get(task_id)
+        if known is not None and lend.epoch < known.epoch:
+            return
         if known is not None and _attempt(known.task) == _attempt(task):
-            known.lender, known.named_ms = lend.node, self._clock.monotonic_ms()
+            known.lender, known.epoch = lend.node, lend.epoch
+            known.named_ms = self._clock.monotonic_ms()
             self._proceed(known, lend.begun_by)
             return
         if known is not None:
             self._drop(task_id, known)
-        begun = lend.begun_by is not None
-        borrowed = _Borrowed(task, lend.node, begun, self._clock.monotonic_ms())
+        borrowed = _Borrowed(task, lend, self._clock.monotonic_ms())
         self._borrowed[task_id] = borrowed
         report = partial(self._reported, task_id, borrowed)
         self._pool.borrow(task, report, partial(self._text, borrowed), lend.begun_by)
@@ -406,11 +423,11 @@ def _as_lent(held: Held) -> tuple[str, str | None]:
     return held.id, (held.by or "") if held.begin == "granted" else None
 
 
-def _lending(owner: str, held: Held) -> Lend:
+def _lending(owner: str, held: Held, epoch: int) -> Lend:
     task, begun_by = held.task, _as_lent(held)[1]
     if isinstance(task, ModelTask):
-        return Lend(owner, begun_by, model=task)
-    return Lend(owner, begun_by, tool=task)
+        return Lend(owner, begun_by, model=task, epoch=epoch)
+    return Lend(owner, begun_by, tool=task, epoch=epoch)
 
 
 class _Nothing:

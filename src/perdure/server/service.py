@@ -104,10 +104,7 @@ class Service:
             cluster=cluster,
             card=self._card,
         )
-        self.exchange = None
-        if cluster is not None:
-            at = self.node
-            self.exchange = Exchange(at.owner, self.pool, at.bus, store, at.nodes, clock, telemetry)
+        self.exchange = None if cluster is None else self._exchange(telemetry)
         self.servers = Servers(self.node, self.changes, clock)
         self.requests = RequestLimit(self.limits)
         self.room = RunLimit(lambda tenant: self.limits(tenant).parked_runs_max)
@@ -135,6 +132,13 @@ class Service:
             is_native=lambda task: self.agents.is_native(task.session.tenant, task.session.agent),
             numbers=self._numbers,
             offers=self._offers,
+        )
+
+    def _exchange(self, telemetry: Telemetry) -> Exchange:
+        """Return what lends calls to other servers' pools, and borrows from them."""
+        at, pool = self.node, self.pool
+        return Exchange(
+            at.owner, pool, at.bus, self.store, at.nodes, at.epoch_of, self.clock, telemetry
         )
 
     def _card(self) -> NodeCard:
