@@ -5,6 +5,9 @@ last confirmed renewal is too old on the node's own monotonic clock, the node st
 renewal that finds the lease alive ends that; one that comes too late means that others may have
 taken the sessions: the node drops them, and begins again with a new lease. While the store does not
 answer it is asked again and again.
+
+A renewal whose answer was lost may have come too late, and made the lease anew: the next one finds
+it alive. So an answer that comes a whole lease after the last confirmed renewal proves nothing.
 """
 
 from __future__ import annotations
@@ -69,8 +72,9 @@ class Heartbeat:
         self._sent_ms = self._clock.monotonic_ms()
         alive = await self._store.renew(self._owner, self._lease_ms)
         late = self._started and not self.holds()
+        unsure = self._clock.monotonic_ms() - self._confirmed_ms >= self._lease_ms
         self._confirmed_ms = self._sent_ms
-        if self._started and not alive:
+        if self._started and (unsure or not alive):
             raise Fenced("the node's lease ran out before it was renewed: it drops its sessions")
         self._started = True
         if late:
