@@ -23,6 +23,7 @@ from perdure.wire import table as t
 from perdure.wire.registration import FEATURES
 from perdure.wire.results import Result
 from perdure.wire.tasks import LlmTask, ToolTask
+from tests.runtime.test_many_nodes import Deaf
 from tests.runtime.world import World
 from tests.server.peers import Does, Peer, registration
 from tests.server.test_pool_in_node import answer, model_only, spec
@@ -506,6 +507,41 @@ async def test_who_ran_a_session_before_cannot_take_its_call_from_who_runs_it(ef
     slow._does = answer
     slow.say(slow.side.result(answer(task)))
     assert await town.result(await there.node.run(run.id)) == DONE
+    await town.close()
+
+
+@pytest.mark.parametrize("what", [LlmTask, ToolTask])
+@pytest.mark.parametrize("effect", ["idempotent", "once"])
+async def test_a_loss_where_a_session_was_run_before_is_not_believed(
+    effect: str, what: type[Any]
+) -> None:
+    """Its new owner has the call executed by a worker of its own."""
+    town = Town(spec(effect=effect, timeout_ms=600_000), bus=Deaf)
+    here, there = await town.open("here"), await town.open("there")
+
+    def slow(task: LlmTask | ToolTask) -> Result | None:
+        return None if isinstance(task, what) else answer(task)
+
+    def at_it(peer: Peer) -> bool:
+        return any(isinstance(task, what) for task in peer.tasks)
+
+    before, after = here.worker("w1", slow), there.worker("w2", slow)
+    if effect == "once" and what is ToolTask:
+        idle = registration("w1", "charge", features=NATIVE, agents={"bot": ("charge",)})
+        before = Peer(here.pool, idle, does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: at_it(before))
+    await taken_over(town, run, there, here)
+    await town.until(lambda: at_it(after))
+    await town.pass_time(3)
+    before.say(before.side.leave())
+    await town.pass_time(3)
+    (task,) = [task for task in after.tasks if isinstance(task, what)]
+    after._does = answer
+    after.say(after.side.result(answer(task)))
+    assert await town.result(await there.node.run(run.id)) == DONE
+    events = [item.type async for item in there.node.read(run.session, 0)]
+    assert not {"model_call_failed", "tool_call_lost"} & {*events}
     await town.close()
 
 

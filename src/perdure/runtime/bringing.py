@@ -6,7 +6,16 @@ import asyncio
 from collections.abc import Callable
 
 from perdure.core.codec import GENERATION
-from perdure.core.commands import BringReport, Report, encode_command, report_id
+from perdure.core.commands import (
+    BringReport,
+    Report,
+    ReportModelError,
+    ReportProbe,
+    ReportToolLost,
+    ReportToolResult,
+    encode_command,
+    report_id,
+)
 from perdure.core.errors import Broken, Unavailable
 from perdure.core.ids import SessionId
 from perdure.ports.clock import Clock
@@ -15,6 +24,23 @@ from perdure.ports.telemetry import Telemetry
 
 AGAIN_MS = 500
 """After how long a store is asked again that did not answer."""
+NOT_ANSWERED = frozenset({"timeout", "too_large"})
+"""The kinds of outcomes that were made up for a tool: it said nothing, or was not asked."""
+
+
+def is_loss(report: Report) -> bool:
+    """Say whether a report only tells that nothing came of a call here.
+
+    It is not brought to a session that another node may run: that one executes the call itself, or
+    waits for its worker, and knows better what comes of it.
+    """
+    match report:
+        case ReportModelError() | ReportToolLost() | ReportProbe(verdict="undecided"):
+            return True
+        case ReportToolResult():
+            return report.kind in NOT_ANSWERED
+        case _:
+            return False
 
 
 async def bring(

@@ -48,7 +48,7 @@ from perdure.ports.session_store import NotClaimed, SessionStore, StepCommit
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.actor import Actor
 from perdure.runtime.agents import Agents
-from perdure.runtime.bringing import bring, pause
+from perdure.runtime.bringing import bring, is_loss, pause
 from perdure.runtime.dispatcher import EXECUTABLE, Dispatcher, Keep
 from perdure.runtime.followers import Followers
 from perdure.runtime.loader import Found, Loader
@@ -278,7 +278,8 @@ class Host:
                 self._handle(actor, command)
 
     def _bring_soon(self, session: SessionId, report: Report) -> None:
-        self._spawn(self._bring(session, report))
+        if not is_loss(report):
+            self._spawn(self._bring(session, report))
 
     async def _bring(self, session: SessionId, report: Report) -> None:
         """Put a report into a session's inbox, and see that it is read."""
