@@ -24,6 +24,7 @@ from perdure.testing.conformance.claimant import (
     outcomes,
     submit,
 )
+from perdure.testing.nodes.proxy import CHUNK_BYTES, Direction, Proxy
 from perdure.testing.servers.postgres import PostgresServer
 from tests.adapters.postgres_faults import (
     MET_SECONDS_MAX,
@@ -36,6 +37,23 @@ from tests.adapters.postgres_faults import (
 )
 
 OWNERS = 40
+
+
+class OneAnswer(Direction):
+    """Lets one answer more through once there shall be a `last` one, and holds what comes then."""
+
+    last = False
+
+    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry bytes until one end is closed."""
+        while data := await reader.read(CHUNK_BYTES):
+            await self._open.wait()
+            writer.write(data)
+            if self.last:
+                self.last = False
+                self.hold()
+
+
 COMES_BACK_SECONDS_MAX = 5.0
 TERMINATE = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -243,6 +261,28 @@ class TestServer:
                     assert await store.renew("owner", 60_000)
                 assert own.sql(noted, url) == worth
                 assert (await store.accept(entry(worth))).durability == worth
+
+    async def test_a_renewal_is_told_although_the_server_falls_silent_after_it(
+        self, own: PostgresServer
+    ) -> None:
+        """What a commit is worth has changed besides: noting that holds up nobody."""
+        url = own.fresh_database()
+        async with Proxy("127.0.0.1", own.port) as proxy:
+            proxy.answers = OneAnswer()
+            async with opened(
+                url.replace(f":{own.port}/", f":{proxy.port}/"), patience_seconds=1.0
+            ) as store:
+                assert await store.renew("owner", 60_000)
+                await asyncio.to_thread(own.sql, "ALTER SYSTEM SET synchronous_commit = off")
+                await asyncio.to_thread(own.sql, "SELECT pg_reload_conf()")
+                proxy.answers.last = True
+                async with asyncio.timeout(MET_SECONDS_MAX):
+                    assert await store.renew("owner", 60_000)
+                proxy.heal()
+                while store.durability != "memory":
+                    assert await store.renew("owner", 60_000)
+        await asyncio.to_thread(own.sql, "ALTER SYSTEM RESET synchronous_commit")
+        await asyncio.to_thread(own.sql, "SELECT pg_reload_conf()")
 
     async def test_a_standby_is_refused_and_once_it_is_promoted_all_is_suspect(
         self, postgres: PostgresServer

@@ -113,14 +113,6 @@ class Database:
             raise
         return connection
 
-    async def look_again(self, connection: asyncpg.Connection[Any]) -> None:
-        """Have a connection greeted once more if a commit is worth something else by now."""
-        settings = dict(await connection.fetchrow(LOOK) or {})
-        if durability(settings) != self.found.durability:
-            self.found = self.found._replace(durability=durability(settings), settings=settings)
-            if self.greet is not None:
-                await self.greet(connection, self.found)
-
     async def _look(self, connection: asyncpg.Connection[Any]) -> Found:
         async with connection.transaction():
             settings = dict(await connection.fetchrow(LOOK) or {})

@@ -11,8 +11,8 @@ from perdure.core.errors import StoreRefused
 
 VERSION_MIN = 15
 
-LOOK = """
-SELECT current_setting('server_version_num')::int / 10000 AS version,
+TOLD = """
+current_setting('server_version_num')::int / 10000 AS version,
     current_setting('server_version') AS server_version,
     pg_is_in_recovery() AS standby,
     current_setting('transaction_read_only') AS transaction_read_only,
@@ -22,6 +22,8 @@ SELECT current_setting('server_version_num')::int / 10000 AS version,
     current_setting('synchronous_commit') AS synchronous_commit,
     current_setting('synchronous_standby_names') AS synchronous_standby_names
 """
+"""The columns with which a server describes itself."""
+LOOK = f"SELECT {TOLD}"
 LINEAGE = """
 SELECT format('%s/%s', system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8))
 FROM pg_control_system()

@@ -7,6 +7,8 @@ out by `(... IN (SELECT ... FROM held)) IS TRUE`, which the planner always answe
 
 from __future__ import annotations
 
+from perdure.adapters.postgres.found import TOLD
+
 NOW = "coalesce({}::bigint, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)"
 """The time in milliseconds: the server's own, unless a test says what time it is."""
 
@@ -287,8 +289,9 @@ WITH before AS MATERIALIZED (
         due_at = CASE WHEN quarantine IS NULL THEN wake_at END
     WHERE owner = $1 AND EXISTS (SELECT FROM before WHERE lease_until <= now)
 )
-SELECT FROM before WHERE lease_until <= now
+SELECT EXISTS (SELECT FROM before WHERE lease_until <= now) AS run_out, {TOLD}
 """
+"""What a commit is worth can be set while the server runs: it is told with every renewal."""
 
 DISTRUST = f"""
 UPDATE perdure.store SET incarnation = greatest({NOW.format("$1")}, incarnation + 1)

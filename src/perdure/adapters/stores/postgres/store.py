@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.adapters.postgres.connections import PATIENCE_SECONDS, Database, Pool, close
-from perdure.adapters.postgres.found import Found
+from perdure.adapters.postgres.found import Found, durability
 from perdure.adapters.postgres.schema import Schema
 from perdure.adapters.stores.postgres import statements
 from perdure.adapters.stores.postgres.names import Keys, storable
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
 SCHEMA = Schema(part="store", package=__package__)
 IDENTITY = "SELECT identity FROM perdure.store"
-READERS = 4
-"""Connections that read, at most; one more writes."""
+READERS = 3
+"""Connections that read, at most; one more writes, and one renews the lease."""
 NODES_KEPT_MS = 7 * 24 * 3600 * 1000
 """How long a node that renews no lease and owns nothing is remembered."""
 
@@ -85,6 +85,8 @@ class PostgresStore:
         self._keys = Keys()
         self._writer = Writer(database, connection)
         self._pool = Pool(database, READERS)
+        self._renewals = Pool(database, 1)
+        self._noting: asyncio.Task[None] | None = None
         self._reading = Reading(self._pool, self._keys)
         self._closed = False
         database.greet = self._greet
@@ -123,7 +125,10 @@ class PostgresStore:
         """Write what was submitted, and close all connections; safe to call twice."""
         if not self._closed:
             self._closed = True
+            if self._noting is not None:
+                self._noting.cancel()
             await self._writer.close()
+            await self._renewals.close()
             await self._pool.close()
 
     async def accept(
@@ -180,12 +185,15 @@ class PostgresStore:
     async def renew(self, owner: str, lease_ms: int) -> bool:
         """Confirm the node's lease for all its sessions; False if it had run out meanwhile.
 
-        It waits for no commit: a lease must not run out because the writer has much to do. What a
-        commit is worth is looked up besides, since that can be set while the server runs.
+        It waits for no commit and no reading: a lease must not run out because there is much to
+        do. What a commit is worth is told besides, since that can be set while the server runs.
         """
-        run_out = await self._pool.ask(statements.RENEW, owner, lease_ms, self._now())
-        with suppress(Unavailable):
-            await self._pool.run(self._database.look_again)
+        (row,) = await self._renewals.ask(statements.RENEW, owner, lease_ms, self._now())
+        settings = dict(row)
+        run_out = settings.pop("run_out")
+        is_noted = durability(settings) == self.durability
+        if not is_noted and (self._noting is None or self._noting.done()):
+            self._noting = asyncio.ensure_future(self._note_again(settings))
         return not run_out
 
     async def release(
@@ -255,6 +263,13 @@ class PostgresStore:
             raise StoreRefused(f"{self._database.name} holds another store than before")
         await _note(connection, found, self._now())
         self.durability = found.durability
+
+    async def _note_again(self, settings: dict[str, Any]) -> None:
+        """Note that a commit is worth something else by now; the next renewal tries it again."""
+        found = self._database.found._replace(durability=durability(settings), settings=settings)
+        with suppress(Unavailable):
+            await self._pool.ask(statements.GREET, found.lineage, found.durability, self._now())
+            self._database.found, self.durability = found, found.durability
 
     def _future(self) -> asyncio.Future[Any]:
         if self._closed:
