@@ -74,6 +74,7 @@ class Office:
             cluster=self.cluster,
             card=lambda: NodeCard("", name),
         )
+        self.pool.may_start, self.node.on_renewed_late = self.node.may_start, self.pool.serve_all
         self.exchange = Exchange(
             self.node.owner,
             self.pool,
@@ -542,6 +543,42 @@ async def test_a_loss_where_a_session_was_run_before_is_not_believed(
     assert await town.result(await there.node.run(run.id)) == DONE
     events = [item.type async for item in there.node.read(run.session, 0)]
     assert not {"model_call_failed", "tool_call_lost"} & {*events}
+    await town.close()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("lends", [False, True])
+async def test_what_waits_is_given_to_nobody_while_the_lease_is_in_doubt(
+    late: bool, lends: bool
+) -> None:
+    """The store does not answer a node; if that takes too long another one has what waits there."""
+    town = Town(bus=MemoryCluster if lends else Deaf)
+    here, there = await town.open("here"), await town.open("there")
+    full = here.worker("w1", lambda task: None, concurrency=1)
+    first, second = [await here.node.send("bot", "go") for _ in range(2)]
+    await town.until(lambda: full.tasks)
+    renew, away = town.store.renew, here.node.owner
+
+    async def unanswered(owner: str, lease_ms: int) -> bool:
+        if owner == away:
+            raise Unavailable("nobody answers")
+        return await renew(owner, lease_ms)
+
+    town.store.renew = unanswered  # type: ignore[method-assign]
+    await town.until(lambda: not here.node.may_start())
+    free = there.worker("w2")
+    full.say(full.side.result(answer(full.tasks[0])))
+    await town.settle()
+    assert [len(full.tasks), len(free.tasks)] == [1, 0]
+    if late:
+        await taken_over(town, second, there, here)
+        assert await town.result(await there.node.run(second.id)) == DONE
+    full._does, away = answer, ""
+    for run in first, second:
+        assert await town.result(await there.node.run(run.id)) == DONE
+    ended = [task.run_id for task in full.tasks + free.tasks if task.run_id == second.id]
+    assert len(ended) == 3
+    assert not late or second.id not in {task.run_id for task in full.tasks}
     await town.close()
 
 

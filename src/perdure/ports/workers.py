@@ -96,6 +96,13 @@ class Worker(Protocol):
         """Stop a task as far as it can be stopped; nothing is reported of it any more."""
         ...
 
+    def orphan(self, task: Task) -> bool:
+        """Go on with a task whose session was lost, for whoever runs it next.
+
+        False, and it is forgotten, if nobody was given it yet: it may not be begun any more.
+        """
+        ...
+
     async def close(self) -> None:
         """Stop everything, and close the models that were opened."""
         ...

@@ -175,7 +175,9 @@ class Dispatcher:
         return False
 
     def _leave(self, flight: InFlight) -> None:
-        """Let a worker go on with a call whose session was lost."""
+        """Let a worker go on with a call whose session was lost, if one is at it."""
+        if not flight.worker.orphan(flight.task):
+            return
         place = _place(flight)
         flight.actor = None
         self._left[place] = flight

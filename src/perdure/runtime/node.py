@@ -41,6 +41,9 @@ class Node(Tenancy):
     It is itself what its own tenant may ask; `of` gives the same for another one.
     """
 
+    on_renewed_late: Callable[[], None] | None = None
+    """Called when calls may be started again, after a time when they might not."""
+
     def __init__(
         self,
         store: SessionStore,
@@ -98,7 +101,7 @@ class Node(Tenancy):
             host.look,
         )
         self._heartbeat = Heartbeat(
-            store, clock, self.owner, settings.lease_ms, self._lease_lost, host.settle_all
+            store, clock, self.owner, settings.lease_ms, self._lease_lost, self._renewed_late
         )
         self._telemetry = telemetry
         self._unlike = self._recovery.unlike = loader.unlike
@@ -106,7 +109,7 @@ class Node(Tenancy):
         self._elsewhere: Elsewhere | None = None
         if cluster is not None:
             self._know_others(cluster)
-        dispatcher.may_start = self._recovery.holds = self._heartbeat.holds
+        dispatcher.may_start = self._recovery.holds = self.may_start
         host.on_store_failure = self._store_failed
         host.on_parked = self._recovery.nudge
         self._recovery.on_store_failure = self._store_failed
@@ -167,6 +170,10 @@ class Node(Tenancy):
     def nodes(self) -> list[NodeCard]:
         """Return the nodes that were there the last time this one looked, itself included."""
         return [self.card()] if self._presence is None else self._presence.nodes
+
+    def may_start(self) -> bool:
+        """Say whether the lease is certainly alive: without it nothing new is started."""
+        return self._heartbeat.holds()
 
     def epoch_of(self, session: SessionId) -> int:
         """Return the epoch of the claim under which a session is run here; 0 if it is not."""
@@ -234,9 +241,16 @@ class Node(Tenancy):
         if self.failure is not None:
             raise self.failure
 
+    def _renewed_late(self) -> None:
+        self._host.settle_all()
+        if self.on_renewed_late is not None:
+            self.on_renewed_late()
+
     def _lease_lost(self, error: StoreError) -> None:
         if isinstance(error, Fenced):
             self._host.lose_all(error)
+            if self.on_renewed_late is not None:
+                self.on_renewed_late()
         elif isinstance(error, Broken):
             self._store_failed(error)
         else:

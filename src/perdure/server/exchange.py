@@ -246,9 +246,9 @@ class Exchange:
                 self._lend_to(bid.node, held)
 
     def _lend_to(self, node: str, held: Held) -> None:
-        """Lend a call, unless its session was lost: others may owe it by now."""
+        """Lend a call, unless its session is lost, or may be: others may owe it by now."""
         epoch = self._epoch_of(held.task.session)
-        if not epoch:
+        if not epoch or not self._pool.may_start():
             return
         neighbour = self._neighbours.get(node)
         if neighbour is None or neighbour.gone:
@@ -402,7 +402,7 @@ class Exchange:
         if held is None or held.task is not borrowed.task:
             if (task_id, _attempt(borrowed.task)) not in self._over:
                 del self._borrowed[task_id]  # its session came here, and so did the call
-        elif held.begin == "unasked" and self._pool.queues.backlog.has(held):
+        elif self._pool.queues.is_unbegun(held):
             self._drop(task_id, borrowed)
             self._bus.send(borrowed.lender, Missing(self._owner, (task_id,)))
         elif now_ms - borrowed.named_ms > SILENT_MS and not _may_have_acted(borrowed):

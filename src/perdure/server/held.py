@@ -27,6 +27,12 @@ Known = tuple[tasks.Number, tasks.Number]
 Numbers = Callable[[Task], Known | Awaitable[Known]]
 """Returns the ids of a task; of one that came from elsewhere they may have to be asked for."""
 
+
+def by_name(task: Task) -> Known:
+    """Return the names of a task's agent and run, where nobody knows them otherwise."""
+    return task.agent, task.run
+
+
 Offers = Callable[[ModelTask], Sequence[ToolSpec]]
 """The tools that a model call is offered when it is sent; that may be long after it began."""
 
@@ -142,6 +148,12 @@ class Held:
         is not named as the only one who may."""
         waits = self.is_once and self.begin != "unasked" and not self.released
         return (not self.sent or waits) and self.by is None
+
+    def counts(self, member: Member) -> bool:
+        """Say whether what a worker brings is the outcome: its owner's, or with none, anybody's."""
+        if self.owner is None:
+            return member.fits(self.need)
+        return self.owner is member and self.sent
 
     def report(self, result: Result) -> Report | CacheMiss:
         """Return what a result says about this task."""

@@ -45,17 +45,12 @@ WorkerSays = Result | t.Drain | t.Text | t.Progress | t.Begin | t.Credit | t.Hol
 """The facts of a worker's channel that are the pool's to act on."""
 
 
-def _by_name(task: Task) -> tuple[str, str]:
-    return task.agent, task.run
-
-
 class Pool:
     """The workers that are connected to this node, as one `perdure.ports.workers.Worker`.
 
     `gard_of` returns the gard that a task is bound to, `is_native` whether its agent is one that
-    only workers which serve it by name may have, `numbers` the ids of its agent and run;
-    `offers` returns the tools that a model call is offered.
-    `on_progress` is told what a task says of itself while it runs.
+    only workers which serve it by name may have, `numbers` the ids of its agent and run, `offers`
+    the tools that a model call is offered. `on_progress` is told what a task says while it runs.
     """
 
     def __init__(
@@ -65,7 +60,7 @@ class Pool:
         *,
         gard_of: Callable[[Task], str | None] = lambda task: None,
         is_native: Callable[[Task], bool] = lambda task: False,
-        numbers: Numbers = _by_name,
+        numbers: Numbers = h.by_name,
         offers: Offers = lambda task: task.request.tools,
         model_timeout_ms: int = MODEL_TIMEOUT_MS,
         return_ms: int = RETURN_MS,
@@ -89,6 +84,8 @@ class Pool:
         self._finding: set[asyncio.Task[None]] = set()
         self._started = 0
         self._drains = False
+        self.may_start: Callable[[], bool] = lambda: True
+        """Says whether a task may be given to a worker now; the sessions may be lost."""
         self.on_unplaced: Callable[[], None] = lambda: None
         """Called when a task has no worker here."""
         self.on_unknown: Callable[[Sequence[str]], None] | None = None
@@ -159,6 +156,19 @@ class Pool:
             if held.owner is None:
                 self.queues.returning.stop(held.id)
             self._stop(held)
+
+    def orphan(self, task: Task) -> bool:
+        """Go on with a task whose session was lost, unless it only waits for a worker."""
+        held = self.queues.held.get(h.task_id(task))
+        if held is None or held.task is not task or not self.queues.is_unbegun(held):
+            return True
+        self._forget(held)
+        return False
+
+    def serve_all(self) -> None:
+        """Give out what waits, since it may be given again."""
+        for member in self._roster.all():
+            self._serve(member)
 
     def drain(self) -> None:
         """Stop nothing any more where it is known by the next server: its worker brings it there.
@@ -388,7 +398,8 @@ class Pool:
 
     def _place(self, held: Held) -> None:
         # Those before it would not wait if anybody had room.
-        member = None if self.queues.backlog.waits(held.need) else self._roster.best(held.need)
+        waits = self.queues.backlog.waits(held.need) or not self.may_start()
+        member = None if waits else self._roster.best(held.need)
         if member is None:
             self.queues.backlog.add(held)
             if not held.borrowed:
@@ -398,7 +409,7 @@ class Pool:
 
     def _serve(self, member: Member) -> None:
         """Give a worker what waits for one like it, oldest first, as long as it has room."""
-        while self.queues.backlog and member.free() > 0:
+        while self.queues.backlog and member.free() > 0 and self.may_start():
             held = self.queues.backlog.take(member)
             if held is None:
                 return
@@ -461,7 +472,7 @@ class Pool:
         held = self.queues.held.get(task_id)
         if held is None and member.native and self._may_be_loaded_yet():
             self.queues.returning.brought(task_id, member, result)
-        report = held.report(result) if held is not None and _counts(held, member) else None
+        report = held.report(result) if held is not None and held.counts(member) else None
         if held is None or report is None or (isinstance(report, CacheMiss) and held.whole):
             # A miss of what was sent whole is about a delta of the same task that was sent before.
             self._telemetry.emit("result.dropped", worker=member.id, task=str(result.task_id)[:64])
@@ -587,9 +598,3 @@ class Pool:
         limit_ms = task.timeout_ms or self._model_timeout_ms
         slack_ms = h.DEADLINE_SLACK_MS if member.native else 0
         held.limit(self._deadlines.queue(limit_ms + slack_ms), lambda: self._late(held, limit_ms))
-
-
-def _counts(held: Held, member: Member) -> bool:
-    if held.owner is None:
-        return member.fits(held.need)
-    return held.owner is member and held.sent

@@ -62,6 +62,10 @@ class Queues:
         held = self.held.get(task_id)
         return None if held is None or held.borrowed else held
 
+    def is_unbegun(self, held: Held) -> bool:
+        """Say whether a task waits that nobody was given, and for which nobody asked to begin."""
+        return held.begin == "unasked" and self.backlog.has(held)
+
     def at_a_worker(self, task_id: str) -> Held | None:
         """Return a task that a worker of this node has."""
         held = self.held.get(task_id)

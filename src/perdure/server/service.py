@@ -104,6 +104,7 @@ class Service:
             cluster=cluster,
             card=self._card,
         )
+        self.pool.may_start, self.node.on_renewed_late = self.node.may_start, self.pool.serve_all
         self.exchange = None if cluster is None else self._exchange(telemetry)
         self.servers = Servers(self.node, self.changes, clock)
         self.requests = RequestLimit(self.limits)

@@ -142,6 +142,10 @@ class LocalWorker:
                 self._stopping.add(running.aio)
                 running.aio.add_done_callback(self._stopping.discard)
 
+    def orphan(self, task: Task) -> bool:
+        """Go on with a task whose session was lost: it was begun when it was given."""
+        return True
+
     async def close(self) -> None:
         """Stop everything: nothing is reported any more."""
         self._closed = True

@@ -99,6 +99,10 @@ class FlakyWorker:
         self._held.pop(id(task), None)
         self._inner.cancel(task)
 
+    def orphan(self, task: Task) -> bool:
+        """Say whether somebody goes on with a task whose session was lost."""
+        return self._inner.orphan(task)
+
     async def close(self) -> None:
         """Stop everything."""
         self._held.clear()
