@@ -65,6 +65,29 @@ WHERE datname = current_database() AND application_name = 'perdure'
 """
 
 
+class LateRequest(Direction):
+    """Holds one request that is `longer_than` so many bytes, and nothing else, until it heals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hold()
+        self.longer_than = self.caught = self.under_way = 0
+
+    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry bytes until one end is closed."""
+        catches = False
+        try:
+            while data := await reader.read(CHUNK_BYTES):
+                if self.longer_than and len(data) > self.longer_than:
+                    self.longer_than, catches = 0, True
+                    self.caught = self.under_way = 1
+                    await self._open.wait()
+                writer.write(data)
+        finally:
+            if catches:
+                self.under_way = 0
+
+
 @pytest.fixture
 def url(postgres: PostgresServer) -> str:
     """An empty database of a server that lives."""
@@ -158,6 +181,28 @@ class TestConnections:
             assert wire.cuts == 1
             assert await store.settled(SESSION, "m1") is not None
         await wire.close()
+
+    async def test_a_claim_that_arrives_after_its_connection_was_given_up_claims_nothing(
+        self, postgres: PostgresServer, url: str
+    ) -> None:
+        """Its node lives, so nobody else could take the session, and that node knows nothing."""
+        async with Proxy("127.0.0.1", postgres.port) as proxy:
+            late = proxy.requests = LateRequest()
+            through = url.replace(f":{postgres.port}/", f":{proxy.port}/")
+            async with opened(through, patience_seconds=0.5) as store:
+                owner = await created(store)
+                await store.renew("node", 600_000)
+                await store.release(SESSION, owner.token)
+                late.longer_than = 100
+                with pytest.raises(Unavailable):
+                    await claim(store, nonce="late")
+                assert late.caught == 1
+                owner = await claim(store, nonce="again")
+                assert await submit(store, owner.step(b"one", wake_at=5)) == [None]
+                await store.release(SESSION, owner.token)
+                late.heal()
+                await met(lambda: late.under_way == 0)
+                assert await store.due(FAR, 1) == ([SESSION], None)
 
     async def test_a_refusal_whose_answer_was_lost_is_the_same_refusal(
         self, postgres: PostgresServer, url: str

@@ -7,6 +7,11 @@ When the connection is lost, what became of the statement under way is not known
 its guards let nothing happen twice, and what they refuse is looked up in the log, where a step
 that was written shows its own hash. Nobody is told anything before that is known, or
 the database's `patience_seconds` have passed.
+
+What was sent on a connection that is given up may still be on its way: a claim that arrives when
+its session was run and released would hold it for a node that knows nothing of it. So the backend
+of a lost connection is ended before anything is written on the next one. That cannot be done behind
+a pooler, whose connections are not ours.
 """
 
 from __future__ import annotations
@@ -48,6 +53,13 @@ UNDONE_MAX = 2
 """How often a transaction may be undone by others before its operations are tried one by one."""
 UNIQUE_VIOLATION = "23505"
 """Somebody else has put in the same row: now it can be seen."""
+END_LOST = """
+SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity
+WHERE pid = ANY($1::integer[]) AND pid <> pg_backend_pid()
+AND usename = current_user AND datname = current_database()
+AND application_name = current_setting('application_name')
+"""
+"""Should another of our connections have got the number meanwhile, it is made again."""
 TELLING_SECONDS = 0.001
 """How long what became of commits is told before others have their turn on the event loop."""
 
@@ -73,6 +85,8 @@ class Writer:
         self.connections = 1
         self._database = database
         self._connection: asyncpg.Connection[Any] | None = connection
+        self._backend = connection.get_server_pid()
+        self._lost: list[int] = []
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Operation | Told] = deque()
         self._news = asyncio.Event()
@@ -170,15 +184,35 @@ class Writer:
             await pauses.pause()
 
     async def _connected(self) -> asyncpg.Connection[Any]:
-        if self._connection is None or self._connection.is_closed():
+        if self._connection is not None and self._connection.is_closed():
+            self._give_up_connection()
+        if self._connection is None:
             self._connection = await self._database.connect()
+            self._backend = self._connection.get_server_pid()
             self.connections += 1
+        if self._lost:
+            await self._end_lost(self._connection)
         return self._connection
 
-    def _lose(self, stage: Stage) -> None:
+    async def _end_lost(self, connection: asyncpg.Connection[Any]) -> None:
+        """See that what was sent on lost connections, and has not arrived, never does."""
+        try:
+            await ask(connection, self._database, END_LOST, self._lost)
+        except Exception as error:
+            # A provider may forbid it. Then there is nothing that could be done.
+            if not is_drivers(error) or verdict(error) != "refused":
+                raise
+        self._lost.clear()
+
+    def _give_up_connection(self) -> None:
         if self._connection is not None:
+            if not self._database.pooled:
+                self._lost.append(self._backend)
             self._connection.terminate()
         self._connection = None
+
+    def _lose(self, stage: Stage) -> None:
+        self._give_up_connection()
         for operation in stage.operations:
             operation.unsure = True
 
