@@ -27,6 +27,7 @@ from perdure.testing.conformance.claimant import (
     SESSION,
     claim,
     created,
+    entry,
     outcomes,
     submit,
 )
@@ -140,6 +141,26 @@ async def test_a_cluster_without_a_majority_takes_nothing_and_goes_on_afterwards
         await load.progress_of_all()
     await load.audit()
     assert set(load.refused) == {"Unavailable"}
+
+
+async def test_what_an_acknowledgement_is_worth_is_looked_up_with_every_renewal(
+    three_servers: Servers,
+) -> None:
+    name = fresh_name()
+    store = await NatsStore.open(f"{three_servers.url}?name={name}&shards=1&replicas=3")
+    assert (await store.accept(entry("m1"))).durability == "replicated(2)"
+    connection = await Connection.open(Place.parse(three_servers.url))
+    found = await connection.api(f"STREAM.INFO.{name}_0")
+    for replicas, worth in ((1, "os"), (3, "replicated(2)")):
+        await connection.api(
+            f"STREAM.UPDATE.{name}_0", **{**found["config"], "num_replicas": replicas}
+        )
+        async with asyncio.timeout(20):
+            while store.durability != worth:
+                assert await store.renew("node", 60_000)
+        assert (await store.accept(entry(worth))).durability == worth
+    await connection.close()
+    await store.close()
 
 
 async def leader_of(servers: Servers, stream: str) -> NatsServer:

@@ -73,6 +73,12 @@ async def _info_or_create(connection: Connection, name: str, wanted: dict[str, A
         await asyncio.sleep(RETRY_SECONDS)
 
 
+async def look(connection: Connection, name: str) -> dict[str, Any]:
+    """Return the settings of a stream as they are now. Raises `Refused`, `Unavailable`."""
+    found: dict[str, Any] = (await connection.api(f"STREAM.INFO.{name}"))["config"]
+    return found
+
+
 def durability(settings: list[dict[str, Any]]) -> Durability:
     """Return what an acknowledgement is worth, where all of these streams have a part in it.
 

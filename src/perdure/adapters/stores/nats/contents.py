@@ -42,7 +42,7 @@ class Contents:
 
     def __init__(self, connection: Connection, stream: str, prefix: str, patience: float) -> None:
         self._connection = connection
-        self._stream = stream
+        self.stream = stream
         self._prefix = prefix
         self._patience = patience
         self._known: set[str] = set()
@@ -71,7 +71,7 @@ class Contents:
         names = [f"part.{apart.hash}.{n}" for n in range(apart.parts)]
         parts = await asyncio.gather(*map(self._get, names))
         if any(part is None for part in parts):
-            raise Unavailable(f"{self._stream} has lost a part of {apart.hash}")
+            raise Unavailable(f"{self.stream} has lost a part of {apart.hash}")
         zipped = b"".join(part for part in parts if part)
         return await asyncio.to_thread(zlib.decompress, zipped)
 
@@ -95,7 +95,7 @@ class Contents:
 
     async def _get(self, name: str) -> bytes | None:
         async with self._slots:
-            found = await self._connection.stored(self._stream, last=f"{self._prefix}.{name}")
+            found = await self._connection.stored(self.stream, last=f"{self._prefix}.{name}")
         return None if found is None else found.body
 
     async def _put(self, name: str, body: bytes) -> None:
@@ -105,7 +105,7 @@ class Contents:
             end = loop.time() + self._patience
             while not await self._put_once(f"{self._prefix}.{name}", body):
                 if loop.time() > end:
-                    raise Unavailable(f"{self._stream} did not take {name} in time")
+                    raise Unavailable(f"{self.stream} did not take {name} in time")
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _put_once(self, subject: str, body: bytes) -> bool:
@@ -123,4 +123,4 @@ class Contents:
             return True
         if error.code == 503 or temporary(message):
             return False
-        raise Unavailable(f"{self._stream} takes nothing: {error}")
+        raise Unavailable(f"{self.stream} takes nothing: {error}")

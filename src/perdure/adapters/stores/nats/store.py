@@ -7,15 +7,15 @@ import builtins
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from perdure.adapters.nats.connection import Connection, subject_part
+from perdure.adapters.nats.connection import Connection, Refused, subject_part
 from perdure.adapters.nats.log import Overtaken
 from perdure.adapters.nats.place import Place
-from perdure.adapters.nats.streams import durability, ensure
+from perdure.adapters.nats.streams import durability, ensure, look
 from perdure.adapters.stores.nats.contents import Contents
 from perdure.adapters.stores.nats.control import Alarm, Control
 from perdure.adapters.stores.nats.lanes import Shard
@@ -123,6 +123,7 @@ class NatsStore:
         self._held = held
         self._arriving: Counter[str] = Counter()
         self._slots = asyncio.Semaphore(BODIES_AT_ONCE_MAX)
+        self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
     @classmethod
@@ -193,6 +194,8 @@ class NatsStore:
         """Hang up; what is on its way is `Unavailable`. Safe to call twice."""
         if not self._closed:
             self._closed = True
+            if self._looking is not None:
+                self._looking.cancel()
             await self._held.aclose()
 
     def facts(self) -> dict[str, str | int | None]:
@@ -323,8 +326,13 @@ class NatsStore:
             self._shard(place).submit(place, step, done)
 
     async def renew(self, owner: str, lease_ms: int) -> bool:
-        """Confirm the node's lease for all its sessions; False if it had run out meanwhile."""
+        """Confirm the node's lease for all its sessions; False if it had run out meanwhile.
+
+        What the streams are set to is looked up besides: it can be changed while nodes run.
+        """
         self._check_open()
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
         return await self._control.renew(owner, lease_ms)
 
     async def release(
@@ -422,6 +430,13 @@ class NatsStore:
             body = await shard.body(found.refused[name])
             return Settled(dict(body.refusals)[name])
         return None if await shard.entry(place, name) is None else Settled()
+
+    async def _look(self) -> None:
+        logs = [self._control.log, *(shard.log for shard in self._shards)]
+        streams = [self._contents.stream, *(log.stream for log in logs)]
+        with suppress(Unavailable, Refused):
+            found = await asyncio.gather(*(look(self._connection, one) for one in streams))
+            self.durability = durability(found)
 
     def _check_open(self) -> None:
         if self._closed:
