@@ -395,6 +395,20 @@ async def test_a_server_that_lost_its_settings_is_not_written_to(synced: RedisSe
         assert not (await store.accept(entry("m2"))).duplicate
 
 
+async def test_what_a_server_gives_is_looked_up_with_every_renewal(synced: RedisServer) -> None:
+    async with opened(synced.url) as store:
+        owner = await created(store)
+        assert await store.renew("node", 60_000)
+        synced.configure("appendfsync", "no")
+        with pytest.raises(Unavailable, match="gives os now, and gave fsynced when it was opened"):
+            await store.renew("node", 60_000)
+        assert await outcomes(store, owner.step(b"event")) == ["Unavailable"]
+        synced.configure("appendfsync", "always")
+        assert await store.renew("node", 60_000)
+        heir = await claim(store, nonce="again")
+        assert await outcomes(store, heir.step(b"event")) == ["written"]
+
+
 # ------------------------------------------------------------------------- what is full or empty
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ class Lost(Exception):
 
 
 class Line:
-    """A connection to `place`; `greet` is called with it whenever it was made anew.
+    """A connection to `place`; `greet` is called with it whenever it was made anew, or asked for.
 
     One exchange, connecting included, may take `answer_seconds_max`; then the line is given up.
     """
@@ -42,6 +42,7 @@ class Line:
         self.place = place
         self.connections = 0
         self._greet = greet
+        self._is_to_greet = False
         self._answer_seconds_max = answer_seconds_max
         self._connection: Any = None
 
@@ -49,6 +50,13 @@ class Line:
         """Connect, if need be. Raises `Lost`, and what `greet` raises."""
         if self._connection is None:
             await self._within(self._connect())
+        elif self._is_to_greet:
+            await self._within(self._greet(self))
+        self._is_to_greet = False
+
+    def greet_again(self) -> None:
+        """Greet once more before anything else is asked."""
+        self._is_to_greet = True
 
     async def first(self) -> None:
         """Connect for the first time: whoever opens something is told at once what is wrong.
@@ -100,7 +108,7 @@ class Line:
             with suppress(RedisError, OSError, asyncio.TimeoutError):
                 await connection.disconnect(nowait=True)
 
-    async def _within(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _within(self, work: Awaitable[T]) -> T:
         """Await something on the connection, but not for ever."""
 
         async def in_time() -> T:

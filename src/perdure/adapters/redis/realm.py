@@ -90,6 +90,11 @@ class Realm:
         """Whether a server that was started again has all that it had answered."""
         return self.durability == "fsynced"
 
+    def measure_again(self) -> None:
+        """Have the server measured before anything else is asked: its settings can be changed."""
+        for line in self._lines:
+            line.greet_again()
+
     def line(self) -> Line:
         """Return one more line to the server."""
         line = Line(self.place, self._greet, min(ANSWER_SECONDS_MAX, self.patience_seconds))

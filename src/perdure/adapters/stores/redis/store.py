@@ -172,8 +172,10 @@ class RedisStore:
         """Confirm the node's lease for all its sessions; False if it had run out meanwhile.
 
         It has run out, too, where the server was found to lack what this node was told: it may know
-        the node as the owner of what that gave up long ago, or gave to another claim.
+        the node as the owner of what that gave up long ago, or gave to another claim. What the
+        server is set to is looked up besides.
         """
+        self._realm.measure_again()
         if any(lane.losses for lane in self._lanes):
             # What one line noticed the others have to notice now, not in the midst of new claims.
             touched = (self._submit(lane, ("touch", 0), [], _word) for lane in self._lanes)
