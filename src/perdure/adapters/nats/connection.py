@@ -324,7 +324,7 @@ class Connection:
         """Connect other clients until one stays."""
         while self._client.is_closed:
             await asyncio.sleep(RECONNECT_SECONDS)
-            with suppress(Exception):  # whatever kept this one, the next one may get through
+            with suppress(_errors().Error, OSError, TimeoutError, EOFError, ValueError):
                 await self._connect()
                 await self._returned()
         self._coming_back = None
