@@ -182,6 +182,25 @@ class TestConnections:
             assert await store.settled(SESSION, "m1") is not None
         await wire.close()
 
+    async def test_steps_written_together_whose_answer_was_lost_are_found_out(
+        self, postgres: PostgresServer, url: str
+    ) -> None:
+        """The first of them wrote no record and took no command: only what followed shows it."""
+        wire = Wire(postgres.port)
+        await wire.open()
+        through = url.replace(f":{postgres.port}/", f":{wire.port}/")
+        async with opened(through) as store:
+            owner = await created(store)
+            # From the second time on there is nothing to prepare: one request, one answer.
+            for n in range(2):
+                if n:
+                    wire.lose_answers(longer_than=100)
+                steps = [owner.step(postponed=0), owner.step(b"one")]
+                assert await submit(store, *steps) == [None, None]
+            assert wire.cuts == 1
+            assert await submit(store, owner.step(b"two")) == [None]
+        await wire.close()
+
     async def test_a_claim_that_arrives_after_its_connection_was_given_up_claims_nothing(
         self, postgres: PostgresServer, url: str
     ) -> None:

@@ -155,6 +155,10 @@ async def _why_refused(ask: Ask, operation: Commit) -> StoreError | None:
             return None
         if not step.records and consumed and used == len(consumed):
             return None
+        # Without either it shows in nothing but what the same claim wrote after it.
+        is_past = (epoch, nonce) == step.token and version > step.expected
+        if not step.records and not consumed and is_past:
+            return None
     if (epoch, nonce) != step.token:
         return Fenced(f"the claim {step.token.epoch} of {step.session} is not the current one")
     if version != step.expected:
