@@ -15,7 +15,7 @@ from perdure.core.errors import Broken, NotFound, Quarantined, Refused, RunFaile
 from perdure.core.ids import SessionId
 from perdure.ports.cluster import NodeCard
 from perdure.ports.models import ModelRequest
-from perdure.ports.session_store import CommitDone, StepCommit
+from perdure.ports.session_store import CommitDone, Receipt, StepCommit
 from perdure.runtime import host, loader, recovery, tenancy
 from perdure.runtime import node as node_module
 from perdure.runtime.agents import Registered
@@ -324,6 +324,51 @@ async def test_a_session_is_loaded_again_when_a_commit_is_not_answered(written: 
     assert await town.result(run) == "paid"
     assert ran == ["paid"]
     assert node.failure is None
+    await town.close()
+
+
+@pytest.mark.parametrize("tries", [0, 3])
+async def test_what_a_worker_did_is_not_lost_when_its_node_stops_before_it_is_written(
+    tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commit was not answered, and maybe the store does not answer for a while after that."""
+    ran: list[str] = []
+
+    @tool(effect="once")
+    async def pay(amount: int) -> str:
+        """Pay."""
+        ran.append("paid")
+        store.lost, store.written = 1, False
+        return "paid"
+
+    def model(request: ModelRequest) -> Any:
+        return asks(call("pay", amount=1)) if turn(request) == 0 else last(request)
+
+    town = Town(Agent("a", model=model, tools=[pay]))
+    store = town.store = Silent(town.clock)
+    node = await town.open("node")
+    run = await node.send("a", "hello")
+    await town.settle()
+    assert node._host._unsaved
+    accept, fails = store.accept, [*range(tries)]
+
+    async def later(*entry: Any) -> Receipt:
+        if fails:
+            fails.pop()
+            raise Unavailable("nobody answers")
+        return await accept(*entry)
+
+    monkeypatch.setattr(store, "accept", later)
+    stopping = asyncio.ensure_future(node.stop())
+    await town.pass_time(3)
+    await stopping
+    del town.nodes["node"]
+    loaded = await store.load(run.session)
+    assert loaded is not None
+    assert [entry.id for entry in loaded.inbox] != []
+    other = await town.open("other")
+    assert await town.result(await other.run(run.id)) == "paid"
+    assert ran == ["paid"]
     await town.close()
 
 

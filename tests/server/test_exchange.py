@@ -17,7 +17,7 @@ from perdure.ports.session_store import Claimed, CommitDone, Receipt, StepCommit
 from perdure.runtime.agents import Registered
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
-from perdure.server.exchange import MISSING_MS, Exchange
+from perdure.server.exchange import MISSING_MS, STOP_MS, Exchange
 from perdure.server.pool import RETURN_ONCE_MS, Pool
 from perdure.wire import table as t
 from perdure.wire.registration import FEATURES
@@ -620,6 +620,35 @@ async def test_a_result_that_could_not_be_written_is_brought_to_the_next_owner(
     slow.say(slow.side.result(answer(task)))
     assert await town.result(await there.node.run(run.id)) == DONE
     assert fails == []
+    await town.close()
+
+
+async def test_a_borrower_that_stops_brings_what_was_reported_although_that_takes_a_while() -> None:
+    """The store does not answer it until the end of its patience."""
+    town = Town(spec(effect="once"))
+    here, there = await town.open("here"), await town.open("there")
+    slow = there.worker(does=model_only)
+    run = await here.node.send("bot", "go")
+    await town.until(lambda: Careful.acted)
+    (task,) = [task for task in slow.tasks if isinstance(task, ToolTask)]
+    accept, answers = town.store.accept, asyncio.Event()
+
+    async def later(*entry: Any) -> Receipt:
+        await answers.wait()
+        return await accept(*entry)
+
+    town.store.accept = later  # type: ignore[method-assign]
+    slow._does = answer
+    slow.say(slow.side.result(answer(task)))
+    stopping = asyncio.ensure_future(there.exchange.stop())
+    await town.pass_time(STOP_MS / 1000 - 1)
+    answers.set()
+    await stopping
+    await there.node.stop()
+    del town.offices["there"]
+    here.worker("w2")
+    assert await town.result(run) == DONE
+    assert set(Careful.acted.values()) == {1}
     await town.close()
 
 

@@ -106,7 +106,7 @@ class Host:
         self._unsaved: dict[SessionId, list[Report]] = {}
         self._progress = asyncio.Event()
         self._generation = 0
-        self.draining = False
+        self.draining = self._is_late = False
         self.on_store_failure: Callable[[StoreError], None] = lambda error: None
         self.on_parked: Callable[[int], None] = lambda at: None
         self.on_committed: Callable[[SessionId], None] = lambda session: None
@@ -171,8 +171,13 @@ class Host:
         return any(actor not in self._lingering for actor in self._actors.values())
 
     async def drain(self) -> None:
-        """Cut every session at its next commit and release it; wait for begun `once` calls."""
+        """Cut every session at its next commit and release it; wait for begun `once` calls.
+
+        What workers did and could not be written is put into inboxes, as long as there is time.
+        """
         self.draining = self._dispatcher.draining = True
+        for session in tuple(self._unsaved):
+            self._keep(session, self._unsaved.pop(session))
         late = self._clock.call_later(self._settings.drain_ms, self._cut_short)
         while self._actors or self._mailboxes:
             self._progress.clear()
@@ -182,12 +187,13 @@ class Host:
                     self._release(actor)
             if self._actors or self._mailboxes:
                 await self._progress.wait()
-        late.cancel()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        late.cancel()
         self.verdicts.leave()
 
     def _cut_short(self) -> None:
+        self._is_late = True
         for actor in tuple(self._actors.values()):
             self._release(actor)
 
@@ -285,7 +291,7 @@ class Host:
         """Put a report into a session's inbox, and see that it is read."""
         at = self._store, self._clock, self._telemetry
         try:
-            if await bring(*at, session, report, lambda: not self.draining):
+            if await bring(*at, session, report, lambda: not self._is_late):
                 self.look(session)
         except PerdureError as error:
             said = str(error)

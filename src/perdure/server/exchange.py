@@ -29,7 +29,7 @@ from perdure.ports.cluster import NodeCard
 from perdure.ports.session_store import SessionStore
 from perdure.ports.telemetry import Telemetry
 from perdure.ports.workers import ModelTask, Task, ToolTask
-from perdure.runtime.bringing import AGAIN_MS, bring
+from perdure.runtime.bringing import bring
 from perdure.runtime.bus import Bus, Knock, Message, Pieces
 from perdure.server.held import Held
 from perdure.server.held import task_id as id_of
@@ -46,6 +46,8 @@ MISSING_MS = 10_000
 """How long a node that borrowed calls may not be seen."""
 SILENT_MS = 60_000
 """How long nobody may speak of a borrowed call before it is stopped, unless it has begun."""
+STOP_MS = 8_000
+"""How long a node that stops tries to put what was reported here into its inbox."""
 NAMES_MAX = 500
 OVER_MAX = 100_000
 """How many calls a borrower remembers that it is done with."""
@@ -207,8 +209,12 @@ class Exchange:
         for timer in (self._seeking, self._sync):
             if timer is not None:
                 timer.cancel()
+        late = self._clock.call_later(STOP_MS, self._cut_short)
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=AGAIN_MS / 1000)
+            await asyncio.wait(self._tasks)
+        late.cancel()
+
+    def _cut_short(self) -> None:
         for task in tuple(self._tasks):
             task.cancel()
 
