@@ -16,7 +16,7 @@ from perdure.adapters.stores.postgres import PostgresStore, reading
 from perdure.adapters.stores.postgres.store import SCHEMA
 from perdure.core.errors import InvalidInput, StoreRefused
 from perdure.core.ids import SessionId
-from perdure.ports.session_store import NotClaimed, RunQuery
+from perdure.ports.session_store import Claimed, NotClaimed, RunQuery
 from perdure.testing.conformance.claimant import (
     FAR,
     SESSION,
@@ -223,6 +223,30 @@ class TestLocks:
             await rival.close()
             assert await told == [None]
             assert [record.body for record in (await claimed).loaded.tail] == [b"before the claim"]
+
+    async def test_a_claim_that_waited_takes_nothing_from_a_node_that_began_meanwhile(
+        self, url: str
+    ) -> None:
+        """The node renewed its lease for the first time when the claim had begun."""
+        async with opened(url) as store, opened(url) as other:
+            sessions = [SESSION._replace(key=key) for key in "ab"]
+            for session in sessions:
+                await store.accept(entry("m1", session=session))
+            await store.renew("early", 600_000)
+            rival = await asyncpg.connect(url)
+            transaction = rival.transaction()
+            await transaction.start()
+            await rival.execute("SELECT FROM perdure.sessions WHERE key = 'a' FOR UPDATE")
+            asked = [asyncio.ensure_future(store.claim(one, "early", "n1")) for one in sessions]
+            await waiting(rival, 1)
+            await other.renew("new", 600_000)
+            taken = await claim(other, sessions[1], "new", "n2")
+            await transaction.rollback()
+            await rival.close()
+            claimed, refused = await asyncio.gather(*asked)
+            assert isinstance(claimed, Claimed)
+            assert refused == NotClaimed("held", "new")
+            assert await submit(other, taken.step(b"one")) == [None]
 
 
 async def waiting(connection: asyncpg.Connection[Any], count: int) -> None:

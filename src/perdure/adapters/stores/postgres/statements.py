@@ -207,6 +207,11 @@ WITH asked AS MATERIALIZED (
         WHERE sessions.owner <> asked.owner
     ) AND coalesce(lease_until, 0) <= {NOW.format("$7")}
     ORDER BY owner FOR UPDATE
+), absent AS MATERIALIZED (
+    -- Owners that never renewed a lease. A row that is waited for may get one that is new since.
+    SELECT sessions.owner FROM asked JOIN perdure.sessions USING (tenant_id, id)
+    WHERE sessions.owner <> asked.owner
+    AND NOT EXISTS (SELECT FROM perdure.nodes WHERE nodes.owner = sessions.owner)
 ), taken AS (
     UPDATE perdure.sessions SET
         epoch = sessions.epoch + 1,
@@ -227,7 +232,7 @@ WITH asked AS MATERIALIZED (
     AND (
         sessions.owner IS NULL OR sessions.owner = asked.owner
         OR sessions.owner IN (SELECT owner FROM gone)
-        OR NOT EXISTS (SELECT FROM perdure.nodes WHERE nodes.owner = sessions.owner)
+        OR sessions.owner IN (SELECT owner FROM absent)
     )
     RETURNING sessions.*
 ), node AS (
