@@ -308,6 +308,12 @@ class TestServer:
             "postgresql://me:hunter2@127.0.0.1:1/none?sslmode=nonsense",
             "postgresql://me:hunter2@127.0.0.1:1/none?pooler=maybe",
             "mysql://me:hunter2@127.0.0.1:1/none",
+            "postgresql://me:hunter2/x@127.0.0.1:1/none",
+            "postgresql://me:x/hunter2@127.0.0.1:1/none",
+            "postgresql://me:hunter2?x@127.0.0.1:1/none",
+            "postgresql://me:hunter2#x@127.0.0.1:1/none",
+            "postgresql://me:hunter2]x@127.0.0.1:1/none",
+            "postgresql://me:hunter2\u2100@127.0.0.1:1/none",
         ):
             with pytest.raises(Exception, match=".") as refused:
                 await opened(url).__aenter__()

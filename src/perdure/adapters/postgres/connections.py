@@ -32,6 +32,8 @@ PATIENCE_SECONDS = 8.0
 """How long an operation waits for a server that is away or silent, before it is told that it is."""
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.05, 1.0
 
+ENCODE = "what is special in its password has to be percent-encoded, / as %2F"
+
 SETTINGS = {
     "statement_timeout": f"{STATEMENT_SECONDS_MAX}s",
     "lock_timeout": f"{LOCK_SECONDS_MAX}s",
@@ -62,7 +64,10 @@ class Database:
     def __init__(self, url: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Take a URL as libpq knows it, with `pooler` besides. Raises `InvalidInput`."""
         self.patience_seconds = patience_seconds
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise InvalidInput(f"a PostgreSQL URL cannot be understood: {ENCODE}") from None
         if parts.scheme not in {"postgresql", "postgres"}:
             raise InvalidInput(
                 f"a PostgreSQL URL begins with postgresql://, not with {parts.scheme}://"
@@ -74,8 +79,10 @@ class Database:
         rest = urlencode([(name, value) for name, value in options if name != "pooler"])
         self._url = urlunsplit(parts._replace(query=rest))
         self.pooled = pooler == "yes"
-        place = parts.netloc.rpartition("@")[2]
-        self.name = f"{parts.scheme}://{place}{parts.path}"
+        # What is before the last @ is a user and his password, whatever a parser takes it for.
+        self._hides = "@" in parts.path + parts.query + parts.fragment
+        place = url.partition("://")[2].rpartition("@")[2].partition("#")[0].partition("?")[0]
+        self.name = f"{parts.scheme}://{place}"
 
     async def connect(self, options: dict[str, str] | None = None) -> asyncpg.Connection[Any]:
         """Return a new connection to a primary.
@@ -94,7 +101,8 @@ class Database:
         except (OSError, TimeoutError) as error:
             raise self._away(error) from None
         except ValueError as error:
-            raise InvalidInput(f"{self.name} cannot be understood: {error}") from None
+            why = ENCODE if self._hides else error
+            raise InvalidInput(f"{self.name} cannot be understood: {why}") from None
         except Exception as error:
             if not is_drivers(error):
                 raise
