@@ -46,6 +46,7 @@ FIELDS: Final[dict[type[msgspec.Struct], dict[str, st.SearchStrategy[Any]]]] = {
         "builtin": st.none(),  # only perdure's own tools have it
         "version": TEXTS,
         "credentials": st.lists(st.sampled_from(SECRETS), unique=True).map(tuple),
+        "key_window_ms": st.none() | COUNTS,
     },
 }
 
@@ -69,6 +70,7 @@ FIELDS[AgentSpec] = {
         dict.fromkeys(SECRETS, REFERENCES), optional={"model": REFERENCES}
     ),
     "durability": st.sampled_from([None, "memory", "fsynced", "replicated(3)"]),
+    "grants": st.lists(NAMES, max_size=2).map(tuple),
 }
 
 SPECS: Final[st.SearchStrategy[AgentSpec]] = _structs(AgentSpec)

@@ -7,6 +7,7 @@ from typing import Any
 from perdure.core import commands as c
 from perdure.core import events as e
 from perdure.core.agent import AgentSpec, ContextPolicy, Definition, Limits, ToolSpec, define
+from perdure.core.gate import NO_RULES, Gate
 from perdure.core.history import History, malformed, project
 from perdure.core.ids import SessionId
 from perdure.core.messages import Message, ModelReply, ToolRequest, Usage
@@ -39,8 +40,9 @@ def call(name: str, id: str | None = None, **arguments: Any) -> ToolRequest:
 class Story:
     """Tells commands to a session and remembers the log."""
 
-    def __init__(self, definition: Definition | None = None) -> None:
+    def __init__(self, definition: Definition | None = None, gate: Gate = NO_RULES) -> None:
         self.agent = definition or agent()
+        self.gate = gate
         self.state: State = EMPTY
         self.log: list[e.Event] = []
         self.trace = Trace(SESSION)
@@ -51,7 +53,7 @@ class Story:
 
     def tell(self, command: c.AnyCommand) -> list[str]:
         """Decide a command; return the types of the events, and keep them."""
-        context = Context(SESSION, self.agent, self.now, 0.0, tuple(self.waiting))
+        context = Context(SESSION, self.agent, self.now, 0.0, tuple(self.waiting), self.gate)
         decision: Decision = decide(self.state, command, context)
         self.refused = decision.refusal
         if decision.postponed and isinstance(command, c.SendMessage):
@@ -141,6 +143,25 @@ class Story:
                 content=content,
             )
         )
+
+    def decide(self, decision: Any = "approve", name: str = "1.1.t0", **more: Any) -> list[str]:
+        """Let a person, ann if nobody is named, decide on a call that waits for approval."""
+        self._ids += 1
+        named = {"by": "ann", "run": self.state.run.id if self.state.run else "none", **more}
+        return self.tell(
+            c.DecideApproval(id=f"d{self._ids}", call=name, decision=decision, **named)
+        )
+
+    def settle(self, call: str, resolution: Any, content: Any = None, **more: Any) -> list[str]:
+        """Let a person say what became of a call of which the model was told."""
+        self._ids += 1
+        run = self.state.run.id if self.state.run else "none"
+        told = {"run": run, "call": call, "resolution": resolution, "content": content, **more}
+        return self.tell(c.ResolveCall(id=f"d{self._ids}", **told))
+
+    def kinds(self) -> list[str]:
+        """Return the types of all events."""
+        return [e.type_of(event) for event in self.log]
 
     def open(self, *kinds: str) -> str:
         """Return the id of the open call of these kinds."""

@@ -22,6 +22,7 @@ from perdure.core.messages import (
     UserMessage,
 )
 from perdure.testing.trace import RULES, LeftModel, check_log
+from tests.core.rules import Rules, ask
 from tests.core.story import SESSION, Story, call
 from tests.core.test_golden import LOGS, STATES
 
@@ -66,6 +67,24 @@ def forked() -> Log:
     story.reply(text="done")
     story.message("and again", inherited=((UserMessage({"a": 1}, kind="inherited_context"),),))
     story.reply(text="done again")
+    return story.log
+
+
+def governed() -> Log:
+    """Return a log with a call that two people approve as edited, and one that stays in doubt."""
+    story = Story(gate=Rules(save=ask(2)))
+    story.message("go")
+    story.reply(call("save", cents=1), call("risky"))
+    story.begin("risky")
+    story.lose("risky")
+    story.decide(by="ann")
+    story.decide("edit", by="ann", arguments={"cents": 2})
+    story.decide(by="ann")
+    story.decide("reassign", by="bob", roles=("board",))
+    story.decide(by="bob")
+    story.result("save")
+    story.settle("1.1.t1", "happened")
+    story.reply(text="done")
     return story.log
 
 
@@ -225,10 +244,27 @@ BROKEN: dict[str, tuple[str, Callable[[Log], int]]] = {
 }
 
 
+UNGOVERNED: dict[str, tuple[str, Callable[[Log], int]]] = {
+    "too few approved": ("approval", without(e.ApprovalGiven, e.ToolCallIntended, 3)),
+    "one person approves twice": ("approval", twice(e.ApprovalGiven)),
+    "approvals outlive an edit": ("approval", without(e.ArgumentsEdited, e.ApprovalGiven)),
+    "other arguments are approved": ("approval", changed(e.ApprovalGiven, digest="0")),
+    "others are sent than were approved": ("approval", changed(e.ToolCallIntended, 2, digest="0")),
+    "edited arguments have another digest": ("approval", changed(e.ArgumentsEdited, digest="0")),
+    "a call is resolved that is in no doubt": ("ledger", twice(e.ToolCallResolved)),
+    "a call is resolved that was never made": ("ledger", changed(e.ToolCallResolved, call="x")),
+}
+
+
 def test_a_lawful_log_is_taken() -> None:
     trace = check_log(SESSION, sealed(lawful()))
     assert (trace.status, trace.run, dict(trace.calls)) == ("idle", None, {})
     assert trace.ended == {"r1": "completed", "r4": "completed"}
+
+
+def test_a_governed_log_is_taken() -> None:
+    trace = check_log(SESSION, sealed(governed()))
+    assert (trace.status, trace.ended, trace.doubts) == ("idle", {"r1": "completed"}, set())
 
 
 def test_a_fork_is_taken() -> None:
@@ -236,10 +272,10 @@ def test_a_fork_is_taken() -> None:
     assert trace.ended == {"r1": "completed", "r2": "completed"}
 
 
-@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("how", [*BROKEN, *UNGOVERNED])
 def test_a_broken_log_is_refused_at_the_right_event(how: str) -> None:
-    rule, breaks = BROKEN[how]
-    log = lawful()
+    rule, breaks = {**BROKEN, **UNGOVERNED}[how]
+    log = lawful() if how in BROKEN else governed()
     seq = breaks(log)
     with pytest.raises(LeftModel) as left:
         check_log(SESSION, sealed(log))
@@ -263,7 +299,7 @@ def test_the_log_of_one_session_is_none_of_another() -> None:
 
 def test_every_rule_has_a_log_that_breaks_it() -> None:
     elsewhere = {"chain", "readable"}
-    assert {rule for rule, _ in BROKEN.values()} == set(RULES) - elsewhere
+    assert {rule for rule, _ in (*BROKEN.values(), *UNGOVERNED.values())} == set(RULES) - elsewhere
 
 
 def test_bytes_that_are_no_event_are_refused() -> None:

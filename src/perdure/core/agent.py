@@ -22,7 +22,8 @@ class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     `effect` is what the tool promises about being repeated. `on_unknown` says who is told when
     nobody can know whether a `once` tool acted: the model (`tell`) or a person (`ask`). A call that
     was made for one `version` is executed by no other. `credentials` are the names of the secrets
-    that it is handed.
+    that it is handed. A call needs the `capabilities`, and a gate that grants them. The far end of
+    an `idempotent` tool honours a key for `key_window_ms` after it saw it first; None is for ever.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     builtin: Literal["wait", "ask_human"] | None = None
     version: str = ""
     credentials: tuple[str, ...] = ()
+    key_window_ms: int | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -66,7 +68,8 @@ class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `credentials` are references to secrets by their names, as in `{"model": "env:TEAM_KEY"}`: see
     `perdure.core.references`. `model_timeout_ms` is how long one reply may take; None leaves it to
-    whoever executes the call. `durability` is what the store has to give.
+    whoever executes the call. `durability` is what the store has to give. `grants` are capabilities
+    that its tools may need, as in `net.http`, or `net.*` for all of a kind.
     """
 
     name: str
@@ -81,6 +84,7 @@ class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     model_timeout_ms: int | None = None
     credentials: dict[str, str] = {}
     durability: Durability | None = None
+    grants: tuple[str, ...] = ()
 
 
 class Definition(msgspec.Struct, frozen=True):

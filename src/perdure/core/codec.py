@@ -16,7 +16,7 @@ from perdure.core.errors import BrokenChain, UnreadableEvent
 from perdure.core.events import AnyEvent, Event
 from perdure.core.ids import SessionId
 
-GENERATION = 1
+GENERATION = 2
 """The newest schema of events and inbox commands that this version writes, and that it reads.
 
 Raise it with every new event, command or version of one: nodes that read less then leave sessions

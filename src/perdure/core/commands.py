@@ -74,6 +74,25 @@ class ResolveCall(Accepted, frozen=True, tag="resolve_call"):
     by: str = "person"
 
 
+class DecideApproval(Accepted, frozen=True, tag="decide_approval"):
+    """Decide on a call that waits for approval.
+
+    `edit` replaces its `arguments`, `reassign` has others asked, those with one of the `roles`.
+    `digest` is that of the arguments that were looked at. `by` decides, and has the `held` roles;
+    None is whoever has the last word, as on the command line of the machine.
+    """
+
+    run: str
+    call: str
+    decision: Literal["approve", "deny", "edit", "reassign"]
+    digest: str | None = None
+    arguments: dict[str, Any] | None = None
+    roles: tuple[str, ...] = ()
+    held: tuple[str, ...] | None = None
+    reason: str = ""
+    by: str = "person"
+
+
 class ReportReply(Command, frozen=True, tag="report_reply"):
     """A worker brings a model's reply."""
 
@@ -166,7 +185,7 @@ class BringReport(Accepted, frozen=True, tag="bring_report"):
     report: Report
 
 
-InboxCommand = SendMessage | CancelRun | AnswerQuestion | ResolveCall | BringReport
+InboxCommand = SendMessage | CancelRun | AnswerQuestion | ResolveCall | DecideApproval | BringReport
 AnyCommand = InboxCommand | Report | Doubt | FireTimer
 
 _encoder = msgspec.json.Encoder()

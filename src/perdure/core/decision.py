@@ -8,6 +8,7 @@ from perdure.core import events as e
 from perdure.core.agent import Definition
 from perdure.core.commands import SendMessage
 from perdure.core.evolve import evolve
+from perdure.core.gate import NO_RULES, Gate
 from perdure.core.ids import SessionId
 from perdure.core.state import Call, State
 
@@ -16,7 +17,7 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     """What a decision depends on besides the state: all of it data.
 
     `now` is in milliseconds since 1970; `chance` is in [0, 1); `waiting` are the accepted messages
-    that the session has not consumed yet, oldest first.
+    that the session has not consumed yet, oldest first. `gate` is the policy in force.
     """
 
     session: SessionId
@@ -24,6 +25,7 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     now: int
     chance: float = 0.0
     waiting: tuple[SendMessage, ...] = ()
+    gate: Gate = NO_RULES
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
@@ -65,6 +67,21 @@ class Draft:
         self.state = evolve(self.state, event)
         self.events.append(event)
 
+    def call(
+        self, call_id: str, kinds: tuple[str, ...], *statuses: str, attempt: int | None = None
+    ) -> Call | Refusal:
+        """Return an open call of one of these kinds and statuses, or why there is none."""
+        call = self.state.calls.get(call_id)
+        if call is None or call.kind not in kinds:
+            return Refusal("not_owed", f"call {call_id!r} is not owed: it was answered or given up")
+        if call.status not in statuses:
+            return Refusal(
+                "not_owed", f"call {call_id!r} is {call.status}, not {' or '.join(statuses)}"
+            )
+        if attempt is not None and call.attempt != attempt:
+            return Refusal("stale_attempt", f"call {call_id!r} is at attempt {call.attempt} by now")
+        return call
+
     def close_calls(self, text: str) -> None:
         """Answer every open call of the step, so that the history stays well formed."""
         for call in tuple(self.state.calls.values()):
@@ -87,6 +104,8 @@ def cancelled_text(call: Call, text: str) -> str:
     """Return what the model is told of a call that was given up, without guessing its outcome."""
     if call.status in ("begun", "unknown", "undecided"):
         return f"{text} The call had begun: whether it took effect is unknown. Do not repeat it."
+    if call.status == "pending":
+        return f"{text} It waited for approval and was not made."
     if call.kind == "tool" and call.effect != "read":
         return f"{text} The call may have been sent; whether it took effect is unknown."
     return text

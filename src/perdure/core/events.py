@@ -15,25 +15,53 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from perdure.core.agent import Effect
+from perdure.core.call_events import (
+    ApprovalGiven,
+    ApprovalReassigned,
+    ApprovalRequested,
+    ArgumentsEdited,
+    DecisionRequested,
+    Event,
+    ToolCallBegun,
+    ToolCallCancelled,
+    ToolCallDenied,
+    ToolCallFailed,
+    ToolCallIntended,
+    ToolCallLost,
+    ToolCallReopened,
+    ToolCallResolved,
+    ToolCallSucceeded,
+    ToolCallUnknown,
+)
 from perdure.core.messages import Message, ToolRequest, Usage
+
+__all__ = [
+    "EVENT_TYPES",
+    "TYPE_NAMES",
+    "AnyEvent",
+    "ApprovalGiven",
+    "ApprovalReassigned",
+    "ApprovalRequested",
+    "ArgumentsEdited",
+    "DecisionRequested",
+    "ErrorClass",
+    "Event",
+    "Mode",
+    "ToolCallBegun",
+    "ToolCallCancelled",
+    "ToolCallDenied",
+    "ToolCallFailed",
+    "ToolCallIntended",
+    "ToolCallLost",
+    "ToolCallReopened",
+    "ToolCallResolved",
+    "ToolCallSucceeded",
+    "ToolCallUnknown",
+    "type_of",
+]
 
 Mode = Literal["queue", "steer", "interrupt"]
 ErrorClass = Literal["transient", "external_dependency", "validation", "policy", "internal"]
-
-
-class Event(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
-    tag_field="type",
-    gc=False,
-):
-    """A fact, with the time at which it was recorded."""
-
-    at: int
 
 
 class MessageReceived(Event, frozen=True, tag="message_received"):
@@ -104,7 +132,8 @@ class ModelCallIntended(Event, frozen=True, tag="model_call_intended.2"):
     """A model is to be asked, with the log from `first` to `upto` as its history.
 
     `agent` is the digest of the definition that says which model, prompt and tools, where it is not
-    the one that the run named last: agents may change between two calls.
+    the one that the run named last: agents may change between two calls. So with `policy`, the
+    version of the policy that says which tools are shown; empty is none.
     """
 
     call: str
@@ -113,6 +142,7 @@ class ModelCallIntended(Event, frozen=True, tag="model_call_intended.2"):
     upto: int
     agent: str | None = None
     summary: int | None = None
+    policy: str | None = None
 
 
 class ModelReplied(Event, frozen=True, tag="model_replied"):
@@ -179,95 +209,6 @@ class CompactionFailed(Event, frozen=True, tag="compaction_failed"):
     error_class: ErrorClass
     code: str
     message: str
-
-
-class ToolCallIntended(Event, frozen=True, tag="tool_call_intended"):
-    """A tool call was allowed by `rule` and may be sent to a worker that has that `version`."""
-
-    call: str
-    step: int
-    ordinal: int
-    name: str
-    effect: Effect
-    key: str
-    rule: str = "declared"
-    version: str = ""
-
-
-class ToolCallDenied(Event, frozen=True, tag="tool_call_denied"):
-    """A tool call was refused before anything was sent; `content` is what the model is told."""
-
-    call: str
-    step: int
-    ordinal: int
-    name: str
-    rule: str
-    content: Any
-
-
-class ToolCallBegun(Event, frozen=True, tag="tool_call_begun"):
-    """A worker may now run this `once` call: from here on it is never sent again."""
-
-    call: str
-    attempt: int
-    worker: str
-
-
-class ToolCallSucceeded(Event, frozen=True, tag="tool_call_succeeded"):
-    """The call took effect.
-
-    `by` says who knew: the worker, its memory of an earlier attempt, the tool's probe, or a person.
-    """
-
-    call: str
-    content: Any
-    by: str = "worker"
-
-
-class ToolCallFailed(Event, frozen=True, tag="tool_call_failed"):
-    """The call ended without a usable result; `content` is what the model is told."""
-
-    call: str
-    kind: str
-    content: Any
-    by: str = "worker"
-
-
-class ToolCallLost(Event, frozen=True, tag="tool_call_lost"):
-    """The worker was lost in mid-call; the call may be repeated and will be sent again."""
-
-    call: str
-    attempt: int
-    reason: str
-
-
-class ToolCallUnknown(Event, frozen=True, tag="tool_call_unknown"):
-    """Nobody here can know whether this `once` call took effect."""
-
-    call: str
-    attempt: int
-    reason: str
-
-
-class ToolCallReopened(Event, frozen=True, tag="tool_call_reopened"):
-    """It is now known that the call did not take effect: it may be sent again."""
-
-    call: str
-    by: str
-
-
-class DecisionRequested(Event, frozen=True, tag="decision_requested"):
-    """A person must say whether the call took effect."""
-
-    call: str
-    question: str
-
-
-class ToolCallCancelled(Event, frozen=True, tag="tool_call_cancelled"):
-    """An open call was given up with its run; `content` is what the model would be told."""
-
-    call: str
-    content: Any
 
 
 class TimerStarted(Event, frozen=True, tag="timer_started"):
@@ -344,6 +285,10 @@ AnyEvent = (
     | CompactionFailed
     | ToolCallIntended
     | ToolCallDenied
+    | ApprovalRequested
+    | ApprovalGiven
+    | ApprovalReassigned
+    | ArgumentsEdited
     | ToolCallBegun
     | ToolCallSucceeded
     | ToolCallFailed
@@ -352,6 +297,7 @@ AnyEvent = (
     | ToolCallReopened
     | DecisionRequested
     | ToolCallCancelled
+    | ToolCallResolved
     | TimerStarted
     | TimerFired
     | QuestionAsked

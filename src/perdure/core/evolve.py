@@ -6,19 +6,18 @@ handler returns the state at the new version and status, with what else its even
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from perdure.core import events as e
 from perdure.core.errors import IllegalTransition
+from perdure.core.evolve_calls import CALL_HANDLERS, Handler, closed, column, opened, without
 from perdure.core.history import said_by
 from perdure.core.limits import WINDOW_MESSAGES_MAX
 from perdure.core.state import Call, Mark, Run, State, heard, spent
-from perdure.core.transitions import CALL, SESSION
-
-Calls = dict[str, Call]
+from perdure.core.transitions import SESSION
 
 
 def evolve(state: State, event: e.Event) -> State:
@@ -36,41 +35,6 @@ def evolve(state: State, event: e.Event) -> State:
     after = rule.handler(state, event, state.version + 1, status)
     contents = said_by(event)
     return heard(after, contents) if contents else after
-
-
-def _move(state: State, call_id: str, event: e.Event) -> str:
-    """Return what becomes of a call; raise `IllegalTransition` if nothing may."""
-    call = state.calls.get(call_id)
-    before = call.status if call is not None else "absent"
-    rule = _RULES[type(event)]
-    after = rule.call.get(before)
-    if after is None:
-        raise IllegalTransition(
-            f"event {state.version + 1} is {rule.kind!r} for call {call_id!r}, which is "
-            f"{before!r}; expected one of {', '.join(CALL[before])}"
-        )
-    return after
-
-
-def _with(state: State, call: Call, event: e.Event) -> Calls:
-    """Return the open calls with a new one."""
-    _move(state, call.id, event)
-    return {**state.calls, call.id: call} if state.calls else {call.id: call}
-
-
-def _without(state: State, event: Any) -> Calls:
-    """Return the open calls without the one that the event closes."""
-    _move(state, event.call, event)
-    calls = dict(state.calls)
-    del calls[event.call]
-    return calls
-
-
-def _changed(state: State, event: Any, **fields: Any) -> Calls:
-    """Return the open calls with the event's one in its new status."""
-    after = _move(state, event.call, event)
-    call = replace(state.calls[event.call], status=after, **fields)
-    return {**state.calls, call.id: call}
 
 
 def _run(state: State) -> Run:
@@ -170,7 +134,8 @@ def _model_call_intended(
         version=version,
         status=status,
         agent=event.agent or state.agent,
-        calls=_with(state, call, event),
+        policy=state.policy if event.policy is None else event.policy,
+        calls=opened(state, call, event),
         run=replace(_run(state), step=event.step),
         reply=None,
         reply_wants_tools=False,
@@ -183,7 +148,7 @@ def _model_replied(state: State, event: e.ModelReplied, version: int, status: An
         state,
         version=version,
         status=status,
-        calls=_without(state, event),
+        calls=without(state, event),
         run=spent(run, event.model, state.agent, usage, retries=0),
         marks=_mark(state, version, 1 + len(event.tool_calls)),
         context_tokens=usage.input_tokens,
@@ -200,7 +165,7 @@ def _retry_scheduled(state: State, event: e.RetryScheduled, version: int, status
         state,
         version=version,
         status=status,
-        calls=_with(state, call, event),
+        calls=opened(state, call, event),
         run=replace(run, retries=event.attempt - 1),
     )
 
@@ -225,7 +190,7 @@ def _compaction_intended(
         version=version,
         status=status,
         agent=event.agent or state.agent,
-        calls=_with(state, call, event),
+        calls=opened(state, call, event),
         compaction_tried=True,
     )
 
@@ -236,88 +201,12 @@ def _context_compacted(state: State, event: e.ContextCompacted, version: int, st
         state,
         version=version,
         status=status,
-        calls=_without(state, event),
+        calls=without(state, event),
         run=spent(run, None, state.agent, usage),
         base=event.keep_from,
         summary=version,
         context_tokens=0,
     )
-
-
-def _opened(make: Callable[[State, Any], Call]) -> Handler:
-    """Return the handler of an event that opens the call that `make` makes of it."""
-
-    def handler(state: State, event: Any, version: int, status: Any) -> State:
-        calls = _with(state, make(state, event), event)
-        return replace(state, version=version, status=status, calls=calls)
-
-    return handler
-
-
-def _tool_call(state: State, event: e.ToolCallIntended) -> Call:
-    return Call(
-        id=event.call,
-        kind="tool",
-        status="intended",
-        step=event.step,
-        ordinal=event.ordinal,
-        name=event.name,
-        reply=state.reply or 0,
-        effect=event.effect,
-        key=event.key,
-        intended_at=event.at,
-        version=event.version,
-    )
-
-
-def _timer(state: State, event: e.TimerStarted) -> Call:
-    return Call(
-        id=event.call,
-        kind="timer",
-        status="timing",
-        step=event.step,
-        ordinal=event.ordinal,
-        name="wait",
-        due_at=event.due_at,
-        intended_at=event.at,
-    )
-
-
-def _question(state: State, event: e.QuestionAsked) -> Call:
-    return Call(
-        id=event.call,
-        kind="question",
-        status="asking",
-        step=event.step,
-        ordinal=event.ordinal,
-        name=event.question,
-        intended_at=event.at,
-    )
-
-
-def _tool_call_denied(state: State, event: e.ToolCallDenied, version: int, status: Any) -> State:
-    _move(state, event.call, event)
-    return replace(state, version=version, status=status)
-
-
-def _closed(state: State, event: Any, version: int, status: Any) -> State:
-    return replace(state, version=version, status=status, calls=_without(state, event))
-
-
-def _moved(state: State, event: Any, version: int, status: Any) -> State:
-    return replace(state, version=version, status=status, calls=_changed(state, event))
-
-
-def _begun(state: State, event: e.ToolCallBegun, version: int, status: Any) -> State:
-    calls = _changed(state, event, worker=event.worker)
-    return replace(state, version=version, status=status, calls=calls)
-
-
-def _sent_again(state: State, event: Any, version: int, status: Any) -> State:
-    call = state.calls.get(event.call)
-    attempt = call.attempt + 1 if call is not None else 1
-    calls = _changed(state, event, attempt=attempt, worker="")
-    return replace(state, version=version, status=status, calls=calls)
 
 
 def _ended(how: str) -> Handler:
@@ -345,8 +234,6 @@ def _ended(how: str) -> Handler:
     return handler
 
 
-Handler = Callable[[State, Any, int, Any], State]
-
 _HANDLERS: Mapping[type[e.Event], Handler] = {
     e.MessageReceived: _message_received,
     e.SessionForked: _session_forked,
@@ -355,46 +242,27 @@ _HANDLERS: Mapping[type[e.Event], Handler] = {
     e.RunWithdrawn: _noted,
     e.ModelCallIntended: _model_call_intended,
     e.ModelReplied: _model_replied,
-    e.ModelCallFailed: _closed,
+    e.ModelCallFailed: closed,
     e.RetryScheduled: _retry_scheduled,
-    e.RetryFellDue: _closed,
+    e.RetryFellDue: closed,
     e.CompactionIntended: _compaction_intended,
     e.ContextCompacted: _context_compacted,
-    e.CompactionFailed: _closed,
-    e.ToolCallIntended: _opened(_tool_call),
-    e.ToolCallDenied: _tool_call_denied,
-    e.ToolCallBegun: _begun,
-    e.ToolCallSucceeded: _closed,
-    e.ToolCallFailed: _closed,
-    e.ToolCallLost: _sent_again,
-    e.ToolCallUnknown: _moved,
-    e.ToolCallReopened: _sent_again,
-    e.DecisionRequested: _moved,
-    e.ToolCallCancelled: _closed,
-    e.TimerStarted: _opened(_timer),
-    e.TimerFired: _closed,
-    e.QuestionAsked: _opened(_question),
-    e.QuestionAnswered: _closed,
+    e.CompactionFailed: closed,
     e.RunCompleted: _ended("completed"),
     e.RunFailed: _ended("failed"),
     e.RunCancelled: _ended("cancelled"),
+    **CALL_HANDLERS,
 }
 
 
 class _Rule(NamedTuple):
-    """The columns of the tables for one type of event: status before -> status after."""
+    """What the table says of one type of event: status before -> status after."""
 
     kind: str
     session: Mapping[str, str]
-    call: Mapping[str, str]
     handler: Handler
 
 
-def _column(table: Mapping[str, Mapping[str, str]], kind: str) -> dict[str, str]:
-    return {before: row[kind] for before, row in table.items() if kind in row}
-
-
 _RULES: Mapping[type[e.Event], _Rule] = {
-    cls: _Rule(kind, _column(SESSION, kind), _column(CALL, kind), _HANDLERS[cls])
-    for cls, kind in e.TYPE_NAMES.items()
+    cls: _Rule(kind, column(SESSION, kind), _HANDLERS[cls]) for cls, kind in e.TYPE_NAMES.items()
 }

@@ -86,6 +86,10 @@ class Cut:
         if isinstance(event, e.ToolCallIntended):
             call = Call(event.call, "tool", "intended", event.step, effect=event.effect)
             self._open[event.call] = call
+        elif isinstance(event, e.ApprovalRequested):
+            self._open[event.call] = Call(event.call, "tool", "pending", event.step)
+        elif isinstance(event, e.ToolCallDenied):
+            self._open.pop(event.call, None)
         elif isinstance(event, e.TimerStarted):
             self._open[event.call] = Call(event.call, "timer", "timing", event.step)
         elif isinstance(event, e.QuestionAsked):

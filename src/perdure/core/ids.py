@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 DIGEST_HEX_CHARS = 32
 
@@ -52,3 +54,11 @@ def effect_key(session: SessionId, run: str, step: int, ordinal: int, tool: str)
     """
     parts = "\x1f".join((*session, run, str(step), str(ordinal), tool))
     return digest(parts.encode())
+
+
+_canonical = msgspec.json.Encoder(order="sorted").encode
+
+
+def arguments_digest(arguments: dict[str, Any]) -> str:
+    """Return the content address of arguments, whatever the order in which they are named."""
+    return digest(_canonical(arguments))

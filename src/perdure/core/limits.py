@@ -12,6 +12,12 @@ RESULT_BYTES_MAX = 1024 * 1024
 ERROR_CHARS_MAX = 4_000
 TOOL_CALLS_PER_STEP_MAX = 64
 ATTEMPTS_PER_TOOL_CALL_MAX = 3
+APPROVERS_MAX = 16
+ROLES_MAX = 16
+DECIDED_MAX = 32
+"""So many decisions on approvals a session remembers, for those who come late."""
+DOUBTS_MAX = 64
+"""So many calls of unknown outcome a session remembers, lest they are made once more."""
 WINDOW_MESSAGES_MAX = 400
 WAIT_SECONDS_MAX = 366 * 24 * 3600
 INBOX_ENTRIES_MAX = 1_000

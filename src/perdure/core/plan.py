@@ -7,6 +7,7 @@ from typing import Any
 from perdure.core import events as e
 from perdure.core import ids
 from perdure.core.agent import ContextPolicy
+from perdure.core.approvals import propose
 from perdure.core.commands import SendMessage
 from perdure.core.decision import Draft
 from perdure.core.history import cut
@@ -69,7 +70,7 @@ def start_run(draft: Draft, message: SendMessage) -> None:
 
 
 def act(draft: Draft, model_call: str, requests: tuple[ToolRequest, ...]) -> None:
-    """Plan the tool calls of a reply: each is intended, denied, timed, or asked of a person."""
+    """Plan the tool calls of a reply: each is put to the gate, timed, or asked of a person."""
     seen: set[str] = set()
     step = _run(draft.state).step
     for ordinal, request in enumerate(requests):
@@ -97,16 +98,7 @@ def act(draft: Draft, model_call: str, requests: tuple[ToolRequest, ...]) -> Non
         else:
             run = _run(draft.state).id
             key = ids.effect_key(draft.context.session, run, step, ordinal, tool.name)
-            draft.add(
-                e.ToolCallIntended(
-                    at=draft.now,
-                    **place,
-                    name=tool.name,
-                    effect=tool.effect,
-                    key=key,
-                    version=tool.version,
-                )
-            )
+            propose(draft, place, tool, request.arguments, key)
 
 
 def _run(state: State) -> Run:
@@ -175,6 +167,7 @@ def _intend_model_call(draft: Draft, run: Run) -> None:
             upto=draft.state.version,
             agent=_new(draft),
             summary=draft.state.summary,
+            policy=_new_policy(draft),
         )
     )
 
@@ -183,6 +176,12 @@ def _new(draft: Draft) -> str | None:
     """Return the digest of the definition in force, if the log does not name it already."""
     digest = draft.context.agent.digest
     return None if digest == draft.state.agent else digest
+
+
+def _new_policy(draft: Draft) -> str | None:
+    """Return the version of the policy in force, if the log does not name it already."""
+    version = draft.context.gate.version
+    return None if version == draft.state.policy else version
 
 
 def _intend_compaction(draft: Draft, run: Run) -> bool:

@@ -11,11 +11,13 @@ from perdure.core import events as e
 from perdure.core.commands import SendMessage
 from perdure.core.evolve import evolve
 from perdure.core.ids import SessionId
-from perdure.core.state import ModelUse, State
+from perdure.core.state import Call, ModelUse, State, size_of
 
 RowStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "merged"]
+SHOWN_BYTES_MAX = 16 * 1024
+"""Arguments up to this size are in the row of a run that waits for their approval."""
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
-WAITING = frozenset({"asking", "undecided", "timing"})
+WAITING = frozenset({"pending", "asking", "undecided", "timing"})
 
 
 class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -107,7 +109,11 @@ def _standing(state: State) -> tuple[Any, ...]:
     if run is None:
         return ()
     calls = state.calls.values()
-    waits = tuple(call.id + call.status for call in calls if call.status in WAITING)
+    waits = tuple(
+        (call.id, call.status, call.digest, call.approval)
+        for call in calls
+        if call.status in WAITING
+    )
     return run.id, run.status, waits, len(waits) == len(calls)
 
 
@@ -174,7 +180,31 @@ def waiting_for(state: State) -> tuple[dict[str, Any], ...]:
         elif call.status == "undecided":
             asked = {"tool": call.name, "key": call.key, "attempt": call.attempt}
             found.append({"call": call.id, "what": "decision", **asked})
+        elif call.status == "pending":
+            found.append({"call": call.id, "what": "approval", **_asked(call)})
         elif call.status == "timing":
             what = "retry" if call.kind == "backoff" else "time"
             found.append({"call": call.id, "what": what, "due_at": call.due_at})
     return tuple(found)
+
+
+def _asked(call: Call) -> dict[str, Any]:
+    """Return what people have to know of a call to approve it; large arguments are left out."""
+    approval, arguments = call.approval, call.arguments
+    assert approval is not None
+    shown = arguments is not None and size_of(arguments) <= SHOWN_BYTES_MAX
+    return {
+        "tool": call.name,
+        "effect": call.effect,
+        "arguments": arguments if shown else None,
+        "digest": call.digest,
+        "rule": approval.rule,
+        "reason": approval.reason,
+        "policy": approval.policy,
+        "needed": approval.needed,
+        "approved_by": approval.by,
+        "roles": approval.roles,
+        "edited_by": approval.edited_by,
+        "requested_at": call.intended_at,
+        "expires_at": call.due_at,
+    }

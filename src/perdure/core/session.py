@@ -11,23 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from perdure.core import commands as c
 from perdure.core import events as e
-from perdure.core import ids
+from perdure.core import ids, ledger
+from perdure.core.approvals import decide_approval, expire
 from perdure.core.decision import Context, Decision, Draft, Refusal
 from perdure.core.evolve import evolve
-from perdure.core.limits import ATTEMPTS_PER_TOOL_CALL_MAX, clip
+from perdure.core.ledger import forget_key
+from perdure.core.limits import clip
 from perdure.core.plan import act, next_run, next_step, start_run
 from perdure.core.retry import Failure, delay_before_retry
 from perdure.core.state import Call, State
 
 __all__ = ["Context", "Decision", "Refusal", "decide", "evolve", "owed", "wake_at"]
-
-UNKNOWN_TEXT = (
-    "The outcome of this call is unknown: it began, and no result of it came back. "
-    "It may or may not have taken effect. Do not repeat it."
-)
-
 
 SUSPECT_TEXT = (
     "the store was restored to an earlier state, or lost what it had acknowledged: this may have "
@@ -42,10 +40,10 @@ def decide(state: State, command: c.AnyCommand, context: Context) -> Decision:
     if answer is POSTPONED:
         return Decision(state, postponed=True)
     own = (command.id,) if isinstance(command, c.Accepted) else ()
-    if answer is not None:
+    if answer is not None and not draft.events:
         return Decision(state, consumed=own, refusal=answer)
     next_run(draft)
-    return draft.decision(own)
+    return replace(draft.decision(own), refusal=answer)
 
 
 def owed(state: State) -> tuple[Call, ...]:
@@ -67,26 +65,6 @@ def wake_at(state: State) -> int | None:
 POSTPONED = object()
 
 MODEL = ("model", "compaction")
-TOOL = ("tool",)
-
-
-def _call(
-    draft: Draft,
-    call_id: str,
-    kinds: tuple[str, ...],
-    *statuses: str,
-    attempt: int | None = None,
-) -> Call | Refusal:
-    call = draft.state.calls.get(call_id)
-    if call is None or call.kind not in kinds:
-        return Refusal("not_owed", f"call {call_id!r} is not owed: it was answered or given up")
-    if call.status not in statuses:
-        return Refusal(
-            "not_owed", f"call {call_id!r} is {call.status}, not {' or '.join(statuses)}"
-        )
-    if attempt is not None and call.attempt != attempt:
-        return Refusal("stale_attempt", f"call {call_id!r} is at attempt {call.attempt} by now")
-    return call
 
 
 def _send_message(draft: Draft, command: c.SendMessage) -> Any:
@@ -157,28 +135,15 @@ def _answer_question(draft: Draft, command: c.AnswerQuestion) -> Any:
     return None
 
 
-def _resolve_call(draft: Draft, command: c.ResolveCall) -> Any:
-    call = _call(draft, command.call, TOOL, "unknown", "undecided", attempt=command.attempt)
-    if isinstance(call, Refusal):
-        return call
-    by = f"person:{command.by}"
-    if command.resolution == "happened":
-        content = command.content if command.content is not None else "It took effect."
-        draft.add(e.ToolCallSucceeded(at=draft.now, call=call.id, content=content, by=by))
-    elif command.resolution == "did_not_happen":
-        _reopen(draft, call, by)
-    else:
-        draft.add(
-            e.ToolCallFailed(
-                at=draft.now, call=call.id, kind="unknown", content=UNKNOWN_TEXT, by=by
-            )
-        )
-    next_step(draft)
-    return None
+def _decide_approval(draft: Draft, command: c.DecideApproval) -> Any:
+    refusal = decide_approval(draft, command)
+    if draft.events:
+        next_step(draft)
+    return refusal
 
 
 def _report_reply(draft: Draft, command: c.ReportReply) -> Any:
-    call = _call(draft, command.call, MODEL, "intended")
+    call = draft.call(command.call, MODEL, "intended")
     if isinstance(call, Refusal):
         return call
     reply = command.reply
@@ -220,7 +185,7 @@ def _says_something(content: Any) -> bool:
 
 
 def _report_model_error(draft: Draft, command: c.ReportModelError) -> Any:
-    call = _call(draft, command.call, MODEL, "intended")
+    call = draft.call(command.call, MODEL, "intended")
     if isinstance(call, Refusal):
         return call
     run = draft.state.run
@@ -252,92 +217,6 @@ def _report_model_error(draft: Draft, command: c.ReportModelError) -> Any:
     return None
 
 
-def _report_tool_begin(draft: Draft, command: c.ReportToolBegin) -> Any:
-    before = "intended" if command.instead_of is None else "begun"
-    call = _call(draft, command.call, TOOL, before, attempt=command.attempt)
-    if isinstance(call, Refusal):
-        return call
-    if command.instead_of is not None and call.worker != command.instead_of:
-        return Refusal("not_owed", f"call {call.id!r} was begun by {call.worker!r}")
-    if call.effect != "once":
-        return Refusal("not_once", f"call {call.id!r} is {call.effect}: it just runs")
-    draft.add(
-        e.ToolCallBegun(at=draft.now, call=call.id, attempt=call.attempt, worker=command.worker)
-    )
-    return None
-
-
-def _report_tool_result(draft: Draft, command: c.ReportToolResult) -> Any:
-    open_as = ("intended", "begun", "unknown", "undecided")  # late, it settles the doubt
-    call = _call(draft, command.call, TOOL, *open_as, attempt=command.attempt)
-    if isinstance(call, Refusal):
-        return call
-    if command.ok:
-        by = "memory" if command.remembered else "worker"
-        draft.add(e.ToolCallSucceeded(at=draft.now, call=call.id, content=command.content, by=by))
-    else:
-        draft.add(
-            e.ToolCallFailed(at=draft.now, call=call.id, kind=command.kind, content=command.content)
-        )
-    next_step(draft)
-    return None
-
-
-def _report_tool_lost(draft: Draft, command: c.ReportToolLost) -> Any:
-    call = _call(draft, command.call, TOOL, "intended", "begun", attempt=command.attempt)
-    if isinstance(call, Refusal):
-        return call
-    attempt, reason = command.attempt, clip(command.reason)
-    if call.status == "begun":
-        draft.add(e.ToolCallUnknown(at=draft.now, call=call.id, attempt=attempt, reason=reason))
-        _settle_unknown(draft, draft.state.calls[call.id])
-    elif attempt < ATTEMPTS_PER_TOOL_CALL_MAX:
-        draft.add(e.ToolCallLost(at=draft.now, call=call.id, attempt=attempt, reason=reason))
-    else:
-        text = f"Given up after {attempt} attempts: {reason}"
-        draft.add(e.ToolCallFailed(at=draft.now, call=call.id, kind="lost", content=text))
-    next_step(draft)
-    return None
-
-
-def _settle_unknown(draft: Draft, call: Call, probed: bool = False) -> None:
-    """Decide who is asked about an unknown outcome: the tool's probe, a person, or nobody."""
-    tool = draft.context.agent.tools_by_name.get(call.name)
-    if tool is not None and tool.probe and not probed:
-        return
-    if tool is not None and tool.on_unknown == "ask":
-        question = f"Did {call.name} (key {call.key}) take effect?"
-        draft.add(e.DecisionRequested(at=draft.now, call=call.id, question=question))
-    else:
-        draft.add(
-            e.ToolCallFailed(at=draft.now, call=call.id, kind="unknown", content=UNKNOWN_TEXT)
-        )
-
-
-def _reopen(draft: Draft, call: Call, by: str) -> None:
-    if call.attempt < ATTEMPTS_PER_TOOL_CALL_MAX:
-        draft.add(e.ToolCallReopened(at=draft.now, call=call.id, by=by))
-    else:
-        text = f"Given up after {call.attempt} attempts. It did not take effect."
-        draft.add(e.ToolCallFailed(at=draft.now, call=call.id, kind="lost", content=text, by=by))
-
-
-def _report_probe(draft: Draft, command: c.ReportProbe) -> Any:
-    call = _call(draft, command.call, TOOL, "unknown", attempt=command.attempt)
-    if isinstance(call, Refusal):
-        return call
-    if command.verdict == "happened":
-        draft.add(
-            e.ToolCallSucceeded(at=draft.now, call=call.id, content=command.content, by="probe")
-        )
-    elif command.verdict == "did_not_happen":
-        _reopen(draft, call, "probe")
-    else:
-        _settle_unknown(draft, call, probed=True)
-    next_step(draft)
-    return None
-
-
 def _bring_report(draft: Draft, command: c.BringReport) -> Any:
     return _HANDLERS[type(command.report)](draft, command.report)
 
@@ -361,14 +240,21 @@ def _fire_timer(draft: Draft, command: c.FireTimer) -> Any:
             return Refusal("not_due", f"the deadline of run {run.id!r} has not come")
         _end_run(draft, "failed", "the run's wall time is over", code="wall_time_exceeded")
         return None
-    call = _call(draft, command.call, ("timer", "backoff"), "timing")
+    call = draft.call(
+        command.call, ("timer", "backoff", "tool"), "timing", "pending", "intended", "begun"
+    )
     if isinstance(call, Refusal):
         return call
     if call.due_at is None or now < call.due_at:
         return Refusal("not_due", f"call {call.id!r} is due at {call.due_at}, and it is {now}")
-    draft.add(
-        (e.RetryFellDue if call.kind == "backoff" else e.TimerFired)(at=draft.now, call=call.id)
-    )
+    if call.status == "pending":
+        expire(draft, call)
+    elif call.kind == "tool":
+        forget_key(draft, call)
+    else:
+        draft.add(
+            (e.RetryFellDue if call.kind == "backoff" else e.TimerFired)(at=draft.now, call=call.id)
+        )
     next_step(draft)
     return None
 
@@ -377,13 +263,14 @@ _HANDLERS: Mapping[type, Callable[[Draft, Any], Any]] = {
     c.SendMessage: _send_message,
     c.CancelRun: _cancel_run,
     c.AnswerQuestion: _answer_question,
-    c.ResolveCall: _resolve_call,
+    c.DecideApproval: _decide_approval,
+    c.ResolveCall: ledger.resolve,
     c.ReportReply: _report_reply,
     c.ReportModelError: _report_model_error,
-    c.ReportToolBegin: _report_tool_begin,
-    c.ReportToolResult: _report_tool_result,
-    c.ReportToolLost: _report_tool_lost,
-    c.ReportProbe: _report_probe,
+    c.ReportToolBegin: ledger.begin,
+    c.ReportToolResult: ledger.result,
+    c.ReportToolLost: ledger.lost,
+    c.ReportProbe: ledger.probed,
     c.BringReport: _bring_report,
     c.Doubt: _doubt,
     c.FireTimer: _fire_timer,

@@ -10,15 +10,33 @@ from perdure.core.agent import Effect
 from perdure.core.messages import Usage, plus
 
 RunStatus = Literal["idle", "acting", "thinking", "delayed", "compacting"]
-CallStatus = Literal["intended", "begun", "unknown", "undecided", "timing", "asking"]
+CallStatus = Literal["pending", "intended", "begun", "unknown", "undecided", "timing", "asking"]
 CallKind = Literal["model", "compaction", "tool", "timer", "question", "backoff"]
+
+
+class Approval(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a call waits for: `needed` people with one of the `roles`, of whom `by` have approved.
+
+    `rule` of the `policy` asks, for that `reason`. `edited_by` changed the arguments.
+    """
+
+    rule: str
+    reason: str
+    policy: str = ""
+    needed: int = 1
+    roles: tuple[str, ...] = ()
+    by: tuple[str, ...] = ()
+    edited_by: str = ""
 
 
 class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """An owed effect with an identity of its own; it leaves the state when it is answered.
 
     A tool call's arguments are in the log, in the reply at `reply`, at place `ordinal`. `worker` is
-    the one that was allowed to begin a `once` call: no other one may run this attempt.
+    the one that was allowed to begin a `once` call: no other one may run this attempt. A call that
+    waits for approval, or whose arguments a person edited, has its `arguments` here, and `approval`
+    says what it waits for. `due_at` is when a timer fires, an approval expires, or the far end may
+    have forgotten the key.
     """
 
     id: str
@@ -39,6 +57,28 @@ class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     summary: int | None = None
     intended_at: int = 0
     version: str = ""
+    digest: str = ""
+    arguments: dict[str, Any] | None = None
+    approval: Approval | None = None
+
+
+class Doubtful(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A call of which the model was told that its outcome is unknown, until that is resolved."""
+
+    call: str
+    name: str
+    digest: str
+    key: str
+    attempt: int
+
+
+class Decided(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What was decided on an approval, by whom and when."""
+
+    call: str
+    outcome: Literal["approved", "denied", "expired"]
+    by: str
+    at: int
 
 
 class ModelUse(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -119,7 +159,8 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `summary` the position of the event that summarises what is before it. `meta` came with the last
     message, and `asked_seq` is where what asks for the next run begins, 0 if nothing does.
     `messages` counts all that was said, also what is shown no more, and `content_bytes` its bytes:
-    of a text its characters, of anything else its JSON.
+    of a text its characters, of anything else its JSON. `policy` is the version that the log named
+    last, `doubts` are calls of unknown outcome, and `decided` the last approvals that were decided.
     """
 
     version: int = 0
@@ -139,6 +180,9 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     asked_seq: int = 0
     messages: int = 0
     content_bytes: int = 0
+    policy: str = ""
+    doubts: tuple[Doubtful, ...] = ()
+    decided: tuple[Decided, ...] = ()
 
 
 EMPTY = State()
@@ -161,7 +205,7 @@ def heard(state: State, contents: tuple[Any, ...]) -> State:
 
 
 _decoder = msgspec.json.Decoder(State)
-SNAPSHOT_VERSION = 5
+SNAPSHOT_VERSION = 6
 """Raise it with every change of `State`: snapshots of another version are ignored and refolded."""
 
 

@@ -5,8 +5,9 @@ timers and questions are open, or the next model call is about to be planned in 
 `thinking` (a model was asked), `delayed` (a failed model call will be tried again), or `compacting`
 (a model is folding the history). Each call has a life of its own: `intended` (it may be sent),
 `begun` (a `once` call that may have acted and is never sent again), `unknown` (it may have acted,
-and the tool's probe is to be asked), `undecided` (a person is to be asked), `timing`, `asking`; an
-answered call leaves the table through `done`.
+and the tool's probe is to be asked), `undecided` (a person is to be asked), `pending` (people have
+to approve it first), `timing`, `asking`; an answered call leaves the table through `done`. What the
+model was told to be unknown may be resolved whenever it is known, in any status.
 
 The two machines are coupled in one way only, and `evolve` checks it: a model is asked, and a run
 ends, when no call is open. Everything that decides is written elsewhere; everything that is
@@ -21,6 +22,10 @@ _ANY = ("idle", "acting", "thinking", "delayed", "compacting")
 _ACTING = (
     "tool_call_intended",
     "tool_call_denied",
+    "approval_requested",
+    "approval_given",
+    "approval_reassigned",
+    "arguments_edited",
     "tool_call_begun",
     "tool_call_succeeded",
     "tool_call_failed",
@@ -41,12 +46,14 @@ SESSION: Mapping[str, Mapping[str, str]] = {
         "session_forked": "idle",
         "history_inherited": "idle",
         "run_withdrawn": "idle",
+        "tool_call_resolved": "idle",
         "run_started": "acting",
     },
     "acting": {
         "message_received": "acting",
         "history_inherited": "acting",
         "run_withdrawn": "acting",
+        "tool_call_resolved": "acting",
         **dict.fromkeys(_ACTING, "acting"),
         "model_call_intended": "thinking",
         "compaction_intended": "compacting",
@@ -57,6 +64,7 @@ SESSION: Mapping[str, Mapping[str, str]] = {
     },
     "thinking": {
         "run_withdrawn": "thinking",
+        "tool_call_resolved": "thinking",
         "model_replied": "acting",
         "model_call_failed": "acting",
         "run_failed": "idle",
@@ -64,12 +72,14 @@ SESSION: Mapping[str, Mapping[str, str]] = {
     },
     "delayed": {
         "run_withdrawn": "delayed",
+        "tool_call_resolved": "delayed",
         "retry_fell_due": "acting",
         "run_failed": "idle",
         "run_cancelled": "idle",
     },
     "compacting": {
         "run_withdrawn": "compacting",
+        "tool_call_resolved": "compacting",
         "context_compacted": "acting",
         "compaction_failed": "acting",
         "run_failed": "idle",
@@ -83,9 +93,20 @@ CALL: Mapping[str, Mapping[str, str]] = {
         "compaction_intended": "intended",
         "tool_call_intended": "intended",
         "tool_call_denied": "done",
+        "tool_call_resolved": "done",
+        "approval_requested": "pending",
         "timer_started": "timing",
         "retry_scheduled": "timing",
         "question_asked": "asking",
+    },
+    "pending": {
+        "approval_requested": "pending",
+        "approval_given": "pending",
+        "approval_reassigned": "pending",
+        "arguments_edited": "pending",
+        "tool_call_intended": "intended",
+        "tool_call_denied": "done",
+        "tool_call_cancelled": "done",
     },
     "intended": {
         "model_replied": "done",
@@ -96,6 +117,7 @@ CALL: Mapping[str, Mapping[str, str]] = {
         "tool_call_succeeded": "done",
         "tool_call_failed": "done",
         "tool_call_lost": "intended",
+        "tool_call_unknown": "unknown",
         "tool_call_cancelled": "done",
     },
     "begun": {

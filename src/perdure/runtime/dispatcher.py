@@ -135,6 +135,8 @@ class Dispatcher:
             return True
         if self.draining or not self.may_start():
             return False
+        if call.due_at is not None and call.due_at <= self._clock.now_ms():
+            return True  # its time is over, and the session is told so
         if call.kind == "tool":
             tool = actor.agent.tools_by_name.get(call.name)
             if tool is None or tool.version != call.version:
@@ -267,7 +269,9 @@ class Dispatcher:
 
     def _task(self, actor: Actor, call: Call, history: History) -> Task:
         if call.kind == "tool":
-            arguments = history.request(call.reply, call.ordinal).arguments
+            arguments = call.arguments
+            if arguments is None:
+                arguments = history.request(call.reply, call.ordinal).arguments
             return self._tool_task(actor, call, arguments)
         spec = actor.agent.spec
         compacting = call.kind == "compaction"

@@ -35,6 +35,8 @@ RULES: Mapping[str, str] = {
     "W5": "the key of a call follows from session, run, step, place and tool alone",
     "W6": "every tool call of a reply has its one answer before a model is asked, or a run ends",
     "W7": "nothing falls due before its time",
+    "approval": "a call that waits is sent as approved, by as many different people as are needed",
+    "ledger": "only a call of unknown outcome is resolved",
     "range": "a model is shown the log up to this event, and the summary that is in force",
     "answer": "a run's answer is its last reply, which asked for no tools",
 }
@@ -52,7 +54,10 @@ class LeftModel(PerdureError):
 class OpenCall:
     """A call that is open, as the log tells it."""
 
-    __slots__ = ("attempt", "due_at", "effect", "event", "kind", "name", "status")
+    __slots__ = (
+        "approved_by", "attempt", "digest", "due_at", "effect", "event", "kind", "name", "needed",
+        "status",
+    )  # fmt: skip
 
     def __init__(self, kind: str, status: str, event: Any) -> None:
         self.kind = kind
@@ -62,6 +67,9 @@ class OpenCall:
         self.effect: str = getattr(event, "effect", "")
         self.due_at: int = getattr(event, "due_at", 0)
         self.attempt = 1
+        self.digest: str = getattr(event, "digest", "")
+        self.needed: int = getattr(event, "needed", 0)
+        self.approved_by: list[str] = []
 
 
 class Trace:
@@ -75,6 +83,7 @@ class Trace:
         "base",
         "calls",
         "deadline_at",
+        "doubts",
         "ended",
         "forked",
         "known",
@@ -103,6 +112,7 @@ class Trace:
         self.run_step = 0
         self.deadline_at: int | None = None
         self.ended: dict[str, str] = {}
+        self.doubts: set[str] = set()
         self.known: set[str] = set()
         self.message: str | None = None
         self.forked: str | None = None
@@ -152,6 +162,10 @@ class Trace:
         after = CALL[before].get(kind)
         if after is None:
             self._wrong("call table", f"{kind} for call {call_id!r}, which is {before}")
+        if call is None and kind == "tool_call_resolved":
+            self._need("ledger", (call_id in self.doubts, f"{call_id!r} is not in doubt"))
+            self.doubts.discard(call_id)
+            return
         if call is None:
             self._burn(call_id)
             if after != "done":
@@ -164,18 +178,54 @@ class Trace:
             self._wrong("W2", f"{call_id!r} is {call.effect}: it just runs")
         if kind == "tool_call_succeeded" and call.effect == "once" and before == "intended":
             self._wrong("W2", f"{call_id!r} succeeded and had not begun")
+        if kind == "tool_call_unknown" and before == "intended" and call.effect != "idempotent":
+            self._wrong("call table", f"{call_id!r} is in doubt and had not begun")
         if kind in ("timer_fired", "retry_fell_due") and event.at < call.due_at:
             self._wrong("W7", f"{call_id!r} is due at {call.due_at}, and it is {event.at}")
         if kind in ("tool_call_lost", "tool_call_reopened"):
             call.attempt += 1
+        if kind == "tool_call_intended":
+            self._approved(call, event)
+        elif kind == "approval_requested":
+            self.calls[call_id] = OpenCall("tool", str(after), event)
         if after == "done":
             del self.calls[call_id]
             self._answer(call_id, kind)
+            told = kind == "tool_call_cancelled" or getattr(event, "kind", "") == "unknown"
+            if told and before in ("begun", "unknown", "undecided"):
+                self.doubts.add(call_id)
         else:
             call.status = str(after)
 
+    def _approved(self, call: OpenCall, event: e.ToolCallIntended) -> None:
+        """A call that waited is sent as it was approved, and by as many as were needed."""
+        self._need(
+            "approval",
+            (
+                len(call.approved_by) >= call.needed,
+                f"{len(call.approved_by)} approved {event.call}",
+            ),
+            (event.digest in ("", call.digest), f"approved were the arguments {call.digest}"),
+        )
+        self.calls[event.call] = OpenCall("tool", "intended", event)
+
+    def _approval_given(self, event: e.ApprovalGiven) -> None:
+        call = self.calls[event.call]
+        self._need(
+            "approval",
+            (event.digest == call.digest, f"approved {event.digest}, and {call.digest} waits"),
+            (event.by not in call.approved_by, f"{event.by} had approved it already"),
+        )
+        call.approved_by.append(event.by)
+
+    def _arguments_edited(self, event: e.ArgumentsEdited) -> None:
+        call = self.calls[event.call]
+        digest = ids.arguments_digest(event.arguments)
+        self._need("approval", (event.digest == digest, f"the arguments have {digest}"))
+        call.digest, call.approved_by = event.digest, []
+
     def _answer(self, call_id: str, kind: str) -> None:
-        if kind.startswith(("tool_call_", "timer_", "question_")):
+        if kind.startswith(("tool_call_", "timer_", "question_")) and kind != "tool_call_denied":
             self.answers[int(call_id.rpartition(".t")[2])] = True
 
     def _nothing_open(self, what: str) -> None:
@@ -281,7 +331,7 @@ class Trace:
         name = _BUILTINS.get(type(event)) or event.name
         asked = requests[place]
         self._need("W1", (asked.name == name, f"{name!r} was not asked for: {asked.name!r} was"))
-        if isinstance(event, e.ToolCallIntended):
+        if isinstance(event, e.ToolCallIntended | e.ApprovalRequested):
             readable = asked.undecodable is None
             self._need("W1", (readable, "its arguments cannot be read, and it is to run"))
             key = ids.effect_key(self.session, self.run or "", event.step, place, event.name)
@@ -321,6 +371,7 @@ _OPENS: Mapping[str, str] = {
     "model_call_intended": "model",
     "compaction_intended": "compaction",
     "tool_call_intended": "tool",
+    "approval_requested": "tool",
     "timer_started": "timer",
     "retry_scheduled": "backoff",
     "question_asked": "question",
@@ -339,6 +390,9 @@ _RULES_OF: Mapping[type[e.Event], Callable[[Trace, Any], None]] = {
     e.RetryScheduled: Trace._retry_scheduled,
     e.ToolCallIntended: Trace._planned,
     e.ToolCallDenied: Trace._planned,
+    e.ApprovalRequested: Trace._planned,
+    e.ApprovalGiven: Trace._approval_given,
+    e.ArgumentsEdited: Trace._arguments_edited,
     e.TimerStarted: Trace._planned,
     e.QuestionAsked: Trace._planned,
     e.RunCompleted: Trace._run_completed,

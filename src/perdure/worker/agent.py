@@ -17,7 +17,7 @@ from perdure.core.limits import WINDOW_MESSAGES_MAX
 from perdure.core.references import MODEL, check_credentials
 from perdure.core.template import differences, read_template, tool_differences
 from perdure.worker.builtin import ask_human, wait
-from perdure.worker.tool import Tool, tool
+from perdure.worker.tool import Tool, strings, tool
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BUILTINS = (wait, ask_human)
@@ -37,7 +37,8 @@ class Agent:
     `credentials` says where secrets are, never what they are: `{"model": "env:TEAM_KEY", "stripe":
     "file:/run/secrets/stripe"}`. `model` is the key of the model's provider; the other names are
     those that tools declare. `durability` is what a store has to give for this agent to run on it:
-    `memory`, `os`, `fsynced` or `replicated(n)`.
+    `memory`, `os`, `fsynced` or `replicated(n)`. `grants` are the capabilities that its tools may
+    need: `net.http`, or `net.*` for all that begin so.
 
     Raises `InvalidInput` that names what is wrong and what was expected.
     """
@@ -57,6 +58,7 @@ class Agent:
         model_timeout: float | None = None,
         credentials: Mapping[str, str] | None = None,
         durability: str | None = None,
+        grants: Iterable[str] = (),
     ) -> None:
         where = f"agent {_checked_name(name)!r}"
         self.name = name
@@ -77,6 +79,7 @@ class Agent:
             "model_timeout_ms": model_timeout and max(1, round(model_timeout * 1000)),
             "credentials": dict(credentials) if isinstance(credentials, Mapping) else credentials,
             "durability": _durability(durability, where),
+            "grants": strings(grants, where, "grants"),
         }
         if credentials is None:
             del fields["credentials"]
@@ -128,6 +131,7 @@ class Agent:
             model_timeout=spec.model_timeout_ms and spec.model_timeout_ms / 1000,
             credentials=spec.credentials,
             durability=spec.durability,
+            grants=spec.grants,
         )
         if made.spec != spec:
             said = "; ".join(differences(spec, made.spec))
@@ -157,6 +161,7 @@ class Agent:
             model_timeout=self.model_timeout,
             credentials=credentials,
             durability=self.spec.durability,
+            grants=self.spec.grants,
         )
 
     @property

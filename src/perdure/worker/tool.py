@@ -97,6 +97,7 @@ def tool(
     isolated: bool = False,
     version: str | int = "",
     credentials: Iterable[str] = (),
+    key_window: float | None = None,
 ) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
 
 
@@ -113,6 +114,7 @@ def tool(
     isolated: bool = False,
     version: str | int = "",
     credentials: Iterable[str] = (),
+    key_window: float | None = None,
 ) -> Any:
     """Make a tool of a function, sync or async; use it bare, or with arguments.
 
@@ -123,7 +125,9 @@ def tool(
     undeclared) or a person (`ask`, the default once it is declared). `timeout` is in seconds.
     `isolated` runs the function in a process of its own, which can be killed. A call that was made
     for one `version` is never executed by another. `credentials` names the secrets that the
-    function is handed as `context.credential(name)`; its agent says where they are.
+    function is handed as `context.credential(name)`; its agent says where they are. `capabilities`
+    are what a call needs that agents have to be granted, as in `net.http`. `key_window` is for how
+    many seconds the far end of an `idempotent` tool honours a key; None is for ever.
 
     The description and those of the parameters come from the docstring. A parameter annotated with
     `ToolContext` is filled in by the worker. Raises `InvalidInput` for what cannot be a tool.
@@ -136,6 +140,7 @@ def tool(
         "isolated": isolated,
         "version": version,
         "credentials": credentials,
+        "key_window": key_window,
     }
     if function is None:
         return lambda function: _make(function, name, probe, **given)
@@ -180,6 +185,7 @@ def _promises(
     isolated: Any,
     version: Any,
     credentials: Any,
+    key_window: Any,
 ) -> dict[str, Any]:
     """Return what is declared of a tool, checked and with its defaults, as fields of its spec."""
     for value, what, choices in (
@@ -204,19 +210,33 @@ def _promises(
         "effect": effect or "once",
         "on_unknown": on_unknown or ("ask" if cautious else "tell"),
         "timeout_ms": round(timeout * 1000),
-        "capabilities": _strings(capabilities, name, "capabilities"),
+        "capabilities": strings(capabilities, f"tool {name!r}", "capabilities"),
         "isolated": bool(isolated),
         "version": version,
         "credentials": _credentials(credentials, name),
+        "key_window_ms": _window_ms(key_window, effect, name),
     }
 
 
-def _strings(given: Any, name: str, what: str) -> tuple[str, ...]:
+def strings(given: Any, where: str, what: str) -> tuple[str, ...]:
+    """Return one string or several as a tuple. Raises `InvalidInput` for anything else."""
     one = isinstance(given, str) or not isinstance(given, Iterable)
     found = (given,) if one else tuple(given)
     if not all(each and isinstance(each, str) for each in found):
-        raise InvalidInput(f"tool {name!r}: {what} are strings, not {found!r}")
+        raise InvalidInput(f"{where}: {what} are strings, not {found!r}")
     return found
+
+
+def _window_ms(seconds: Any, effect: Any, name: str) -> int | None:
+    if seconds is None:
+        return None
+    if effect != "idempotent":
+        raise InvalidInput(f"tool {name!r}: key_window is for an `idempotent` tool alone")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 1:
+        raise InvalidInput(
+            f"tool {name!r}: key_window is a number of seconds, 1 or more, not {seconds!r}"
+        )
+    return round(seconds * 1000)
 
 
 def _credentials(given: Any, name: str) -> tuple[str, ...]:

@@ -1,0 +1,266 @@
+"""From a call that a model proposes to one that may be sent: the gate's verdict, and people's.
+
+The verdict is in the same commit as the intent. An approval is bound to the exact arguments, the
+version of the tool and that of the policy: when one of them changes, it is asked for anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.core import commands as c
+from perdure.core import events as e
+from perdure.core import ids
+from perdure.core.agent import ToolSpec
+from perdure.core.decision import Draft, Refusal
+from perdure.core.evolve_calls import EXPIRED
+from perdure.core.gate import Asked, Terms, Verdict
+from perdure.core.limits import APPROVERS_MAX, ROLES_MAX, clip
+from perdure.core.state import Approval, Call, Decided
+
+UNSURE_PART = 10
+UNSURE_MS_MAX = 60_000
+"""A key is taken for forgotten a tenth of its window early, at most a minute."""
+
+
+def propose(
+    draft: Draft, place: dict[str, Any], tool: ToolSpec, arguments: dict[str, Any], key: str
+) -> None:
+    """Ask the gate about a call, and intend it, deny it, or ask people."""
+    digest = "" if tool.effect == "read" else ids.arguments_digest(arguments)
+    verdict = _verdict(draft, tool, arguments)
+    if verdict.effect == "allow" and digest:
+        verdict = _unless_in_doubt(draft, verdict, tool.name, digest)
+    _carry_out(draft, verdict, place, tool, arguments, digest, key)
+
+
+def _verdict(draft: Draft, tool: ToolSpec, arguments: dict[str, Any]) -> Verdict:
+    """Return what the gate says; a gate that fails denies."""
+    context = draft.context
+    asked = Asked(context.session.tenant, context.agent.spec, tool, arguments, context.now)
+    try:
+        return context.gate.judge(asked)
+    except Exception as error:  # noqa: BLE001  whatever goes wrong in a gate, it does not open
+        return Verdict("deny", "gate_failed", clip(f"the policy could not be applied: {error!r}"))
+
+
+def _unless_in_doubt(draft: Draft, verdict: Verdict, tool: str, digest: str) -> Verdict:
+    """Ask people about a call that was made before and may have taken effect then."""
+    for doubt in draft.state.doubts:
+        if (doubt.name, doubt.digest) == (tool, digest):
+            why = f"call {doubt.call} had the same arguments, and its outcome is unknown"
+            return Verdict("ask", "unresolved_call", why, Terms())
+    return verdict
+
+
+def _carry_out(
+    draft: Draft,
+    verdict: Verdict,
+    place: dict[str, Any],
+    tool: ToolSpec,
+    arguments: dict[str, Any],
+    digest: str,
+    key: str,
+) -> None:
+    now, policy = draft.now, draft.context.gate.version
+    what: Any = {"at": now, **place, "name": tool.name, "policy": policy}
+    if verdict.effect == "deny":
+        draft.add(e.ToolCallDenied(**what, rule=verdict.rule, content=_denied(verdict)))
+    elif verdict.effect == "allow":
+        _intend(draft, what, tool, verdict.rule, digest, key)
+    else:
+        terms = verdict.terms
+        draft.add(
+            e.ApprovalRequested(
+                **what,
+                effect=tool.effect,
+                key=key,
+                arguments=arguments,
+                digest=digest or ids.arguments_digest(arguments),
+                rule=verdict.rule,
+                reason=verdict.reason,
+                expires_at=now + terms.expires_ms,
+                version=tool.version,
+                needed=min(terms.needed, APPROVERS_MAX),
+                roles=terms.roles,
+            )
+        )
+
+
+def _intend(draft: Draft, what: Any, tool: ToolSpec, rule: str, digest: str, key: str) -> None:
+    unsure_at = None
+    if tool.effect == "idempotent" and (window_ms := tool.key_window_ms) is not None:
+        unsure_at = draft.now + window_ms - min(UNSURE_MS_MAX, window_ms // UNSURE_PART)
+    draft.add(
+        e.ToolCallIntended(
+            **what,
+            effect=tool.effect,
+            key=key,
+            rule=rule,
+            version=tool.version,
+            digest=digest,
+            unsure_at=unsure_at,
+        )
+    )
+
+
+def _denied(verdict: Verdict) -> str:
+    why = f": {verdict.reason}" if verdict.reason else ""
+    return f"This call was not made. The rule {verdict.rule!r} denies it{why}."
+
+
+def decide_approval(draft: Draft, command: c.DecideApproval) -> Refusal | None:
+    """Take what a person decided on a call that waits for approval."""
+    call = draft.state.calls.get(command.call)
+    run = draft.state.run
+    if run is None or run.id != command.run:
+        return Refusal("not_running", f"run {command.run!r} is not in progress")
+    if call is None or (approval := call.approval) is None or call.status != "pending":
+        return _too_late(draft, command.call)
+    if call.due_at is not None and draft.now >= call.due_at:
+        return Refusal("expired", f"the time to decide on call {call.id!r} was over")
+    refusal = _not_entitled(approval, command) or _other_arguments(call, command)
+    if refusal is not None:
+        return refusal
+    if command.decision == "deny":
+        _deny(draft, call, "denied_by_person", _said_no(command), command.by)
+    elif command.decision == "edit":
+        return _edit(draft, call, command)
+    elif command.decision == "reassign":
+        return _reassign(draft, call, command)
+    else:
+        return _approve(draft, call, approval, command)
+    return None
+
+
+def expire(draft: Draft, call: Call) -> None:
+    """Deny a call on which nobody decided in time."""
+    _deny(draft, call, EXPIRED, "This call was not made. Nobody approved it in time.")
+
+
+def _deny(draft: Draft, call: Call, rule: str, content: str, by: str = "") -> None:
+    place: Any = {"call": call.id, "step": call.step, "ordinal": call.ordinal, "name": call.name}
+    policy = call.approval.policy if call.approval else ""
+    denied = e.ToolCallDenied(
+        at=draft.now, **place, rule=rule, content=content, policy=policy, by=by
+    )
+    draft.add(denied)
+
+
+def _said_no(command: c.DecideApproval) -> str:
+    why = f": {clip(command.reason)}" if command.reason else "."
+    return f"This call was not made. {command.by} denied it{why}"
+
+
+def _too_late(draft: Draft, call: str) -> Refusal:
+    decided = {one.call: one for one in draft.state.decided}.get(call)
+    if decided is None:
+        return Refusal("not_pending", f"call {call!r} does not wait for approval")
+    return Refusal("already_decided", f"call {call!r} was {_in_words(decided)}")
+
+
+def _in_words(decided: Decided) -> str:
+    if decided.outcome == "expired":
+        return f"denied at {decided.at}: nobody had approved it in time"
+    return f"{decided.outcome} by {decided.by} at {decided.at}"
+
+
+def _not_entitled(approval: Approval, command: c.DecideApproval) -> Refusal | None:
+    if command.held is None or not approval.roles or set(command.held) & set(approval.roles):
+        return None
+    return Refusal(
+        "not_entitled", f"{command.by} has none of the roles {', '.join(approval.roles)}"
+    )
+
+
+def _other_arguments(call: Call, command: c.DecideApproval) -> Refusal | None:
+    if command.digest in (None, call.digest):
+        return None
+    return Refusal(
+        "arguments_changed",
+        f"the decision is on arguments with the digest {command.digest}, and those of call "
+        f"{call.id!r} have {call.digest}: look at them again",
+    )
+
+
+def _approve(
+    draft: Draft, call: Call, approval: Approval, command: c.DecideApproval
+) -> Refusal | None:
+    if command.by in approval.by:
+        return Refusal("already_approved", f"{command.by} has approved call {call.id!r} already")
+    tool = draft.context.agent.tools_by_name.get(call.name)
+    if tool is None or tool.version != call.version:
+        version = "gone" if tool is None else f"of version {tool.version!r}"
+        text = f"This call was not made. The tool {call.name!r} is {version} by now."
+        _deny(draft, call, "tool_changed", text, command.by)
+        return None
+    arguments = call.arguments or {}
+    if approval.policy != draft.context.gate.version and approval.rule != "unresolved_call":
+        again = _anew(draft, call, tool, arguments)
+        if again is not None:
+            return again
+    role = next((one for one in approval.roles if one in (command.held or ())), "")
+    draft.add(
+        e.ApprovalGiven(at=draft.now, call=call.id, digest=call.digest, by=command.by, role=role)
+    )
+    if len(approval.by) + 1 >= approval.needed:
+        what = {**_place(draft, call), "policy": draft.context.gate.version}
+        _intend(draft, what, tool, f"approved:{approval.rule}", call.digest, call.key)
+    return None
+
+
+def _anew(draft: Draft, call: Call, tool: ToolSpec, arguments: dict[str, Any]) -> Refusal | None:
+    """Judge a call by a policy that came after it was asked about; None if it may be approved."""
+    verdict = _verdict(draft, tool, arguments)
+    if verdict.effect == "allow":
+        return None
+    place: Any = {"call": call.id, "step": call.step, "ordinal": call.ordinal}
+    _carry_out(draft, verdict, place, tool, arguments, call.digest, call.key)
+    says = "denies it" if verdict.effect == "deny" else "asks: look at it again"
+    return Refusal(
+        "policy_changed",
+        f"the policy changed after call {call.id!r} was asked about: now the rule "
+        f"{verdict.rule!r} {says}",
+    )
+
+
+def _edit(draft: Draft, call: Call, command: c.DecideApproval) -> Refusal | None:
+    arguments = command.arguments
+    tool = draft.context.agent.tools_by_name.get(call.name)
+    if arguments is None or tool is None:
+        return Refusal("invalid_arguments", f"say which arguments call {call.id!r} is to have")
+    verdict = _verdict(draft, tool, arguments)
+    if verdict.effect == "deny":
+        return Refusal("denied", f"the rule {verdict.rule!r} denies that: {verdict.reason}")
+    digest = ids.arguments_digest(arguments)
+    draft.add(
+        e.ArgumentsEdited(
+            at=draft.now, call=call.id, arguments=arguments, digest=digest, by=command.by
+        )
+    )
+    return None
+
+
+def _reassign(draft: Draft, call: Call, command: c.DecideApproval) -> Refusal | None:
+    if not 1 <= len(command.roles) <= ROLES_MAX:
+        return Refusal("no_roles", f"name one to {ROLES_MAX} roles that are to decide")
+    draft.add(
+        e.ApprovalReassigned(
+            at=draft.now,
+            call=call.id,
+            roles=command.roles,
+            by=command.by,
+            reason=clip(command.reason),
+        )
+    )
+    return None
+
+
+def _place(draft: Draft, call: Call) -> dict[str, Any]:
+    return {
+        "at": draft.now,
+        "call": call.id,
+        "step": call.step,
+        "ordinal": call.ordinal,
+        "name": call.name,
+    }

@@ -1,0 +1,275 @@
+"""What becomes of calls: the handlers of their events, which look up the table of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from perdure.core import events as e
+from perdure.core.errors import IllegalTransition
+from perdure.core.limits import DECIDED_MAX, DOUBTS_MAX
+from perdure.core.state import Approval, Call, Decided, Doubtful, State
+from perdure.core.transitions import CALL
+
+EXPIRED = "approval_expired"
+"""The rule by which a call is denied that nobody approved in time."""
+Calls = dict[str, Call]
+Handler = Callable[[State, Any, int, Any], State]
+
+
+def column(table: Mapping[str, Mapping[str, str]], kind: str) -> dict[str, str]:
+    """Return what a table says of one type of event: status before -> status after."""
+    return {before: row[kind] for before, row in table.items() if kind in row}
+
+
+_MOVES = {cls: column(CALL, kind) for cls, kind in e.TYPE_NAMES.items()}
+
+
+def _move(state: State, call_id: str, event: e.Event) -> str:
+    """Return what becomes of a call; raise `IllegalTransition` if nothing may."""
+    call = state.calls.get(call_id)
+    before = call.status if call is not None else "absent"
+    after = _MOVES[type(event)].get(before)
+    if after is None:
+        raise IllegalTransition(
+            f"event {state.version + 1} is {e.type_of(event)!r} for call {call_id!r}, which is "
+            f"{before!r}; expected one of {', '.join(CALL[before])}"
+        )
+    return after
+
+
+def opened(state: State, call: Call, event: e.Event) -> Calls:
+    """Return the open calls with a new one."""
+    _move(state, call.id, event)
+    return {**state.calls, call.id: call} if state.calls else {call.id: call}
+
+
+def without(state: State, event: Any) -> Calls:
+    """Return the open calls without the one that the event closes."""
+    _move(state, event.call, event)
+    calls = dict(state.calls)
+    del calls[event.call]
+    return calls
+
+
+def _changed(state: State, event: Any, **fields: Any) -> Calls:
+    """Return the open calls with the event's one in its new status."""
+    after = _move(state, event.call, event)
+    call = replace(state.calls[event.call], status=after, **fields)
+    return {**state.calls, call.id: call}
+
+
+def _opens(make: Callable[[State, Any], Call]) -> Handler:
+    """Return the handler of an event that opens the call that `make` makes of it."""
+
+    def handler(state: State, event: Any, version: int, status: Any) -> State:
+        calls = opened(state, make(state, event), event)
+        return replace(state, version=version, status=status, calls=calls)
+
+    return handler
+
+
+def _intended(state: State, event: e.ToolCallIntended, version: int, status: Any) -> State:
+    waited = state.calls.get(event.call)
+    call = Call(
+        id=event.call,
+        kind="tool",
+        status="intended",
+        step=event.step,
+        ordinal=event.ordinal,
+        name=event.name,
+        reply=state.reply or 0,
+        effect=event.effect,
+        key=event.key,
+        due_at=event.unsure_at,
+        intended_at=event.at,
+        version=event.version,
+        digest=event.digest,
+    )
+    decided = state.decided
+    if waited is not None and (approval := waited.approval) is not None:
+        edited = waited.arguments if approval.edited_by else None
+        call = replace(call, reply=waited.reply, arguments=edited)
+        decided = _decided(state, Decided(call.id, "approved", ", ".join(approval.by), event.at))
+    calls = opened(state, call, event)
+    return replace(state, version=version, status=status, calls=calls, decided=decided)
+
+
+def _decided(state: State, one: Decided) -> tuple[Decided, ...]:
+    return (*state.decided, one)[-DECIDED_MAX:]
+
+
+def _denied(state: State, event: e.ToolCallDenied, version: int, status: Any) -> State:
+    waited = state.calls.get(event.call)
+    if waited is None:
+        _move(state, event.call, event)
+        return replace(state, version=version, status=status)
+    outcome: Any = "expired" if event.rule == EXPIRED else "denied"
+    return replace(
+        state,
+        version=version,
+        status=status,
+        calls=without(state, event),
+        decided=_decided(state, Decided(event.call, outcome, event.by or event.rule, event.at)),
+    )
+
+
+def _pending(state: State, event: e.ApprovalRequested) -> Call:
+    waited = state.calls.get(event.call)
+    edited = "" if waited is None or waited.approval is None else waited.approval.edited_by
+    return Call(
+        id=event.call,
+        kind="tool",
+        status="pending",
+        step=event.step,
+        ordinal=event.ordinal,
+        name=event.name,
+        reply=(state.reply or 0) if waited is None else waited.reply,
+        effect=event.effect,
+        key=event.key,
+        due_at=event.expires_at,
+        intended_at=event.at,
+        version=event.version,
+        digest=event.digest,
+        arguments=event.arguments,
+        approval=Approval(
+            rule=event.rule,
+            reason=event.reason,
+            policy=event.policy,
+            needed=event.needed,
+            roles=event.roles,
+            edited_by=edited,
+        ),
+    )
+
+
+def _approval(state: State, event: Any) -> Approval:
+    call = state.calls.get(event.call)
+    if call is None or call.approval is None:
+        raise IllegalTransition(
+            f"event {state.version + 1} is {e.type_of(event)!r} for call {event.call!r}, which "
+            "waits for no approval"
+        )
+    return call.approval
+
+
+def _approved(state: State, event: e.ApprovalGiven, version: int, status: Any) -> State:
+    approval = _approval(state, event)
+    calls = _changed(state, event, approval=replace(approval, by=(*approval.by, event.by)))
+    return replace(state, version=version, status=status, calls=calls)
+
+
+def _reassigned(state: State, event: e.ApprovalReassigned, version: int, status: Any) -> State:
+    approval = replace(_approval(state, event), roles=event.roles)
+    calls = _changed(state, event, approval=approval)
+    return replace(state, version=version, status=status, calls=calls)
+
+
+def _edited(state: State, event: e.ArgumentsEdited, version: int, status: Any) -> State:
+    approval = replace(_approval(state, event), by=(), edited_by=event.by)
+    now = {"arguments": event.arguments, "digest": event.digest}
+    calls = _changed(state, event, approval=approval, **now)
+    return replace(state, version=version, status=status, calls=calls)
+
+
+def _timer(state: State, event: e.TimerStarted) -> Call:
+    return Call(
+        id=event.call,
+        kind="timer",
+        status="timing",
+        step=event.step,
+        ordinal=event.ordinal,
+        name="wait",
+        due_at=event.due_at,
+        intended_at=event.at,
+    )
+
+
+def _question(state: State, event: e.QuestionAsked) -> Call:
+    return Call(
+        id=event.call,
+        kind="question",
+        status="asking",
+        step=event.step,
+        ordinal=event.ordinal,
+        name=event.question,
+        intended_at=event.at,
+    )
+
+
+def closed(state: State, event: Any, version: int, status: Any) -> State:
+    """Close the event's call."""
+    return replace(state, version=version, status=status, calls=without(state, event))
+
+
+def _closed_in_doubt(state: State, event: Any, version: int, status: Any) -> State:
+    """Close a call, and remember it if it may have taken effect all the same."""
+    call, doubts = state.calls.get(event.call), state.doubts
+    if call is not None and call.status in ("begun", "unknown", "undecided"):
+        told = isinstance(event, e.ToolCallCancelled) or event.kind == "unknown"
+        if told:
+            one = Doubtful(call.id, call.name, call.digest, call.key, call.attempt)
+            doubts = (*doubts, one)[-DOUBTS_MAX:]
+    calls = without(state, event)
+    return replace(state, version=version, status=status, calls=calls, doubts=doubts)
+
+
+def _resolved(state: State, event: e.ToolCallResolved, version: int, status: Any) -> State:
+    _move(state, event.call, event)
+    doubts = tuple(one for one in state.doubts if one.call != event.call)
+    return replace(state, version=version, status=status, doubts=doubts)
+
+
+def _moved(state: State, event: Any, version: int, status: Any) -> State:
+    return replace(state, version=version, status=status, calls=_changed(state, event))
+
+
+def _doubted(state: State, event: e.ToolCallUnknown, version: int, status: Any) -> State:
+    call = state.calls.get(event.call)
+    if call is not None and call.status == "intended" and call.effect != "idempotent":
+        raise IllegalTransition(
+            f"event {state.version + 1} doubts call {call.id!r}, which is {call.status!r} and "
+            f"{call.effect}: expected it to have begun"
+        )
+    calls = _changed(state, event, due_at=None)
+    return replace(state, version=version, status=status, calls=calls)
+
+
+def _begun(state: State, event: e.ToolCallBegun, version: int, status: Any) -> State:
+    calls = _changed(state, event, worker=event.worker)
+    return replace(state, version=version, status=status, calls=calls)
+
+
+def _sent_again(state: State, event: Any, version: int, status: Any) -> State:
+    call = state.calls.get(event.call)
+    attempt = call.attempt + 1 if call is not None else 1
+    fields: dict[str, Any] = {"attempt": attempt, "worker": ""}
+    if isinstance(event, e.ToolCallReopened):
+        fields["due_at"] = None  # whoever said so knows better than the clock
+    calls = _changed(state, event, **fields)
+    return replace(state, version=version, status=status, calls=calls)
+
+
+CALL_HANDLERS: Mapping[type[e.Event], Handler] = {
+    e.ToolCallIntended: _intended,
+    e.ToolCallDenied: _denied,
+    e.ApprovalRequested: _opens(_pending),
+    e.ApprovalGiven: _approved,
+    e.ApprovalReassigned: _reassigned,
+    e.ArgumentsEdited: _edited,
+    e.ToolCallBegun: _begun,
+    e.ToolCallSucceeded: closed,
+    e.ToolCallFailed: _closed_in_doubt,
+    e.ToolCallLost: _sent_again,
+    e.ToolCallUnknown: _doubted,
+    e.ToolCallReopened: _sent_again,
+    e.DecisionRequested: _moved,
+    e.ToolCallCancelled: _closed_in_doubt,
+    e.ToolCallResolved: _resolved,
+    e.TimerStarted: _opens(_timer),
+    e.TimerFired: closed,
+    e.QuestionAsked: _opens(_question),
+    e.QuestionAnswered: closed,
+}
