@@ -19,6 +19,7 @@ from perdure.core.messages import (
     ToolRequest,
     UserMessage,
 )
+from tests.core.rules import Rules, ask
 from tests.core.story import Story, agent, call, compacting, limited
 
 DEFINITIONS = {made.digest: made.spec for made in (agent(), compacting(100, 2))}
@@ -141,6 +142,24 @@ def with_cancellations() -> Story:
     return story
 
 
+def with_approvals() -> Story:
+    """Calls that people approve, change, pass on and deny, and one of unknown outcome."""
+    story = Story(gate=Rules(save=ask(2, "board"), pay=ask()))
+    story.message("hello")
+    story.reply(call("save", cents=1), call("pay", cents=2), call("risky"))
+    story.begin("risky")
+    story.lose("risky")
+    story.decide("edit", arguments={"cents": 3})
+    story.decide("reassign", roles=("finance",), reason="not mine")
+    story.decide(by="ann", held=("finance",))
+    story.decide(by="bob", held=("finance",))
+    story.decide("deny", "1.1.t1", reason="no")
+    story.result("save", "saved")
+    story.settle("1.1.t2", "happened", "done")
+    story.reply(text="done")
+    return story
+
+
 def with_an_inheritance() -> Story:
     """A fork of another run, and a message with a context."""
     story = Story()
@@ -174,6 +193,7 @@ STORIES = (
     with_compactions,
     with_a_memory,
     with_cancellations,
+    with_approvals,
     with_an_inheritance,
     out_of_steps,
 )

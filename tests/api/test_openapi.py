@@ -43,7 +43,9 @@ POST   /runs/{id}/retry                       retry_run
 POST   /runs/{id}/fork                        fork_run
 POST   /runs/{id}/reply                       reply_to_run
 POST   /runs/{id}/resolve                     resolve_call
+POST   /runs/{id}/decide                      decide_approval
 POST   /runs/{id}/cancel                      cancel_run
+GET    /waits                                 list_waits
 GET    /sessions                              list_sessions
 GET    /sessions/{id}                         get_session
 PUT    /sessions/{id}                         update_session

@@ -279,7 +279,7 @@ async def test_a_card_says_what_a_node_is_doing() -> None:
     assert (shown["one"].id, shown["one"].draining, shown["one"].generation) == (
         one.owner,
         False,
-        1,
+        GENERATION,
     )
     await town.close()
 
@@ -464,7 +464,7 @@ async def test_old_and_new_nodes_run_side_by_side_and_what_is_new_stays_with_the
     for module in (host, loader, recovery, node_module, tenancy):
         monkeypatch.setattr(module, "GENERATION", GENERATION + 1)
     new = await town.open("new")
-    assert [card.generation for card in new.nodes()] == [1, 2]
+    assert [card.generation for card in new.nodes()] == [GENERATION, GENERATION + 1]
     after = await new.send("a", "hi", session="after")
     await town.settle()
     await town.vanish("new")

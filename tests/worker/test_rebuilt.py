@@ -68,6 +68,7 @@ def test_what_code_can_say_is_in_the_definition() -> None:
         "model_timeout": 7.5,
         "credentials": {"model": "env:KEY"},
         "durability": "fsynced",
+        "grants": ["net.http"],
     }
     assert set(inspect.signature(Agent.__init__).parameters) - LOCAL == set(said)
     before = Agent("a", **plain).spec
@@ -84,10 +85,13 @@ def test_what_code_can_say_is_in_the_definition() -> None:
         "isolated": True,
         "version": 2,
         "credentials": ["shop"],
+        "key_window": 3600,
     }
     assert set(inspect.signature(tool).parameters) - {"function"} == set(options)
     for name, value in options.items():
-        assert tool(**{name: value})(work).spec != tool(work).spec, name
+        with_effect = {"effect": "idempotent"} if name == "key_window" else {}
+        plain_tool = tool(**with_effect)(work)
+        assert tool(**{name: value, **with_effect})(work).spec != plain_tool.spec, name
     assert tool(version=2)(work).spec.version == "2"
 
 

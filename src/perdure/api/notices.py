@@ -17,6 +17,7 @@ TYPES: Mapping[str, NoticeType] = {
     "run_started": "run.started",
     "waiting_for_user": "run.waiting",
     "decision_requested": "run.waiting",
+    "approval_requested": "run.waiting",
     "run_completed": "run.completed",
     "run_failed": "run.failed",
 }

@@ -6,137 +6,34 @@ most follow from what it takes: a key, ids in the path, parameters, a body.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
-
-import msgspec
+from collections.abc import Mapping
+from typing import Any
 
 from perdure.api import shapes as s
-from perdure.api.limits import BODY_BYTES_MAX, BODY_SECONDS_MAX, ENDPOINTS_MAX
+from perdure.api.limits import ENDPOINTS_MAX
+from perdure.api.operation import (
+    EVENT_STREAM,
+    HTML,
+    JSON,
+    PREFIX,
+    Method,
+    Operation,
+    delete,
+    get,
+    post,
+    update,
+)
 
-PREFIX = "/api/v1"
-JSON = "application/json"
-EVENT_STREAM = "text/event-stream"
-HTML = "text/html"
-
-Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
-Scope = Literal["read", "run", "admin"]
-
-
-class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that can be asked of the server.
-
-    `scope` is what the key must allow, None if no key is needed (`admin` may do what `run` may, and
-    `run` what `read` may). `query` and `body` are shapes to decode with; a `body` of `object` is
-    any JSON object. `answer` is the shape of the answer, None if it has no body, and `media` its
-    types. `conflicts` and `refusals` are sentences of 409 and 422 that are this operation's own.
-    With `idempotent` an `Idempotency-Key` makes a repetition harmless. Of the fields of the body,
-    `admin_fields` are for keys of the scope `admin` alone. With `operators` the key has to be one
-    of the tenant whose admins look after the server itself.
-    """
-
-    id: str
-    methods: tuple[Method, ...]
-    path: str
-    summary: str
-    scope: Scope | None = "read"
-    query: type[msgspec.Struct] | None = None
-    body: Any = None
-    status: int = 200
-    answer: Any = None
-    media: tuple[str, ...] = (JSON,)
-    conflicts: tuple[str, ...] = ()
-    refusals: tuple[str, ...] = ()
-    idempotent: bool = False
-    admin_fields: tuple[str, ...] = ()
-    operators: bool = False
-    other_errors: Mapping[int, str] = {}
-
-    @property
-    def tag(self) -> str:
-        """The noun that the operation is about."""
-        return self.path.removeprefix(PREFIX).split("/")[1].removesuffix(".json")
-
-    @property
-    def path_parameters(self) -> tuple[str, ...]:
-        """The names in the path."""
-        return tuple(re.findall(r"{(\w+)}", self.path))
-
-    @property
-    def integers(self) -> tuple[str, ...]:
-        """Those of the names in the path that stand for an integer: ids, but no tokens or keys."""
-        return () if self.scope is None else tuple({"id"} & set(self.path_parameters))
-
-    def errors(self) -> dict[int, str]:
-        """Return everything that may go wrong: status -> what is said. The shape is `Failure`."""
-        plain: dict[int, list[str]] = {}
-        if self.path.startswith(PREFIX):
-            plain[406] = ["The answer is JSON, and `Accept` does not allow it."]
-            plain[429] = [
-                "Too many requests, or runs: `Retry-After` says how many seconds to wait."
-            ]
-            plain[503] = ["The server cannot carry this out now; nothing was done."]
-        if self.scope is not None:
-            plain[401] = ["unauthorized"]
-            plain[403] = [f"The key does not allow this: it needs the scope `{self.scope}`."]
-            if self.operators:
-                plain[403].append("it needs one of the tenant that looks after the server")
-            if self.admin_fields:
-                plain[403].append(f"`admin` is needed for {' and '.join(self.admin_fields)}")
-        if self.path_parameters:
-            plain[404] = ["not found: there is none with this id, or it is not yours"]
-        if self.integers:
-            plain[400] = ["Bad Request: the id in the path is not an integer."]
-        if self.body is not None:
-            plain[400] = [*plain.get(400, []), "Bad Request: the body is not a JSON object."]
-            plain[408] = [f"The body was not there within {BODY_SECONDS_MAX} s."]
-            plain[413] = [f"Too many bytes: {BODY_BYTES_MAX}, if not set otherwise, are taken."]
-            plain[415] = ["The body is not JSON."]
-        if self.conflicts or self.idempotent:
-            under_way = "a request with this Idempotency-Key is under way; try again"
-            plain[409] = [*self.conflicts, *([under_way] if self.idempotent else ())]
-        for status, sentence in self.other_errors.items():
-            plain[status] = [*plain.get(status, []), sentence]
-        if self.query is not None or self.body is not None or self.idempotent or self.refusals:
-            plain[422] = ["What is wrong, field by field.", *self.refusals]
-        return {status: _joined(said) for status, said in sorted(plain.items())}
-
-
-def _joined(said: Iterable[str]) -> str:
-    """Return sentences, and what a server may say instead, as one text."""
-    return "; ".join(said).replace(".; ", ". ")
-
-
-def _get(id: str, path: str, answer: Any, summary: str, **more: Any) -> Operation:
-    return Operation(
-        id=id, methods=("GET",), path=PREFIX + path, answer=answer, summary=summary, **more
-    )
-
-
-def _post(id: str, path: str, answer: Any, summary: str, **more: Any) -> Operation:
-    more = {"scope": "run", **more}
-    return Operation(
-        id=id, methods=("POST",), path=PREFIX + path, answer=answer, summary=summary, **more
-    )
-
-
-def _update(id: str, path: str, body: Any, answer: Any, summary: str, **more: Any) -> Operation:
-    return Operation(
-        id=id,
-        methods=("PUT", "PATCH"),
-        path=PREFIX + path,
-        body=body,
-        answer=answer,
-        summary=summary,
-        **{"scope": "admin", **more},
-    )
-
-
-def _delete(id: str, path: str, summary: str, **more: Any) -> Operation:
-    more = {"scope": "admin", "status": 204, **more}
-    return Operation(id=id, methods=("DELETE",), path=PREFIX + path, summary=summary, **more)
-
+__all__ = [
+    "BY_ID",
+    "EVENT_STREAM",
+    "HTML",
+    "JSON",
+    "OPERATIONS",
+    "PREFIX",
+    "Method",
+    "Operation",
+]
 
 BUSY = "agent is busy"
 NODE_NAMES = "several nodes have this name: say which one by its id"
@@ -144,20 +41,18 @@ _MAKES: dict[str, Any] = {"scope": "admin", "status": 201, "idempotent": True}
 _STARTS: dict[str, Any] = {"status": 202, "idempotent": True}
 
 AGENTS = (
-    _get("list_agents", "/agents", s.Page[s.Agent], "All agents, newest first", query=s.PageQuery),
-    _post(
-        "create_agent", "/agents", s.Data[s.Agent], "Make an agent", body=s.AgentCreate, **_MAKES
-    ),
-    _get("get_agent", "/agents/{id}", s.Data[s.Agent], "One agent, archived or not"),
-    _update("update_agent", "/agents/{id}", s.AgentUpdate, s.Data[s.Agent], "Change an agent"),
-    _delete(
+    get("list_agents", "/agents", s.Page[s.Agent], "All agents, newest first", query=s.PageQuery),
+    post("create_agent", "/agents", s.Data[s.Agent], "Make an agent", body=s.AgentCreate, **_MAKES),
+    get("get_agent", "/agents/{id}", s.Data[s.Agent], "One agent, archived or not"),
+    update("update_agent", "/agents/{id}", s.AgentUpdate, s.Data[s.Agent], "Change an agent"),
+    delete(
         "archive_agent",
         "/agents/{id}",
         "Archive an agent: its name is free again",
         query=s.ForceQuery,
         conflicts=("agent has an active run — pass force=true to archive anyway",),
     ),
-    _post(
+    post(
         "send_message",
         "/agents/{id}/messages",
         s.Accepted,
@@ -167,33 +62,33 @@ AGENTS = (
         refusals=("missing required field: content",),
         **_STARTS,
     ),
-    _get(
+    get(
         "agent_status",
         "/agents/{id}/status",
         s.Data[s.AgentStanding],
         "How the conversation `default` stands",
     ),
-    _get(
+    get(
         "list_agent_runs",
         "/agents/{id}/runs",
         s.Page[s.Run],
         "An agent's runs, newest first",
         query=s.PageQuery,
     ),
-    _get(
+    get(
         "list_conversations",
         "/agents/{id}/conversations",
         s.Page[s.Conversation],
         "An agent's conversations, the latest first",
         query=s.PageQuery,
     ),
-    _get(
+    get(
         "get_conversation",
         "/agents/{id}/conversations/{key}",
         s.Data[s.Conversation],
         "One conversation",
     ),
-    _delete(
+    delete(
         "delete_conversation",
         "/agents/{id}/conversations/{key}",
         "Delete a conversation: the key begins anew",
@@ -201,7 +96,7 @@ AGENTS = (
         status=200,
         answer=s.Status,
     ),
-    _get(
+    get(
         "agent_usage",
         "/agents/{id}/usage",
         s.Data[s.Usage],
@@ -211,16 +106,16 @@ AGENTS = (
 )
 
 RUNS = (
-    _get("list_runs", "/runs", s.Page[s.Run], "Runs, newest first", query=s.RunQuery),
-    _get("get_run", "/runs/{id}", s.Data[s.Run], "One run"),
-    _get(
+    get("list_runs", "/runs", s.Page[s.Run], "Runs, newest first", query=s.RunQuery),
+    get("get_run", "/runs/{id}", s.Data[s.Run], "One run"),
+    get(
         "wait_for_run",
         "/runs/{id}/wait",
         s.Data[s.Run],
         "One run, once it has ended or waits for somebody, or when the time is over",
         query=s.WaitQuery,
     ),
-    _get(
+    get(
         "list_events",
         "/runs/{id}/events",
         s.Page[s.Event],
@@ -228,8 +123,8 @@ RUNS = (
         query=s.EventQuery,
         media=(JSON, EVENT_STREAM),
     ),
-    _get("get_summary", "/runs/{id}/summary", s.Data[s.Summary], "A run at a glance"),
-    _post(
+    get("get_summary", "/runs/{id}/summary", s.Data[s.Summary], "A run at a glance"),
+    post(
         "retry_run",
         "/runs/{id}/retry",
         s.Accepted,
@@ -238,7 +133,7 @@ RUNS = (
         refusals=("run has no user_message to retry",),
         **_STARTS,
     ),
-    _post(
+    post(
         "fork_run",
         "/runs/{id}/fork",
         s.Forked,
@@ -258,7 +153,7 @@ RUNS = (
         idempotent=True,
         admin_fields=("model", "system_prompt"),
     ),
-    _post(
+    post(
         "reply_to_run",
         "/runs/{id}/reply",
         s.Accepted,
@@ -269,7 +164,7 @@ RUNS = (
         refusals=("answer is required",),
         idempotent=True,
     ),
-    _post(
+    post(
         "resolve_call",
         "/runs/{id}/resolve",
         s.Accepted,
@@ -279,7 +174,22 @@ RUNS = (
         conflicts=("call is not waiting for a decision",),
         idempotent=True,
     ),
-    _post(
+    post(
+        "decide_approval",
+        "/runs/{id}/decide",
+        s.Accepted,
+        "Approve or deny a call that waits for it, change its arguments, or have others asked",
+        body=s.DecisionCreate,
+        status=202,
+        conflicts=(
+            "call was approved by BY at TIME",
+            "the arguments have changed",
+            "the policy has changed",
+            "BY has none of the roles",
+        ),
+        idempotent=True,
+    ),
+    post(
         "cancel_run",
         "/runs/{id}/cancel",
         s.Accepted,
@@ -291,21 +201,31 @@ RUNS = (
     ),
 )
 
+WAITS = (
+    get(
+        "list_waits",
+        "/waits",
+        s.Page[s.Waiting],
+        "What waits for people: questions, decisions and approvals, the newest run first",
+        query=s.WaitsQuery,
+    ),
+)
+
 SESSIONS = (
-    _get(
+    get(
         "list_sessions",
         "/sessions",
         s.Page[s.Session],
         "Sessions of all agents, the latest first",
         query=s.SessionQuery,
     ),
-    _get(
+    get(
         "get_session",
         "/sessions/{id}",
         s.Data[s.SessionWhole],
         "One session with its messages and runs",
     ),
-    _update(
+    update(
         "update_session",
         "/sessions/{id}",
         s.SessionUpdate,
@@ -313,7 +233,7 @@ SESSIONS = (
         "Name a session",
         scope="run",
     ),
-    _delete(
+    delete(
         "archive_session",
         "/sessions/{id}",
         "Archive a session",
@@ -321,8 +241,8 @@ SESSIONS = (
         query=s.ForceQuery,
         conflicts=("session has an active run — pass force=true to archive anyway",),
     ),
-    _post("restore_session", "/sessions/{id}/restore", s.Data[s.Session], "Take a session back"),
-    _post(
+    post("restore_session", "/sessions/{id}/restore", s.Data[s.Session], "Take a session back"),
+    post(
         "release_session",
         "/sessions/{id}/release",
         s.Data[s.Session],
@@ -332,15 +252,15 @@ SESSIONS = (
 )
 
 CONNECTED = (
-    _get("list_tools", "/tools", s.Tools, "The tools that agents may use now"),
-    _get(
+    get("list_tools", "/tools", s.Tools, "The tools that agents may use now"),
+    get(
         "list_workers",
         "/workers",
         s.Page[s.Worker],
         "The workers that are connected",
         query=s.PageQuery,
     ),
-    _get(
+    get(
         "tenant_usage",
         "/usage",
         s.Data[s.Usage],
@@ -350,8 +270,8 @@ CONNECTED = (
 )
 
 TRIGGERS = (
-    _get("list_triggers", "/triggers", s.Page[s.Trigger], "Triggers by id", query=s.TriggerQuery),
-    _post(
+    get("list_triggers", "/triggers", s.Page[s.Trigger], "Triggers by id", query=s.TriggerQuery),
+    post(
         "create_trigger",
         "/triggers",
         s.Data[s.Trigger],
@@ -359,12 +279,12 @@ TRIGGERS = (
         body=s.TriggerCreate,
         **_MAKES,
     ),
-    _get("get_trigger", "/triggers/{id}", s.Data[s.Trigger], "One trigger"),
-    _update(
+    get("get_trigger", "/triggers/{id}", s.Data[s.Trigger], "One trigger"),
+    update(
         "update_trigger", "/triggers/{id}", s.TriggerUpdate, s.Data[s.Trigger], "Change a trigger"
     ),
-    _delete("delete_trigger", "/triggers/{id}", "Delete a trigger"),
-    _post(
+    delete("delete_trigger", "/triggers/{id}", "Delete a trigger"),
+    post(
         "fire_trigger",
         "/triggers/{id}/fire",
         s.Accepted,
@@ -375,8 +295,8 @@ TRIGGERS = (
 )
 
 GARDS = (
-    _get("list_gards", "/gards", s.Page[s.Gard], "Gards by id, also destroyed", query=s.PageQuery),
-    _post(
+    get("list_gards", "/gards", s.Page[s.Gard], "Gards by id, also destroyed", query=s.PageQuery),
+    post(
         "create_gard",
         "/gards",
         s.Data[s.GardMade],
@@ -384,16 +304,16 @@ GARDS = (
         body=s.GardCreate,
         **_MAKES,
     ),
-    _get("get_gard", "/gards/{id}", s.Data[s.GardWhole], "One gard with its ports"),
-    _update("update_gard", "/gards/{id}", s.GardUpdate, s.Data[s.Gard], "Change a gard"),
-    _delete(
+    get("get_gard", "/gards/{id}", s.Data[s.GardWhole], "One gard with its ports"),
+    update("update_gard", "/gards/{id}", s.GardUpdate, s.Data[s.Gard], "Change a gard"),
+    delete(
         "destroy_gard",
         "/gards/{id}",
         "Destroy a gard: its worker is sent away",
         query=s.ForceQuery,
         conflicts=("gard has an active run — pass force=true to destroy anyway",),
     ),
-    _get(
+    get(
         "list_ports",
         "/gards/{id}/ports",
         s.Page[s.Port],
@@ -403,12 +323,12 @@ GARDS = (
 )
 
 HOOKS = (
-    _get("list_hooks", "/hooks", s.Page[s.Hook], "Hooks by id", query=s.PageQuery),
-    _post("create_hook", "/hooks", s.Data[s.Hook], "Make a hook", body=s.HookCreate, **_MAKES),
-    _get("get_hook", "/hooks/{id}", s.Data[s.Hook], "One hook"),
-    _update("update_hook", "/hooks/{id}", s.HookUpdate, s.Data[s.Hook], "Change a hook"),
-    _delete("delete_hook", "/hooks/{id}", "Delete a hook"),
-    _post(
+    get("list_hooks", "/hooks", s.Page[s.Hook], "Hooks by id", query=s.PageQuery),
+    post("create_hook", "/hooks", s.Data[s.Hook], "Make a hook", body=s.HookCreate, **_MAKES),
+    get("get_hook", "/hooks/{id}", s.Data[s.Hook], "One hook"),
+    update("update_hook", "/hooks/{id}", s.HookUpdate, s.Data[s.Hook], "Change a hook"),
+    delete("delete_hook", "/hooks/{id}", "Delete a hook"),
+    post(
         "receive_hook",
         "/hooks/{id}",
         s.Accepted,
@@ -422,7 +342,7 @@ HOOKS = (
 )
 
 ENDPOINTS = (
-    _get(
+    get(
         "list_endpoints",
         "/endpoints",
         s.Page[s.Endpoint],
@@ -430,7 +350,7 @@ ENDPOINTS = (
         scope="admin",  # a URL may hold a secret
         query=s.PageQuery,
     ),
-    _post(
+    post(
         "create_endpoint",
         "/endpoints",
         s.Data[s.EndpointMade],
@@ -439,23 +359,23 @@ ENDPOINTS = (
         conflicts=(f"there are {ENDPOINTS_MAX} endpoints already",),
         **_MAKES,
     ),
-    _get("get_endpoint", "/endpoints/{id}", s.Data[s.Endpoint], "One endpoint", scope="admin"),
-    _update(
+    get("get_endpoint", "/endpoints/{id}", s.Data[s.Endpoint], "One endpoint", scope="admin"),
+    update(
         "update_endpoint",
         "/endpoints/{id}",
         s.EndpointUpdate,
         s.Data[s.Endpoint],
         "Change an endpoint, pause it, or have it go on",
     ),
-    _delete("delete_endpoint", "/endpoints/{id}", "Delete an endpoint with all that it is owed"),
-    _post(
+    delete("delete_endpoint", "/endpoints/{id}", "Delete an endpoint with all that it is owed"),
+    post(
         "rotate_endpoint",
         "/endpoints/{id}/rotate",
         s.Data[s.EndpointMade],
         "Sign with a new secret as well as with the last one",
         **_MAKES,
     ),
-    _post(
+    post(
         "test_endpoint",
         "/endpoints/{id}/test",
         s.Data[s.Delivery],
@@ -465,7 +385,7 @@ ENDPOINTS = (
         conflicts=("the endpoint is not enabled",),
         idempotent=True,
     ),
-    _get(
+    get(
         "list_deliveries",
         "/endpoints/{id}/deliveries",
         s.Page[s.Delivery],
@@ -473,7 +393,7 @@ ENDPOINTS = (
         scope="admin",
         query=s.PageQuery,
     ),
-    _post(
+    post(
         "retry_delivery",
         "/deliveries/{id}/retry",
         s.Data[s.Delivery],
@@ -485,8 +405,8 @@ ENDPOINTS = (
 )
 
 KEYS = (
-    _get("list_keys", "/api_keys", s.Page[s.Key], "API keys", scope="admin", query=s.PageQuery),
-    _post(
+    get("list_keys", "/api_keys", s.Page[s.Key], "API keys", scope="admin", query=s.PageQuery),
+    post(
         "create_key",
         "/api_keys",
         s.Data[s.KeyMade],
@@ -494,20 +414,20 @@ KEYS = (
         body=s.KeyCreate,
         **_MAKES,
     ),
-    _post(
+    post(
         "rotate_key",
         "/api_keys/{id}/rotate",
         s.Data[s.KeyMade],
         "Make a successor of a key, which stays valid until it is revoked",
         **_MAKES,
     ),
-    _delete("revoke_key", "/api_keys/{id}", "Revoke a key: its sockets are closed"),
+    delete("revoke_key", "/api_keys/{id}", "Revoke a key: its sockets are closed"),
 )
 
 _OF_SERVER: dict[str, Any] = {"scope": "admin", "operators": True}
 
 NODES = (
-    _get(
+    get(
         "list_nodes",
         "/nodes",
         s.Page[s.Node],
@@ -515,7 +435,7 @@ NODES = (
         query=s.PageQuery,
         **_OF_SERVER,
     ),
-    _get(
+    get(
         "get_node",
         "/nodes/{node}",
         s.Data[s.Node],
@@ -523,7 +443,7 @@ NODES = (
         conflicts=(NODE_NAMES,),
         **_OF_SERVER,
     ),
-    _post(
+    post(
         "drain_node",
         "/nodes/{node}/drain",
         s.Data[s.Node],
@@ -536,7 +456,7 @@ NODES = (
 )
 
 SERVER = (
-    _post(
+    post(
         "record_first_run",
         "/telemetry/first-run",
         s.Status,
@@ -584,6 +504,7 @@ SERVER = (
 OPERATIONS: tuple[Operation, ...] = (
     *AGENTS,
     *RUNS,
+    *WAITS,
     *SESSIONS,
     *CONNECTED,
     *TRIGGERS,

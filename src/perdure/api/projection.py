@@ -14,6 +14,7 @@ import msgspec
 from perdure.api.cost import DEFAULT_PRICES, Prices, cost_of, sum_of
 from perdure.api.shapes.common import timestamp, timestamp_or_none
 from perdure.api.shapes.runs import (
+    Approval,
     AskedStatus,
     Cost,
     Event,
@@ -50,7 +51,7 @@ _ROWS: Mapping[AskedStatus, tuple[RowStatus, ...]] = {
     "merged": ("merged",),
 }
 _FINER = frozenset({"queued", "cancelled", "merged"})
-_FOR_SOMEBODY = frozenset({"answer", "decision"})
+_FOR_SOMEBODY = frozenset({"answer", "decision", "approval"})
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,10 +196,17 @@ def withdrawn_events(row: RunRow) -> list[Event]:
 
 def waits_of(row: RunRow) -> tuple[Wait, ...]:
     """Return what a run waits for."""
-    return tuple(
-        Wait(**{**wait, "due_at": timestamp_or_none(wait["due_at"])} if "due_at" in wait else wait)
-        for wait in row.waiting_for
-    )
+    return tuple(_wait(dict(wait)) for wait in row.waiting_for)
+
+
+def _wait(wait: dict[str, Any]) -> Wait:
+    if "due_at" in wait:
+        wait["due_at"] = timestamp_or_none(wait["due_at"])
+    if wait["what"] != "approval":
+        return Wait(**wait)
+    asked = {**wait, **{name: timestamp(wait[name]) for name in ("requested_at", "expires_at")}}
+    call, what = asked.pop("call"), asked.pop("what")
+    return Wait(what=what, call=call, approval=msgspec.convert(asked, Approval))
 
 
 def glimpse(event: Event) -> EventGlimpse:

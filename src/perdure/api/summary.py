@@ -157,6 +157,13 @@ class Tracer:
         self.undecided[_key(payload)] = seq
         self.parked = (seq, "a call waits for somebody to say whether it took effect")
 
+    def _approval(self, seq: int, payload: Mapping[str, Any]) -> None:
+        self.parked = (seq, "a call waits for approval")
+
+    def _goes_on(self, seq: int, payload: Mapping[str, Any]) -> None:
+        self._called(seq, payload)
+        self.parked = None
+
     def _completed(self, seq: int, payload: Mapping[str, Any]) -> None:
         self.terminal = seq
 
@@ -173,13 +180,14 @@ _HANDLERS: Mapping[str, Any] = {
     "llm_request": Tracer._asked_model,
     "llm_response": Tracer._model_replied,
     "context_compacted": Tracer._spent,
-    "tool_call": Tracer._called,
+    "tool_call": Tracer._goes_on,
     "tool_result": Tracer._returned,
     "tool_duplicate": Tracer._duplicate,
     "subagent_launched": Tracer._launched,
     "retry": Tracer._retried,
     "waiting_for_user": Tracer._asks,
     "decision_requested": Tracer._undecided,
+    "approval_requested": Tracer._approval,
     "run_completed": Tracer._completed,
     "run_failed": Tracer._run_failed,
 }

@@ -298,7 +298,41 @@ class Timeline:
             effect=event.effect,
             verdict="allow",
             rule=event.rule,
+            **_given({}, policy=event.policy or None),
         )
+
+    def _approval_requested(self, seq: int, event: e.ApprovalRequested) -> Told:
+        self._keep(event.call, key=event.key)
+        payload = {
+            **self._about(event.call),
+            "effect": event.effect,
+            "arguments": event.arguments,
+            "digest": event.digest,
+            "rule": event.rule,
+            "reason": event.reason,
+            "policy": event.policy,
+            "needed": event.needed,
+            "roles": event.roles,
+            "expires_at": timestamp(event.expires_at),
+        }
+        yield "approval_requested", payload, "system"
+
+    def _approval_given(self, seq: int, event: e.ApprovalGiven) -> Told:
+        more = _given({"digest": event.digest, "by": event.by}, role=event.role or None)
+        yield "approval_given", {**self._about(event.call), **more}, "user"
+
+    def _approval_reassigned(self, seq: int, event: e.ApprovalReassigned) -> Told:
+        more = {"roles": event.roles, "by": event.by, "reason": event.reason}
+        yield "approval_reassigned", {**self._about(event.call), **more}, "user"
+
+    def _arguments_edited(self, seq: int, event: e.ArgumentsEdited) -> Told:
+        self._keep(event.call, arguments=event.arguments)
+        more = {"arguments": event.arguments, "digest": event.digest, "by": event.by}
+        yield "arguments_edited", {**self._about(event.call), **more}, "user"
+
+    def _tool_call_resolved(self, seq: int, event: e.ToolCallResolved) -> Told:
+        more = _given({"happened": event.happened, "by": event.by}, content=event.content)
+        yield "tool_call_resolved", {**self._about(event.call), **more}, _source(event.by)
 
     def _tool_call_denied(self, seq: int, event: e.ToolCallDenied) -> Told:
         if event.call not in self._asked:
@@ -312,6 +346,7 @@ class Timeline:
             "reason": event.rule,
             "step": event.step,
             "call": event.call,
+            **_given({}, by=event.by or None, policy=event.policy or None),
         }
         yield from self._asked_for(
             event.call, side_effect=False, idempotency_key=None, verdict="deny", rule=event.rule
@@ -499,6 +534,11 @@ BECOMES: Mapping[type[e.Event], Row] = {
     e.ToolCallDenied: Row(
         Timeline._tool_call_denied, ("tool_call", "tool_call_denied", "tool_result")
     ),
+    e.ApprovalRequested: Row(Timeline._approval_requested, ("approval_requested",)),
+    e.ApprovalGiven: Row(Timeline._approval_given, ("approval_given",)),
+    e.ApprovalReassigned: Row(Timeline._approval_reassigned, ("approval_reassigned",)),
+    e.ArgumentsEdited: Row(Timeline._arguments_edited, ("arguments_edited",)),
+    e.ToolCallResolved: Row(Timeline._tool_call_resolved, ("tool_call_resolved",)),
     e.ToolCallBegun: Row(Timeline._tool_call_begun, ("tool_call_begun",)),
     e.ToolCallSucceeded: Row(Timeline._tool_call_succeeded, ("tool_duplicate", *_RESULT)),
     e.ToolCallFailed: Row(Timeline._tool_call_failed, _RESULT),

@@ -55,6 +55,14 @@ def gist(event: e.Event) -> str:
             return f"{event.call} {event.name} [{event.effect}]"
         case e.ToolCallDenied():
             return f"{event.call} {event.name}: {short(event.content)}"
+        case e.ApprovalRequested():
+            asks = f"{event.rule}: {event.reason}" if event.reason else event.rule
+            return f"{event.call} {event.name}({arguments_of(event.arguments)}) [{asks}]"
+        case e.ArgumentsEdited():
+            return f"{event.call} {arguments_of(event.arguments)} by {event.by}"
+        case e.ToolCallResolved():
+            how = "it happened" if event.happened else "it did not happen"
+            return f"{event.call} {how}, says {event.by}"
         case e.RetryScheduled():
             return f"attempt {event.attempt} in {event.delay_ms / 1000:g} s"
         case e.QuestionAsked():

@@ -8,6 +8,7 @@ import logging
 import click
 
 from perdure import RedactingFilter
+from perdure.cli.approvals import approvals
 from perdure.cli.chat import chat
 from perdure.cli.demo import demo
 from perdure.cli.doctor import doctor
@@ -47,5 +48,5 @@ def main(verbose: bool) -> None:
 OF_THIS_MACHINE = (new, run, resume, dev, server, worker, verify, doctor, demo, store)
 OF_A_SERVER = (send, chat, *NOUNS)
 
-for command in (*OF_THIS_MACHINE, *OF_A_SERVER, runs, sessions):
+for command in (*OF_THIS_MACHINE, *OF_A_SERVER, runs, approvals, sessions):
     main.add_command(command)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
+import msgspec
 
 from perdure.bootstrap import Node, RecordedEvent, Run, TextDelta
 from perdure.cli.events import event_fields, event_line
@@ -21,7 +22,7 @@ PARKED = 9
 FAILED = 4
 CANCELLED = 5
 INTERRUPTED = 130
-FOR_A_PERSON = frozenset({"answer", "decision", "release"})
+FOR_A_PERSON = frozenset({"answer", "decision", "approval", "release"})
 TERMINAL_EXITS = {"completed": 0, "failed": FAILED, "cancelled": CANCELLED}
 
 
@@ -59,12 +60,12 @@ async def follow(node: Node, run: Run, output: Output, after: int = 0) -> int:
 
 async def _watch(node: Node, run: Run, output: Output, after: int) -> int:
     async for item in _items(run, output, after):
-        if not isinstance(item.event, e.QuestionAsked | e.DecisionRequested):
+        if not isinstance(item.event, e.QuestionAsked | e.DecisionRequested | e.ApprovalRequested):
             continue
         if item.event.call not in {wait["call"] for wait in (await run.row()).waiting_for}:
             continue
-        asked = isinstance(item.event, e.QuestionAsked)
-        answer = await answer_here(item.event.question, output) if asked else None
+        asked = item.event.question if isinstance(item.event, e.QuestionAsked) else None
+        answer = None if asked is None else await answer_here(asked, output)
         if not answer:
             return await _parked(run, output)
         await node.reply(run.id, answer, call=item.event.call, by="terminal")
@@ -143,6 +144,11 @@ def _wait_in_words(run: str | int, wait: Mapping[str, Any], option: str, session
                 f"  perdure runs resolve {run} {wait['call']} --attempt {wait['attempt']} "
                 f"happened|did-not-happen|tell-model{option}"
             )
+        case "approval":
+            return (
+                f"{asks_approval(wait)}\n"
+                f"  perdure approvals approve|deny {run} {wait['call']}{option}"
+            )
         case "release":
             return (
                 f"Its session is in quarantine: {plain(wait['needs'])}\n"
@@ -159,6 +165,14 @@ def _wait_in_words(run: str | int, wait: Mapping[str, Any], option: str, session
             return f"A model call failed; it is made again by itself at {_due(wait['due_at'])}"
         case other:
             return f"Call {wait['call']} waits: {plain(other)}"
+
+
+def asks_approval(wait: Mapping[str, Any]) -> str:
+    """Return in a sentence what a call wants to do that waits for approval."""
+    arguments = wait.get("arguments")
+    shown = "..." if arguments is None else plain(msgspec.json.encode(arguments).decode())
+    why = f" {plain(wait['reason'])}." if wait.get("reason") else ""
+    return f"May {wait['tool']} be called with {shown}?{why} (rule {plain(wait['rule'])})"
 
 
 def _due(at: str | int | None) -> str:

@@ -179,7 +179,7 @@ async def tail(run_id: str, store: str, server: Access | None, as_json: bool) ->
 Telling = Callable[[Node, RunRow], Awaitable[Run | None]]
 
 
-async def _tell(
+async def tell_run(
     store: str,
     run_id: str,
     agent: str | None,
@@ -233,7 +233,7 @@ async def cancel(
         await node.cancel(row.id, reason)
         output.record({"run": row.id, "status": "cancelled"}, f"run {row.id} is cancelled")
 
-    return await _tell(store, run_id, agent, output, telling, recover=False)
+    return await tell_run(store, run_id, agent, output, telling, recover=False)
 
 
 @runs.command(epilog="Example: perdure runs reply 0199 'Yes, go ahead'")
@@ -269,7 +269,7 @@ async def reply(
         await node.reply(row.id, answer, call=call, by=by)
         return None if no_follow else await node.run(row.id)
 
-    return await _tell(store, run_id, agent, Output(as_json), telling)
+    return await tell_run(store, run_id, agent, Output(as_json), telling)
 
 
 @runs.command(epilog="Example: perdure runs resolve 0199 1.2.t0 happened")
@@ -314,7 +314,7 @@ async def resolve(
         )
         return None if no_follow else await node.run(row.id)
 
-    return await _tell(store, run_id, agent, Output(as_json), telling)
+    return await tell_run(store, run_id, agent, Output(as_json), telling)
 
 
 @runs.command(epilog="Example: perdure runs retry 0199")
@@ -334,7 +334,7 @@ async def retry(
     async def telling(node: Node, row: RunRow) -> Run:
         return await node.retry(row.id)
 
-    return await _tell(store, run_id, agent, Output(as_json), telling)
+    return await tell_run(store, run_id, agent, Output(as_json), telling)
 
 
 @runs.command(epilog="Example: perdure runs fork 0199 --step 2 --message 'Ask her instead'")
@@ -366,7 +366,7 @@ async def fork(
     async def telling(node: Node, row: RunRow) -> Run:
         return await node.fork(row.id, step, message, meta=meta)
 
-    return await _tell(store, run_id, agent, Output(as_json), telling, elsewhere=True)
+    return await tell_run(store, run_id, agent, Output(as_json), telling, elsewhere=True)
 
 
 @runs.command(epilog="Example: perdure runs export 0199 --to run.jsonl && perdure verify run.jsonl")

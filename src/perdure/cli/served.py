@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from perdure.api.shapes import Event, Run
     from perdure.client import AsyncClient, AsyncRunHandle
 
-ASKS = frozenset({"waiting_for_user", "decision_requested"})
+ASKS = frozenset({"waiting_for_user", "decision_requested", "approval_requested"})
 COLUMNS = ("id", "row_status", "inserted_at", "agent", "conversation_id", "trigger_type")
 SHOWN_OTHERWISE = ("output", "waits", "waiting_for", "failure_inspector", "cost", "total_cost")
 
@@ -210,6 +210,9 @@ def gist(event: Event) -> str:
             return f"{told['call']} {told['name']}: {short(told['content'])}"
         case "waiting_for_user" | "decision_requested":
             return f"{told['call']} {told['question']}"
+        case "approval_requested":
+            call = f"{told['call']} {told['name']}({arguments_of(told['arguments'])})"
+            return f"{call} [{told['rule']}: {told['reason']}]"
         case "waiting_for_timer":
             return f"{told['call']} until {told['due_at'][:19]}Z"
         case "retry":

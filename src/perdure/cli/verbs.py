@@ -32,6 +32,7 @@ WORDS: Mapping[str, str] = {
     "agent_id": "The agent, by its name or number.",
     "archived": "Those that are archived.",
     "capabilities": "What a worker with it may do; may be given twice.",
+    "roles": "What whoever approves calls with it is, as in finance; repeatable.",
     "catch_up": "Make up for one missed time after a pause.",
     "conversation_key": "The session to send to; without it each message gets its own.",
     "conversation_key_path": "Where the session's key is in what is posted, as a.b.c.",

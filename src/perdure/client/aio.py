@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
@@ -128,6 +128,13 @@ class AsyncClient:
     ) -> list[s.Run]:
         """Return runs, newest first, of one agent or status if asked so."""
         return await self._hold(d.runs(self._ids, agent, status, limit, self._retries))
+
+    async def waits(
+        self, what: d.WaitKind | None = None, *, limit: int | None = None
+    ) -> list[s.Waiting]:
+        """Return what waits for people, or one kind of it, the newest run first."""
+        found: s.Page[s.Waiting] = await self.call("list_waits", query=d.waits_query(what, limit))
+        return list(found.data)
 
     async def sessions(
         self, *, archived: bool = False, limit: int | None = None
@@ -307,4 +314,31 @@ class AsyncRunHandle:
         body = s.ResolveCreate(call=call, resolution=resolution, attempt=attempt, content=content)
         await self._client.call(
             "resolve_call", id=self.id, body=body, idempotency_key=d.fresh_key()
+        )
+
+    async def decide(
+        self,
+        call: str,
+        decision: d.Decision,
+        *,
+        digest: str | None = None,
+        arguments: dict[str, Any] | None = None,
+        roles: Sequence[str] = (),
+        reason: str = "",
+    ) -> None:
+        """Decide on a call that waits for approval; see `waits`.
+
+        `digest` is that of the arguments that were looked at. Raises `ApiError` (409) if it was
+        decided already, with who decided when, or if arguments or policy have changed since.
+        """
+        body = s.DecisionCreate(
+            call=call,
+            decision=decision,
+            digest=digest,
+            arguments=arguments,
+            roles=tuple(roles),
+            reason=reason,
+        )
+        await self._client.call(
+            "decide_approval", id=self.id, body=body, idempotency_key=d.fresh_key()
         )

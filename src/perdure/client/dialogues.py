@@ -25,6 +25,8 @@ from perdure.core.runs import TERMINAL
 T = TypeVar("T")
 Dialogue = Generator[Call | Pause, Any, T]
 Mode = Literal["queue", "steer", "interrupt", "reject"]
+Decision = Literal["approve", "deny", "edit", "reassign"]
+WaitKind = Literal["answer", "decision", "approval"]
 Resolution = Literal["happened", "did_not_happen", "tell_model"]
 
 DELAY_SECONDS_MIN = 0.2
@@ -223,6 +225,16 @@ def result(run: int, timeout: float | None) -> Dialogue[Any]:
     raise RunFailed(f"run {run} failed ({error_class}/{code}): {words}", error_class, code)
 
 
+def waits_query(what: WaitKind | None, limit: int | None) -> s.WaitsQuery:
+    """Return how to ask for what waits for people."""
+    return s.WaitsQuery(
+        what=UNSET if what is None else what, limit=UNSET if limit is None else limit
+    )
+
+
+FOR_SOMEBODY = frozenset({"answer", "decision", "approval", "release"})
+
+
 def is_over(run: s.Run) -> bool:
     """Say whether a run has ended; one that joined another ends with it."""
     return run.row_status in TERMINAL or run.status in ("completed", "failed")
@@ -234,8 +246,8 @@ def is_closed(run: s.Run) -> bool:
 
 
 def needs_a_person(run: s.Run) -> bool:
-    """Say whether a run waits for an answer, for a decision, or in quarantine."""
-    return any(wait.what in ("answer", "decision", "release") for wait in run.waits)
+    """Say whether a run waits for an answer, a decision or approval, or in quarantine."""
+    return any(wait.what in FOR_SOMEBODY for wait in run.waits)
 
 
 def fresh_key() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -127,6 +127,11 @@ class Client:
     ) -> list[s.Run]:
         """Return runs, newest first, of one agent or status if asked so."""
         return self._hold(d.runs(self._ids, agent, status, limit, self._retries))
+
+    def waits(self, what: d.WaitKind | None = None, *, limit: int | None = None) -> list[s.Waiting]:
+        """Return what waits for people, or one kind of it, the newest run first."""
+        found: s.Page[s.Waiting] = self.call("list_waits", query=d.waits_query(what, limit))
+        return list(found.data)
 
     def sessions(self, *, archived: bool = False, limit: int | None = None) -> list[s.Session]:
         """Return sessions of all agents, the latest first."""
@@ -296,3 +301,28 @@ class RunHandle:
         """Say what became of a call whose outcome nobody there can know; see `waits`."""
         body = s.ResolveCreate(call=call, resolution=resolution, attempt=attempt, content=content)
         self._client.call("resolve_call", id=self.id, body=body, idempotency_key=d.fresh_key())
+
+    def decide(
+        self,
+        call: str,
+        decision: d.Decision,
+        *,
+        digest: str | None = None,
+        arguments: dict[str, Any] | None = None,
+        roles: Sequence[str] = (),
+        reason: str = "",
+    ) -> None:
+        """Decide on a call that waits for approval; see `waits`.
+
+        `digest` is that of the arguments that were looked at. Raises `ApiError` (409) if it was
+        decided already, with who decided when, or if arguments or policy have changed since.
+        """
+        body = s.DecisionCreate(
+            call=call,
+            decision=decision,
+            digest=digest,
+            arguments=arguments,
+            roles=tuple(roles),
+            reason=reason,
+        )
+        self._client.call("decide_approval", id=self.id, body=body, idempotency_key=d.fresh_key())

@@ -289,7 +289,7 @@ class Key(Entry, frozen=True, kw_only=True):
     """An API key, without its secret: `digest` is a keyed hash of it, in hex.
 
     `key_id` is the part of the key that finds it. A worker's key may be bound to a gard and to
-    capabilities. A revoked key is archived.
+    capabilities. Whoever approves calls with it has the `roles`. A revoked key is archived.
     """
 
     kind: ClassVar[str] = "key"
@@ -303,6 +303,7 @@ class Key(Entry, frozen=True, kw_only=True):
     capabilities: tuple[Capability, ...] = ()
     expires_at: int | None = None
     last_used_at: int | None = None
+    roles: tuple[str, ...] = ()
 
     @property
     def unique(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Which agents a node serves, and how they are defined just now."""
+"""Which agents a node serves, how they are defined just now, and what policy is in force."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from perdure.core.agent import Definition
+from perdure.core.gate import NO_RULES, Gate
 
 
 class Agents(Protocol):
@@ -16,6 +17,10 @@ class Agents(Protocol):
 
     def of(self, tenant: str, agent: str) -> Definition | None:
         """Return how a tenant's agent is defined; None if there is no such agent here."""
+        ...
+
+    def gate(self, tenant: str) -> Gate:
+        """Return a tenant's policy: it is asked before every call."""
         ...
 
     def names(self, tenant: str) -> Sequence[str]:
@@ -32,12 +37,17 @@ class Registered:
 
     are_shared = False
 
-    def __init__(self, definitions: Mapping[str, Definition]) -> None:
+    def __init__(self, definitions: Mapping[str, Definition], gate: Gate = NO_RULES) -> None:
         self._definitions = definitions
+        self._gate = gate
 
     def of(self, tenant: str, agent: str) -> Definition | None:
         """Return the definition of an agent."""
         return self._definitions.get(agent)
+
+    def gate(self, tenant: str) -> Gate:
+        """Return the policy."""
+        return self._gate
 
     def names(self, tenant: str) -> Sequence[str]:
         """Return the names of the agents, in order."""

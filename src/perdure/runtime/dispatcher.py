@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from perdure.core.agent import ToolSpec
+from perdure.core.agent import AgentSpec, ToolSpec
 from perdure.core.codec import decode_event
 from perdure.core.commands import (
     Report,
@@ -24,6 +24,7 @@ from perdure.core.commands import (
     ReportToolResult,
 )
 from perdure.core.errors import PerdureError
+from perdure.core.gate import NO_RULES, Gate
 from perdure.core.history import History
 from perdure.core.ids import SessionId
 from perdure.core.session import Refusal
@@ -75,6 +76,7 @@ class Dispatcher:
         self._loading: set[asyncio.Task[None]] = set()
         self.draining = False
         self.may_start: Callable[[], bool] = lambda: True
+        self.gate_of: Callable[[str], Gate] = lambda tenant: NO_RULES
 
     def attach(self, on_report: OnReport, on_failure: OnFailure, on_orphan: OnOrphan) -> None:
         """Say who takes reports or refuses them, and the errors of what cannot be dispatched.
@@ -281,13 +283,18 @@ class Dispatcher:
             model=spec.model,
             instructions=spec.instructions,
             messages=history.messages(call.first, call.upto, call.summary),
-            tools=() if compacting else spec.tools,
+            tools=() if compacting else self._offered(actor.session.tenant, spec),
             max_tokens=spec.max_tokens,
             purpose="compact" if compacting else "reply",
         )
         run, meta = self._run(actor)
         timeout_ms = spec.model_timeout_ms
         return ModelTask(actor.session, run, call.id, spec.name, request, meta, timeout_ms)
+
+    def _offered(self, tenant: str, spec: AgentSpec) -> tuple[ToolSpec, ...]:
+        """Return the tools that a model is shown: those that the policy might let it call."""
+        gate = self.gate_of(tenant)
+        return tuple(tool for tool in spec.tools if gate.offers(tenant, spec, tool))
 
     def _tool_task(self, actor: Actor, call: Call, arguments: dict[str, Any]) -> ToolTask:
         run, meta = self._run(actor)

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.core.agent import Definition
 from perdure.core.codec import GENERATION, Record, seal
 from perdure.core.commands import (
     Accepted,
@@ -37,6 +38,7 @@ from perdure.core.errors import (
     StoreError,
     Unavailable,
 )
+from perdure.core.gate import Gate
 from perdure.core.ids import SessionId
 from perdure.core.limits import SNAPSHOT_EVERY_EVENTS
 from perdure.core.runs import RunRow, rows_of
@@ -98,7 +100,7 @@ class Host:
         self._sweep_timer: Timer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._activations = asyncio.Semaphore(settings.activations_max)
-        self._definitions_kept: set[str] = set()
+        self._kept: set[str] = set()
         self.verdicts = Verdicts()
         self.lookout = Lookout(store, followers, self.verdicts)
         self._look_again: set[SessionId] = set()
@@ -361,6 +363,7 @@ class Host:
             now=self._clock.now_ms(),
             chance=self._clock.chance(),
             waiting=tuple(actor.waiting.values()),
+            gate=self._agents.gate(tenant),
         )
         try:
             decision = decide(actor.state, command, context)
@@ -399,7 +402,7 @@ class Host:
         if after.version - actor.snapshot_version >= SNAPSHOT_EVERY_EVENTS:
             snapshot = encode_snapshot(after)
             actor.snapshot_version = after.version
-        kept = actor.agent.digest in self._definitions_kept
+        gate = self._agents.gate(actor.session.tenant)
         step = StepCommit(
             session=actor.session,
             token=actor.token,
@@ -410,7 +413,7 @@ class Host:
             wake_at=self._wake_at(actor, after),
             rows=rows,
             snapshot=snapshot,
-            blobs=() if kept or not records else tuple(actor.agent.blobs.items()),
+            blobs=self._blobs(actor.agent, gate) if records else (),
             refusals=_refused(decision),
             generation=GENERATION,
         )
@@ -421,9 +424,16 @@ class Host:
             for record, event in zip(records, decision.events, strict=True):
                 actor.history.fold(record.seq, event)
         actor.submitted += 1
-        done = functools.partial(self._done, actor, command, decision, before.version, rows)
+        done = functools.partial(
+            self._done, actor, command, decision, before.version, rows, step.blobs
+        )
         self._store.commit(step, done)
         faults.reach("commit.submitted")
+
+    def _blobs(self, agent: Definition, gate: Gate) -> tuple[tuple[str, bytes], ...]:
+        """Return the definition and the policy in force, unless the store has them already."""
+        named = {**agent.blobs, **({gate.version: gate.body} if gate.version else {})}
+        return tuple(one for one in named.items() if one[0] not in self._kept)
 
     def _done(
         self,
@@ -432,6 +442,7 @@ class Host:
         decision: Decision,
         version: int,
         rows: tuple[RunRow, ...],
+        blobs: tuple[tuple[str, bytes], ...],
         error: StoreError | None,
     ) -> None:
         actor.submitted -= 1
@@ -442,7 +453,7 @@ class Host:
             return
         faults.reach("commit.acknowledged")
         if decision.events:
-            self._definitions_kept.add(actor.agent.digest)
+            self._kept.update(address for address, _ in blobs)
             self._probation.leave(actor.session)
         self._followers.committed(actor.session, rows, version, decision.events)
         self.on_committed(actor.session)

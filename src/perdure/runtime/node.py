@@ -87,6 +87,7 @@ class Node(Tenancy):
         super().__init__(
             tenant, store, agents, host, followers, clock, settings, self._raise_failure
         )
+        dispatcher.gate_of = agents.gate
         probation.activate = host.activate
         self._recovery = Recovery(
             store,

@@ -23,7 +23,13 @@ from perdure.core.errors import (
 )
 from perdure.core.events import Mode
 from perdure.core.ids import SessionId, digest
-from perdure.core.limits import FORK_BYTES_MAX, JSON_DEPTH_MAX, MESSAGE_BYTES_MAX, too_deep
+from perdure.core.limits import (
+    ARGUMENT_BYTES_MAX,
+    FORK_BYTES_MAX,
+    JSON_DEPTH_MAX,
+    MESSAGE_BYTES_MAX,
+    too_deep,
+)
 from perdure.core.messages import AssistantMessage, Message, UserMessage
 from perdure.core.runs import RowStatus, RunRow, queued_row
 from perdure.core.session import Refusal
@@ -208,6 +214,43 @@ class Tenancy:
                 by=by,
             ),
         )
+
+    async def decide(
+        self,
+        run_id: str,
+        decision: Literal["approve", "deny", "edit", "reassign"],
+        *,
+        call: str,
+        digest: str | None = None,
+        arguments: dict[str, Any] | None = None,
+        roles: Sequence[str] = (),
+        reason: str = "",
+        by: str = "person",
+        held: Sequence[str] | None = None,
+    ) -> None:
+        """Decide on a call that waits for approval: any node takes it, whoever runs the session.
+
+        `digest` is that of the arguments that were looked at; without it the decision is on those
+        that the call has when it is read. `by` decides and has the roles `held`; None is whoever
+        has the last word. Raises `Refused`: `already_decided` with who decided when, `expired`,
+        `arguments_changed` with both digests, `policy_changed`, `not_entitled`, and others.
+        """
+        row = await self.row(run_id)
+        if (size := len(_encode(arguments))) > ARGUMENT_BYTES_MAX:
+            raise _too_large("arguments", size, "ARGUMENT_BYTES_MAX", ARGUMENT_BYTES_MAX)
+        command = c.DecideApproval(
+            id=self._clock.fresh_id(),
+            run=run_id,
+            call=call,
+            decision=decision,
+            digest=digest,
+            arguments=arguments,
+            roles=tuple(roles),
+            held=None if held is None else tuple(held),
+            reason=reason,
+            by=by,
+        )
+        await self._ask(row.session, command)
 
     async def run(self, run_id: str) -> Run:
         """Return a run by its id. Raises `NotFound`."""

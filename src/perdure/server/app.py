@@ -158,7 +158,8 @@ async def _answer(service: Service, operation: Operation, http: HttpRequest) -> 
     if not streamed and not accepts(http, JSON):
         raise Rejected(406, "the answer is JSON, and Accept does not allow it")
     desk = service.desk(principal.tenant)
-    request = await read_request(operation, http, service.limits(principal.tenant).body_bytes_max)
+    bytes_max = service.limits(principal.tenant).body_bytes_max
+    request = await read_request(operation, http, bytes_max, principal)
     for field in operation.admin_fields:
         if getattr(request.body, field) is not None and refusal(principal, NEEDS["admin"]):
             raise Rejected(403, f"the key does not allow {field}: it needs the scope admin")

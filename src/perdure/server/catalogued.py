@@ -15,6 +15,7 @@ import msgspec
 from perdure.api.definition import agent_spec, shown_prompt
 from perdure.core.agent import AgentSpec, Definition, ToolSpec, define
 from perdure.core.errors import InvalidInput
+from perdure.core.gate import NO_RULES, Gate
 from perdure.core.template import read_template
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.entries import Agent, ToolRecord
@@ -44,10 +45,15 @@ class Catalogued:
         self._definitions: dict[str, dict[str, Definition]] = {}
         self._entries: dict[tuple[str, str], Agent] = {}
         self._tools: dict[str, list[ToolRecord]] = {}
+        self._gates: dict[str, Gate] = {}
 
     def of(self, tenant: str, agent: str) -> Definition | None:
         """Return how an agent is defined; archived ones go on with what they have begun."""
         return self._definitions.get(tenant, {}).get(agent)
+
+    def gate(self, tenant: str) -> Gate:
+        """Return a tenant's policy."""
+        return self._gates.get(tenant, NO_RULES)
 
     def names(self, tenant: str) -> Sequence[str]:
         """Return the ids of a tenant's agents, in order."""

@@ -40,7 +40,7 @@ from perdure.ports.clock import Clock
 from perdure.runtime.node import Node
 from perdure.server.catalogued import Catalogued
 from perdure.server.changes import Changes
-from perdure.server.keys import Keyring
+from perdure.server.keys import Keyring, Principal
 from perdure.server.leaving import Leaving
 from perdure.server.limits import RunLimit
 from perdure.server.numbers import Numbers
@@ -532,6 +532,8 @@ class Request(msgspec.Struct, frozen=True):
     body: Any
     key: str | None
     """The client's idempotency key."""
+    by: Principal | None = None
+    """Whose key it came with; None where none is needed."""
     unknown: tuple[str, ...] = ()
     """Names of fields and parameters that were left out, because nothing here knows them."""
 

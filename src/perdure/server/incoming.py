@@ -17,12 +17,15 @@ from perdure.api.errors import BLANK, Rejected
 from perdure.api.limits import BODY_SECONDS_MAX, KEY_CHARS_MAX
 from perdure.api.operations import JSON, Operation
 from perdure.server.desk import Request
+from perdure.server.keys import Principal
 
 _REFUSED = re.compile(r";\s*q=0(\.0*)?\s*(;|$)")
 
 
-async def read_request(operation: Operation, http: HttpRequest, body_bytes_max: int) -> Request:
-    """Return the request, decoded by the shapes that the operation names.
+async def read_request(
+    operation: Operation, http: HttpRequest, body_bytes_max: int, by: Principal | None = None
+) -> Request:
+    """Return the request of whoever it is `by`, decoded by the shapes that the operation names.
 
     Raises `Rejected`: 400, 408, 413, 415 or 422.
     """
@@ -38,7 +41,7 @@ async def read_request(operation: Operation, http: HttpRequest, body_bytes_max: 
         else:
             body = raw
     key = _key(http) if operation.idempotent else None
-    return Request(http.path_params, query, body, key, tuple(unknown))
+    return Request(http.path_params, query, body, key, by, tuple(unknown))
 
 
 async def read_body(

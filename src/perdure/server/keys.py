@@ -58,6 +58,13 @@ class Principal(msgspec.Struct, frozen=True):
     gard: int | None = None
     capabilities: tuple[Capability, ...] = EVERY_CAPABILITY
     expires_at: int | None = None
+    label: str | None = None
+    roles: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Who decides with this key: its name, or its id if it has none."""
+        return self.label or f"key {self.key_id}"
 
     def may(self, operation: Operation) -> bool:
         """Say whether the key is good for this."""
@@ -156,8 +163,11 @@ class Keyring:
         gard: int | None = None,
         capabilities: Collection[Capability] | None = None,
         expires_at: int | None = None,
+        roles: Collection[str] = (),
     ) -> Issued:
         """Make a key. A gard and capabilities bind a worker's key; without them it may do all.
+
+        `roles` are those of whoever approves calls with it.
 
         Raises `InvalidInput` for a gard or capabilities with another scope.
         """
@@ -169,7 +179,12 @@ class Keyring:
         bound = EVERY_CAPABILITY if capabilities is None else tuple(sorted(set(capabilities)))
         entry = self._entry(token, scope)
         entry = msgspec.structs.replace(
-            entry, name=name, gard=gard, capabilities=bound, expires_at=expires_at
+            entry,
+            name=name,
+            gard=gard,
+            capabilities=bound,
+            expires_at=expires_at,
+            roles=tuple(sorted(set(roles))),
         )
         return Issued(await tenant.create(entry), token)
 
@@ -189,6 +204,7 @@ class Keyring:
             name=old.name,
             gard=old.gard,
             capabilities=old.capabilities,
+            roles=old.roles,
         )
         issued = Issued(await tenant.create(entry), token)
         until = now_ms + grace_ms
@@ -391,6 +407,8 @@ def _principal(tenant: str, key: Key) -> Principal:
         key_id=key.key_id,
         gard=key.gard,
         capabilities=key.capabilities,
+        label=key.name,
+        roles=key.roles,
         expires_at=key.expires_at,
     )
 

@@ -17,7 +17,8 @@ from perdure.core.ids import SessionId
 from perdure.testing.ledger import Ledger
 
 T = TypeVar("T")
-ASKS = ("question_asked", "decision_requested")
+APPROVER = "ann"
+ASKS = ("question_asked", "decision_requested", "approval_requested")
 ANSWER = "yes, go on"
 
 
@@ -71,6 +72,8 @@ class Client:
                 await self._told("reply", run, lambda: self._node.reply(run.id, ANSWER))
             elif wait["what"] == "decision":
                 await self._decide(run, wait)
+            elif wait["what"] == "approval":
+                await self._approve(run, wait)
 
     async def _decide(self, run: Run, wait: dict[str, Any]) -> None:
         happened = self._ledger.rule_out(wait["key"], wait["attempt"])
@@ -83,6 +86,10 @@ class Client:
                 run.id, wait["call"], verdict, attempt=wait["attempt"], content=content
             ),
         )
+
+    async def _approve(self, run: Run, wait: dict[str, Any]) -> None:
+        asked = {"call": wait["call"], "digest": wait["digest"], "by": APPROVER}
+        await self._told("decide", run, lambda: self._node.decide(run.id, "approve", **asked))
 
     async def _told(self, do: str, run: Run, operation: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -14,6 +14,7 @@ from perdure.api.limits import (
     WAIT_SECONDS_MAX,
 )
 from perdure.api.shapes.common import Content, Id, Name, PageQuery, Shape, Timestamp
+from perdure.core.limits import ROLES_MAX
 from perdure.core.runs import RowStatus
 
 RunStatus = Literal["pending", "running", "waiting", "completed", "failed"]
@@ -66,13 +67,38 @@ class Question(Shape, frozen=True, kw_only=True):
     call: str
 
 
-class Wait(Shape, frozen=True, kw_only=True):
-    """What a run waits for: an answer, a decision, a time, its next attempt, a worker, or that its
-    session is released from quarantine. `needs` says what a worker must have, or why it is there.
+class Approval(Shape, frozen=True, kw_only=True):
+    """What people have to know of a call to approve it.
+
+    The decision is on the arguments with this `digest`; large ones are left out here and in the
+    event `approval_requested`. `needed` different people have to approve, each with one of the
+    `roles`, if there are any; `approved_by` have. `rule` of the `policy` asks, for that `reason`.
     """
 
-    what: Literal["answer", "decision", "time", "retry", "worker", "release"]
+    tool: str
+    effect: str
+    arguments: dict[str, Any] | None
+    digest: str
+    rule: str
+    reason: str = ""
+    policy: str = ""
+    needed: int = 1
+    approved_by: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    edited_by: str = ""
+    requested_at: Timestamp
+    expires_at: Timestamp
+
+
+class Wait(Shape, frozen=True, kw_only=True):
+    """What a run waits for: an answer, a decision, an approval, a time, its next attempt, a worker,
+    or that its session is released from quarantine. `needs` says what a worker must have, or why
+    it is there.
+    """
+
+    what: Literal["answer", "decision", "approval", "time", "retry", "worker", "release"]
     call: str
+    approval: Approval | UnsetType = UNSET
     question: str | UnsetType = UNSET
     tool: str | UnsetType = UNSET
     key: str | UnsetType = UNSET
@@ -170,6 +196,37 @@ class ResolveCreate(Shape, frozen=True, kw_only=True, forbid_unknown_fields=True
     resolution: Literal["happened", "did_not_happen", "tell_model"]
     attempt: Annotated[int, Meta(ge=1, le=ID_MAX)] | None = None
     content: Content | None = None
+
+
+class DecisionCreate(Shape, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A decision on a call that waits for approval.
+
+    `digest` is that of the arguments that were looked at: if they have changed, nothing is decided.
+    `edit` needs the new `arguments`, `reassign` the `roles` of those who are to decide.
+    """
+
+    call: Annotated[str, Meta(max_length=KEY_CHARS_MAX)]
+    decision: Literal["approve", "deny", "edit", "reassign"]
+    digest: Annotated[str, Meta(max_length=KEY_CHARS_MAX)] | None = None
+    arguments: dict[str, Any] | None = None
+    roles: Annotated[tuple[Name, ...], Meta(max_length=ROLES_MAX)] = ()
+    reason: Annotated[str, Meta(max_length=LINE_CHARS_MAX)] = ""
+
+
+class WaitsQuery(PageQuery, frozen=True, kw_only=True):
+    """What to list: all that waits for people, or one kind of it, of all agents or one."""
+
+    what: Literal["answer", "decision", "approval"] | UnsetType = UNSET
+    agent_id: Id | UnsetType = UNSET
+
+
+class Waiting(Shape, frozen=True, kw_only=True):
+    """Something that waits for people, and the run that it is of."""
+
+    run_id: Id
+    agent_id: Id
+    conversation_id: Id | None = None
+    wait: Wait
 
 
 class CancelCreate(Shape, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -43,6 +43,7 @@ async def create_key(desk: Desk, request: Request) -> Answer:
             gard=body.gard_id,
             capabilities=body.capabilities,
             expires_at=None if life_s is None else desk.clock.now_ms() + life_s * 1000,
+            roles=body.roles,
         )
     except InvalidInput as error:
         raise Rejected(422, {"scope": [str(error)]}) from None
@@ -77,6 +78,7 @@ def _fields(entry: entries.Key) -> dict[str, Any]:
         "scope": entry.scope,
         "gard_id": entry.gard,
         "capabilities": entry.capabilities if entry.scope == "worker" else (),
+        "roles": entry.roles,
         "expires_at": timestamp_or_none(entry.expires_at),
         "last_used_at": timestamp_or_none(entry.last_used_at),
         "revoked_at": timestamp_or_none(entry.archived_at),

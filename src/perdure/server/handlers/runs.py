@@ -60,6 +60,9 @@ def _context(context: shapes.MessageContext | None) -> list[UserMessage | Assist
     return shown
 
 
+_FOR_PEOPLE = frozenset({"answer", "decision", "approval"})
+
+
 async def list_runs(desk: Desk, request: Request) -> Answer:
     """Runs, the newest first, of one agent or status if asked so."""
     query: shapes.RunQuery = request.query
@@ -172,6 +175,54 @@ async def resolve_call(desk: Desk, request: Request) -> Answer:
     return Answer(desk.accepted(decode_id(request.path["id"])), 202)
 
 
+async def decide_approval(desk: Desk, request: Request) -> Answer:
+    """Take a decision on a call that waits for approval, from whoever holds the key."""
+    row = await _row(desk, request)
+    body: shapes.DecisionCreate = request.body
+    principal = request.by
+    assert principal is not None, "no decision is taken without a key"
+    try:
+        await desk.runs.decide(
+            row.id,
+            body.decision,
+            call=body.call,
+            digest=body.digest,
+            arguments=body.arguments,
+            roles=body.roles,
+            reason=body.reason,
+            by=principal.name,
+            held=principal.roles,
+        )
+    except Refused as refused:
+        raise Rejected(409, str(refused)) from None
+    return Answer(desk.accepted(decode_id(request.path["id"])), 202)
+
+
+async def list_waits(desk: Desk, request: Request) -> Answer:
+    """What waits for people, the newest run first."""
+    query: shapes.WaitsQuery = request.query
+    limit = page_items(query.limit, RUNS_PAGE_ITEMS) or RUNS_PAGE_ITEMS
+    kinds = _FOR_PEOPLE if isinstance(query.what, UnsetType) else frozenset({query.what})
+    rows = await desk.rows(
+        limit + 1,
+        agent=None if query.agent_id is UNSET else str(query.agent_id),
+        statuses=("waiting", "running"),
+        before=place(query, tuple[int, str]),
+        wanted=lambda row: any(wait["what"] in kinds for wait in row.waiting_for),
+    )
+    shown = rows[:limit]
+    following = cursor(shown[-1].created_at, shown[-1].id) if len(shown) < len(rows) else None
+    found = [
+        shapes.Waiting(
+            run_id=run.id, agent_id=run.agent_id, conversation_id=run.conversation_id, wait=wait
+        )
+        for run in await desk.show_all(shown)
+        for wait in run.waits
+        if wait.what in kinds
+    ]
+    return Answer(page(found, following, asked=True))
+
+
 async def cancel_run(desk: Desk, request: Request) -> Answer:
     """End a run, wherever it stands."""
     row = await _row(desk, request)
@@ -240,5 +291,5 @@ async def _row(desk: Desk, request: Request) -> RunRow:
 
 def _settled(row: RunRow) -> bool:
     """Say whether a run has ended or needs a person."""
-    asked = any(wait["what"] in ("answer", "decision") for wait in row.waiting_for)
+    asked = any(wait["what"] in _FOR_PEOPLE for wait in row.waiting_for)
     return asked or row.status in TERMINAL

@@ -1,0 +1,216 @@
+"""`perdure approvals`: what waits for people, and their decisions; in a store, or on a server."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from perdure.bootstrap import Node, Run
+from perdure.cli.access import Access, place_options
+from perdure.cli.common import command_body, json_option
+from perdure.cli.output import Output, plain
+from perdure.cli.progress import FOR_A_PERSON, asks_approval
+from perdure.cli.runs import agent_option, tell_run
+from perdure.cli.served import served
+from perdure.cli.source import TENANT, reading, row_of
+from perdure.client.dialogues import Decision
+from perdure.core.errors import InvalidInput, NotFound
+from perdure.core.runs import RunRow
+from perdure.ports.session_store import RunQuery
+
+ROWS_MAX = 500
+UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+"""Categories of characters that nobody sees, or that change what others look like."""
+
+Wait = dict[str, Any]
+
+
+@click.group()
+def approvals() -> None:
+    """See what waits for people, and decide on calls that need approval.
+
+    They are those of a store or, with --url or PERDURE_URL, those of a server.
+    """
+
+
+@approvals.command("list", epilog="Example: perdure approvals list --url http://server:4000")
+@click.option("--all", "everything", is_flag=True, help="Questions and calls in doubt, too.")
+@json_option
+@command_body
+@place_options
+async def list_(everything: bool, store: str, server: Access | None, as_json: bool) -> None:
+    """List the calls that wait for approval, the newest run first."""
+    output = Output(as_json)
+    wanted = FOR_A_PERSON if everything else frozenset({"approval"})
+    if server is not None:
+        async with served(server, output) as there:
+            found = await there.client.waits(None if everything else "approval", limit=ROWS_MAX)
+        waits = [(str(one.run_id), _flat(msgspec.to_builtins(one.wait))) for one in found]
+    else:
+        waits = [(row.id, dict(wait)) for row in await _rows(store) for wait in row.waiting_for]
+    shown = [(run, wait) for run, wait in waits if wait["what"] in wanted]
+    for run, wait in shown:
+        output.record({"run": run, **wait}, f"{run} {wait['call']}  {_in_a_line(wait)}")
+    if not shown:
+        output.say("Nothing waits for approval." if not everything else "Nothing waits for people.")
+
+
+@approvals.command(epilog="Example: perdure approvals show 12")
+@click.argument("run_id")
+@click.argument("call", required=False)
+@json_option
+@command_body
+@place_options
+async def show(
+    run_id: str, call: str | None, store: str, server: Access | None, as_json: bool
+) -> None:
+    """Show what a call would do, with every character that cannot be seen."""
+    wait = await _pending(run_id, call, store, server, Output(as_json))
+    Output(as_json).record({"run": run_id, **wait}, described(wait))
+
+
+def _deciding(name: str, decision: Decision, help: str) -> Callable[..., Any]:
+    """Make the command that takes one decision."""
+
+    @approvals.command(name, help=help, epilog=f"Example: perdure approvals {name} 12")
+    @click.argument("run_id")
+    @click.argument("call", required=False)
+    @click.option("--digest", help="Of the arguments that you looked at; others are refused.")
+    @click.option("--reason", default="", help="Why; the model is told of a denial.")
+    @click.option("--arguments", help="JSON: what the call is to be made with instead.")
+    @click.option("--role", "roles", multiple=True, help="Who is to decide instead; repeatable.")
+    @click.option("--by", help="Who decides; on a server that is the key.")
+    @click.option("--no-follow", is_flag=True, help="Do not wait for the end of the run.")
+    @agent_option
+    @json_option
+    @command_body
+    @place_options
+    async def command(
+        run_id: str,
+        call: str | None,
+        digest: str | None,
+        reason: str,
+        arguments: str | None,
+        roles: Sequence[str],
+        by: str | None,
+        no_follow: bool,
+        agent: str | None,
+        store: str,
+        server: Access | None,
+        as_json: bool,
+    ) -> int:
+        output = Output(as_json)
+        if server is not None and by is not None:
+            raise InvalidInput("--by is for a store; a server goes by the key")
+        wait = await _pending(run_id, call, store, server, output)
+        said: dict[str, Any] = {
+            "digest": digest or wait["digest"],
+            "reason": reason,
+            "roles": tuple(roles),
+            "arguments": None if arguments is None else _arguments(arguments),
+        }
+        goes_on = decision in ("approve", "deny") and not no_follow
+        if server is not None:
+            async with served(server, output) as there:
+                run = there.run(run_id)
+                return await there.tell(
+                    run, lambda: run.decide(wait["call"], decision, **said), goes_on
+                )
+
+        async def telling(node: Node, row: RunRow) -> Run | None:
+            person = by or "command line"
+            await node.decide(row.id, decision, call=wait["call"], by=person, **said)
+            return await node.run(row.id) if goes_on else None
+
+        return await tell_run(store, run_id, agent, output, telling)
+
+    return command
+
+
+approve = _deciding("approve", "approve", "Let a call be made with the arguments it has.")
+deny = _deciding("deny", "deny", "Let a call not be made; the model is told why.")
+edit = _deciding("edit", "edit", "Change a call's arguments; it is to be approved after that.")
+reassign = _deciding("reassign", "reassign", "Have others decide: those with one of the roles.")
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        found = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"--arguments is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidInput('--arguments is a JSON object, as in {"cents": 500}')
+    return found
+
+
+async def _rows(store: str) -> list[RunRow]:
+    async with reading(store) as reader:
+        found: list[RunRow] = []
+        for status in ("waiting", "running"):
+            query = RunQuery(tenant=TENANT, status=status, limit=ROWS_MAX)
+            found += await reader.list(query)
+        return sorted(found, key=lambda row: (row.created_at, row.id), reverse=True)
+
+
+async def _pending(
+    run_id: str, call: str | None, store: str, server: Access | None, output: Output
+) -> Wait:
+    """Return the approval that a run waits for. Raises `NotFound`, and if there are several."""
+    if server is not None:
+        async with served(server, output) as there:
+            found = [_flat(msgspec.to_builtins(w)) for w in (await there.run(run_id).get()).waits]
+    else:
+        async with reading(store) as reader:
+            found = [dict(wait) for wait in (await row_of(reader, run_id)).waiting_for]
+    asked = [wait for wait in found if wait["what"] == "approval" and call in (None, wait["call"])]
+    if not asked:
+        which = "" if call is None else f" {call}"
+        raise NotFound(f"no call{which} of run {run_id} waits for approval")
+    if len(asked) > 1:
+        calls = ", ".join(wait["call"] for wait in asked)
+        raise InvalidInput(f"several calls of run {run_id} wait for approval: say which of {calls}")
+    return asked[0]
+
+
+def _flat(wait: Wait) -> Wait:
+    return {**wait, **wait.pop("approval", {})}
+
+
+def _in_a_line(wait: Wait) -> str:
+    if wait["what"] == "approval":
+        return marked(asks_approval(wait))
+    return plain(wait.get("question") or f"{wait['what']} {wait.get('tool', '')}")
+
+
+def described(wait: Wait) -> str:
+    """Return everything that an approval is bound to, one thing in a line."""
+    arguments = wait["arguments"]
+    pretty = "(too large to be shown here: see the run's events)"
+    if arguments is not None:
+        pretty = msgspec.json.format(msgspec.json.encode(arguments, order="sorted")).decode()
+    approved = ", ".join(wait["approved_by"]) or "nobody yet"
+    lines = [
+        f"call      {wait['call']}",
+        f"tool      {wait['tool']} ({wait['effect']})",
+        *(f"          {marked(line)}" for line in pretty.splitlines()),
+        f"digest    {wait['digest']}",
+        f"rule      {wait['rule']}: {wait['reason']}",
+        f"approved  {approved}, of {wait['needed']} needed",
+        f"expires   {wait['expires_at']}",
+    ]
+    if wait["roles"]:
+        lines.append(f"roles     {', '.join(wait['roles'])}")
+    if wait["edited_by"]:
+        lines.append(f"edited by {wait['edited_by']}")
+    return "\n".join(marked(line) for line in lines)
+
+
+def marked(text: str) -> str:
+    """Return text in which every character that nobody can see is written as its code point."""
+    return "".join(
+        f"<U+{ord(one):04X}>" if unicodedata.category(one) in UNSEEN else one for one in text
+    )
