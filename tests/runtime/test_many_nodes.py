@@ -57,7 +57,7 @@ class Town(World):
         node = Node(
             self.store,
             [LocalWorker(list(self.agents), resolve, self.clock)],
-            Registered({agent.name: agent.definition for agent in self.agents}),
+            self.registered(),
             self.clock,
             self.telemetry,
             settings=self.settings,

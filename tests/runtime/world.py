@@ -8,6 +8,7 @@ from typing import Any
 
 from perdure.adapters.models import resolve
 from perdure.adapters.stores.memory import MemoryStore
+from perdure.core.gate import NO_RULES, Gate
 from perdure.core.messages import AssistantMessage
 from perdure.core.runs import RunRow
 from perdure.ports.models import ModelRequest
@@ -43,6 +44,7 @@ class World:
         self.agents = agents
         self.settings = settings or NodeSettings(linger_ms=100)
         self.ran: Counter[str] = Counter()
+        self.gate: Gate = NO_RULES
 
     async def node(self) -> Node:
         """Start a node, as a new process would."""
@@ -50,13 +52,17 @@ class World:
         node = Node(
             self.store,
             [worker],
-            Registered({agent.name: agent.definition for agent in self.agents}),
+            self.registered(),
             self.clock,
             self.telemetry,
             settings=self.settings,
         )
         await node.start()
         return node
+
+    def registered(self) -> Registered:
+        """Return the agents, under the policy of now."""
+        return Registered({agent.name: agent.definition for agent in self.agents}, self.gate)
 
     async def crash(self, node: Node) -> None:
         """Let a node vanish without a word, and its lease run out."""
