@@ -46,6 +46,10 @@ POST   /runs/{id}/resolve                     resolve_call
 POST   /runs/{id}/decide                      decide_approval
 POST   /runs/{id}/cancel                      cancel_run
 GET    /waits                                 list_waits
+GET    /policy                                get_policy
+PUT    /policy                                update_policy
+PATCH  /policy                                update_policy
+DELETE /policy                                delete_policy
 GET    /sessions                              list_sessions
 GET    /sessions/{id}                         get_session
 PUT    /sessions/{id}                         update_session

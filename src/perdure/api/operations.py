@@ -426,6 +426,18 @@ KEYS = (
 
 _OF_SERVER: dict[str, Any] = {"scope": "admin", "operators": True}
 
+POLICY = (
+    get("get_policy", "/policy", s.Data[s.Policy], "The rules by which calls are judged"),
+    update(
+        "update_policy",
+        "/policy",
+        object,
+        s.Data[s.Policy],
+        "Put other rules in force, from the next call on",
+    ),
+    delete("delete_policy", "/policy", "Have no rules but what agents are granted"),
+)
+
 NODES = (
     get(
         "list_nodes",
@@ -512,6 +524,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *HOOKS,
     *ENDPOINTS,
     *KEYS,
+    *POLICY,
     *NODES,
     *SERVER,
 )

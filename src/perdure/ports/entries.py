@@ -111,6 +111,20 @@ class ToolRecord(Entry, frozen=True, kw_only=True):
         return self.gard or 0
 
 
+class Policy(Entry, frozen=True, kw_only=True):
+    """The rules by which a tenant's calls are judged: a policy as JSON, and its version."""
+
+    kind: ClassVar[str] = "policy"
+
+    body: str
+    version: str
+
+    @property
+    def unique(self) -> str | None:
+        """A tenant has one policy at a time."""
+        return "policy" if self.archived_at is None else None
+
+
 def unique_tool(name: str, gard: int | None) -> str:
     """Return what a tool is found by: its name, and the gard it belongs to."""
     return name if gard is None else f"{gard}\x1f{name}"

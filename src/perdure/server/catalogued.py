@@ -18,9 +18,10 @@ from perdure.core.errors import InvalidInput
 from perdure.core.gate import NO_RULES, Gate
 from perdure.core.template import read_template
 from perdure.ports.catalog import Catalog, TenantCatalog
-from perdure.ports.entries import Agent, ToolRecord
+from perdure.ports.entries import Agent, Policy, ToolRecord
 from perdure.ports.telemetry import Telemetry
 from perdure.server.changes import Changes
+from perdure.server.policies import gate_of
 
 OWN_CONFIG = "perdure"
 """Under this name in `model_config` a worker of ours keeps an agent's definition as it is."""
@@ -102,10 +103,12 @@ class Catalogued:
         self._begun = begun = self._begun + 1
         catalog = TenantCatalog(self._catalog, tenant)
         tools, agents = await catalog.list(ToolRecord), await catalog.list(Agent, archived=True)
+        policies = await catalog.list(Policy)
         if self._read.get(tenant, 0) > begun:
             return  # who began later, and was sooner, has read something newer
         self._read[tenant] = begun
         self._tools[tenant] = tools
+        self._gates[tenant] = gate_of(policies[0]) if policies else NO_RULES
         in_order = sorted(tools, key=lambda tool: tool.gard or 0)
         self._entries.update({(tenant, str(agent.id)): agent for agent in agents})
         defined = {str(agent.id): self._define(tenant, agent, in_order) for agent in agents}

@@ -44,6 +44,7 @@ from perdure.api.shapes.keys import (
     KeyMade,
 )
 from perdure.api.shapes.nodes import Node
+from perdure.api.shapes.policies import Policy
 from perdure.api.shapes.runs import (
     Accepted,
     Approval,
@@ -108,6 +109,7 @@ from perdure.api.shapes.workers import (
 )
 
 __all__ = [
+    "Policy",
     "Accepted",
     "Agent",
     "AgentCreate",

@@ -21,6 +21,7 @@ from perdure.server.handlers import (
     hooks,
     keys,
     nodes,
+    policies,
     public,
     runs,
     sessions,
@@ -45,6 +46,7 @@ MODULES: tuple[ModuleType, ...] = (
     endpoints,
     keys,
     nodes,
+    policies,
     public,
 )
 _FOUND = {
