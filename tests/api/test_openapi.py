@@ -48,7 +48,6 @@ POST   /runs/{id}/cancel                      cancel_run
 GET    /waits                                 list_waits
 GET    /policy                                get_policy
 PUT    /policy                                update_policy
-PATCH  /policy                                update_policy
 DELETE /policy                                delete_policy
 GET    /sessions                              list_sessions
 GET    /sessions/{id}                         get_session

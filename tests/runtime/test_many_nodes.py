@@ -18,7 +18,6 @@ from perdure.ports.models import ModelRequest
 from perdure.ports.session_store import CommitDone, Receipt, StepCommit
 from perdure.runtime import host, loader, recovery, tenancy
 from perdure.runtime import node as node_module
-from perdure.runtime.agents import Registered
 from perdure.runtime.node import Node
 from perdure.runtime.settings import NodeSettings
 from perdure.worker import Agent, LocalWorker, ask_human, tool, wait

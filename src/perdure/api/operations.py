@@ -428,12 +428,14 @@ _OF_SERVER: dict[str, Any] = {"scope": "admin", "operators": True}
 
 POLICY = (
     get("get_policy", "/policy", s.Data[s.Policy], "The rules by which calls are judged"),
-    update(
-        "update_policy",
-        "/policy",
-        object,
-        s.Data[s.Policy],
-        "Put other rules in force, from the next call on",
+    Operation(
+        id="update_policy",
+        methods=("PUT",),
+        path=f"{PREFIX}/policy",
+        body=object,
+        answer=s.Data[s.Policy],
+        summary="Put other rules in force, from the next call on",
+        scope="admin",
     ),
     delete("delete_policy", "/policy", "Have no rules but what agents are granted"),
 )

@@ -52,6 +52,13 @@ store_option = click.option(
     show_default=True,
     help="Where the log is kept: sqlite:///FILE, or postgresql://, redis:// or nats://HOST.",
 )
+policy_option = click.option(
+    "--policy",
+    type=click.Path(dir_okay=False),
+    envvar="PERDURE_POLICY",
+    show_envvar=True,
+    help="A file of rules (TOML): what calls are allowed, denied, or put to people.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 
 from perdure.bootstrap import Agent
 from perdure.core.errors import InvalidInput
+from perdure.policy.policy import Policy
 
 
 def load_agent(reference: str) -> tuple[Agent, str]:
@@ -31,6 +32,21 @@ def load_agent(reference: str) -> tuple[Agent, str]:
         raise InvalidInput(f"name one agent as {place}:AGENT; {place} has: {listed}")
     name = next(iter(agents))
     return agents[name], f"{absolute}:{name}"
+
+
+def load_policy(path: str) -> Policy:
+    """Return the policy in a file, TOML or (`.json`) JSON. Raises `InvalidInput`."""
+    file = Path(path)
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"the policy {path} cannot be read: {error.strerror}") from None
+    if file.suffix == ".json":
+        return Policy.from_json(text, path)
+    try:
+        return Policy.from_toml(text.decode(), path)
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path}: expected UTF-8: {error}") from None
 
 
 def _module(place: str) -> tuple[ModuleType, str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from perdure.bootstrap import Agent, Runtime
-from perdure.cli.common import command_body, json_option, store_option
-from perdure.cli.loading import load_agent
+from perdure.cli.common import command_body, json_option, policy_option, store_option
+from perdure.cli.loading import load_agent, load_policy
 from perdure.cli.output import Output
 from perdure.cli.progress import follow
-from perdure.cli.source import agents_of, reading, unfinished, whole_log
+from perdure.cli.source import agents_of, policy_of, reading, unfinished, whole_log
 from perdure.core.errors import InvalidInput
+from perdure.core.gate import NO_RULES, Gate
 
 MODES = click.Choice(["queue", "steer", "interrupt"])
 
@@ -24,6 +27,7 @@ MODES = click.Choice(["queue", "steer", "interrupt"])
 @click.option("--mode", type=MODES, default="queue", show_default=True, help="If it is busy.")
 @click.option("--idempotency-key", help="The same key gives the same run.")
 @click.option("--model", help="Ask this model instead, for example anthropic:claude-sonnet-5.")
+@policy_option
 @store_option
 @json_option
 @command_body
@@ -34,6 +38,7 @@ async def run(
     mode: str,
     idempotency_key: str | None,
     model: str | None,
+    policy: str | None,
     store: str,
     as_json: bool,
 ) -> int:
@@ -46,7 +51,11 @@ async def run(
     if model is not None:
         found = found.with_model(model)
     meta = {"source": source} if model is None else {"source": source, "model": model}
-    async with Runtime(store, agents=[found]) as node:
+    gate: Gate = NO_RULES
+    if policy is not None:
+        gate = load_policy(policy)
+        meta["policy"] = str(Path(policy).absolute())
+    async with Runtime(store, agents=[found], policy=gate) as node:
         handle = await node.send(
             found.name,
             message,
@@ -73,6 +82,7 @@ async def resume(run_id: str | None, agent: str | None, store: str, as_json: boo
         agents: dict[str, Agent] = await agents_of(reader, rows, agent)
         for row in rows:
             await whole_log(reader, row.session)
+        gate = await policy_of(reader, rows)
     if not rows:
         output.say("Nothing to resume: every run has ended.")
         return 0
@@ -82,7 +92,7 @@ async def resume(run_id: str | None, agent: str | None, store: str, as_json: boo
             f"the agent {missing[0]!r} is not at hand; name it: --agent FILE.py:NAME"
         )
     worst = 0
-    async with Runtime(store, agents=agents.values()) as node:
+    async with Runtime(store, agents=agents.values(), policy=gate) as node:
         for row in rows:
             handle = await node.run(row.id)
             output.say(f"run {handle.id}")

@@ -16,7 +16,16 @@ from perdure.cli.events import event_fields, event_line
 from perdure.cli.output import Output, plain, short, timestamp
 from perdure.cli.progress import describe_waiting, follow, plain_lines, row_fields
 from perdure.cli.served import served
-from perdure.cli.source import PAGE_ROWS, TENANT, agents_of, meta_of, reading, row_of, whole_log
+from perdure.cli.source import (
+    PAGE_ROWS,
+    TENANT,
+    agents_of,
+    meta_of,
+    policy_of,
+    reading,
+    row_of,
+    whole_log,
+)
 from perdure.core import events as e
 from perdure.core.errors import InvalidInput
 from perdure.core.export import export_lines
@@ -196,12 +205,13 @@ async def tell_run(
         row = await row_of(reader, run_id)
         agents = await agents_of(reader, [row], agent)
         await whole_log(reader, row.session)
+        gate = await policy_of(reader, [row])
         seen = (await reader.load(row.session)).version
     if row.session.agent not in agents:
         raise InvalidInput(
             f"the agent {row.session.agent!r} is not at hand; name it: --agent FILE.py:NAME"
         )
-    async with Runtime(store, agents=agents.values(), recover=recover) as node:
+    async with Runtime(store, agents=agents.values(), recover=recover, policy=gate) as node:
         handle = await telling(node, row)
         after = 0 if elsewhere else seen
         return 0 if handle is None else await follow(node, handle, output, after=after)

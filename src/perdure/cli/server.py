@@ -26,9 +26,9 @@ from perdure.cli.access import (
     kept_key,
     server_options,
 )
-from perdure.cli.common import EXIT_CODES, command_body
+from perdure.cli.common import EXIT_CODES, command_body, policy_option
 from perdure.cli.doctor import missing_model
-from perdure.cli.loading import load_agent
+from perdure.cli.loading import load_agent, load_policy
 from perdure.cli.output import plain
 from perdure.cli.refusals import WORKER_KEY_PREFIX
 from perdure.core.errors import InvalidInput, WorkerRefused
@@ -63,9 +63,10 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=4000
 @click.command(epilog="Example: perdure dev examples/librarian.py:librarian")
 @click.argument("agents", nargs=-1)
 @port_option
+@policy_option
 @folder_option
 @command_body
-async def dev(agents: Sequence[str], port: int, folder: Path) -> None:
+async def dev(agents: Sequence[str], port: int, policy: str | None, folder: Path) -> None:
     """Run a server with a worker for AGENTS (FILE.py:NAME ...), on this machine, for this machine.
 
     The worker is a process of its own, which is started again when it ends. Without AGENTS there is
@@ -80,7 +81,9 @@ async def dev(agents: Sequence[str], port: int, folder: Path) -> None:
     for agent in found:
         if hint := missing_model(agent, os.environ):
             click.echo(hint, err=True)
-    opening = open_service(folder, f"{SQLITE_PREFIX}{folder / STORE_FILE}", os.environ)
+    rules = None if policy is None else load_policy(policy)
+    store = f"{SQLITE_PREFIX}{folder / STORE_FILE}"
+    opening = open_service(folder, store, os.environ, policy=rules)
     await _serve(opening, "127.0.0.1", port, folder, agents, is_dev=True, talks=names[:1])
 
 

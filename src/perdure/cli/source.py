@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 from perdure.bootstrap import Agent, is_shared, open_reader, quarantined, sqlite_path
 from perdure.cli.access import FOLDER, home_url, kept_key
-from perdure.cli.loading import load_agent
+from perdure.cli.loading import load_agent, load_policy
 from perdure.core.codec import Record, decode_event
 from perdure.core.commands import SendMessage, decode_command
-from perdure.core.errors import BrokenChain, NotFound
+from perdure.core.errors import BrokenChain, InvalidInput, NotFound
 from perdure.core.events import MessageReceived, SessionForked
 from perdure.core.export import verify_log
+from perdure.core.gate import NO_RULES, Gate
 from perdure.core.ids import SessionId
 from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports.session_store import InboxEntry, Loaded, RunQuery
@@ -135,6 +136,21 @@ async def agents_of(
                 agent = agent.with_model(meta["model"])
             agents[agent.name] = agent
     return agents
+
+
+async def policy_of(reader: Reader, rows: Iterable[RunRow]) -> Gate:
+    """Load the policy that these runs were started under, as its file is now.
+
+    Raises `InvalidInput` if they were started under several.
+    """
+    named = set[str | None]()
+    for row in rows:
+        named.add(((await meta_of(reader, row)) or {}).get("policy"))
+    if len(named) > 1:
+        files = ", ".join(sorted(str(one) for one in named))
+        raise InvalidInput(f"these runs are under several policies: name one run ({files})")
+    path = next(iter(named), None)
+    return NO_RULES if path is None else load_policy(path)
 
 
 BRINGING = (MessageReceived, SessionForked)

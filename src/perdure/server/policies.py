@@ -5,7 +5,7 @@ from __future__ import annotations
 from perdure.core.agent import AgentSpec, ToolSpec
 from perdure.core.errors import InvalidInput
 from perdure.core.gate import Asked, Gate, Verdict
-from perdure.policy import Policy
+from perdure.policy.policy import Policy
 from perdure.ports import entries
 from perdure.ports.catalog import TenantCatalog
 
@@ -41,9 +41,6 @@ async def put_policy(catalog: TenantCatalog, policy: Policy) -> entries.Policy:
 
     The same one changes nothing.
     """
-    found = await catalog.list(entries.Policy)
-    if found and found[0].version == policy.version:
-        return found[0]
     return await catalog.put(entries.Policy(body=policy.body.decode(), version=policy.version))
 
 

@@ -109,7 +109,6 @@ from perdure.api.shapes.workers import (
 )
 
 __all__ = [
-    "Policy",
     "Accepted",
     "Agent",
     "AgentCreate",
@@ -155,6 +154,7 @@ __all__ = [
     "Node",
     "Page",
     "PageQuery",
+    "Policy",
     "Port",
     "Question",
     "ReplyCreate",

@@ -8,7 +8,7 @@ from perdure.api import shapes
 from perdure.api.errors import Rejected
 from perdure.api.shapes import timestamp
 from perdure.core.errors import InvalidInput
-from perdure.policy import Policy
+from perdure.policy.policy import Policy
 from perdure.ports import entries
 from perdure.server.desk import Answer, Desk, Request
 from perdure.server.policies import put_policy, remove_policy
