@@ -1,10 +1,17 @@
-"""An agent that pays money back: once, never twice, and only after a person has said yes.
+"""An agent that pays money back: once, never twice, and only after a person has approved it.
 
-    perdure run examples/refund.py:support "Refund order 42: 1999 cents"
+    perdure dev examples/refund.py:support --policy examples/refund.toml
 
-Without PERDURE_MODEL a function plays the model. Kill it wherever you like and go on with
-`perdure resume`: the payment provider below keeps the key of every payment, so that the probe can
-say whether a refund that was interrupted had gone through.
+and in a second terminal, in the same folder:
+
+    perdure send support "Refund order 42: 1999 cents"
+    perdure approvals list
+    perdure approvals approve 1
+
+The tool needs a capability, and the agent was granted none: without the rules in `refund.toml` it
+pays nothing. Without PERDURE_MODEL a function plays the model. Kill both processes wherever you
+like and start them again: the payment provider below keeps the key of every payment, so that the
+probe can say whether a refund that was interrupted had gone through.
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ import re
 import time
 from pathlib import Path
 
-from perdure import Agent, ModelReply, ModelRequest, ToolContext, ToolRequest, ask_human, tool
+from perdure import Agent, ModelReply, ModelRequest, ToolContext, ToolRequest, tool
 
 PAYMENTS = Path(os.environ.get("REFUND_PAYMENTS", "payments.jsonl"))
 """Stands for the payment provider: one line for each payment."""
@@ -30,7 +37,7 @@ def find_payment(key: str) -> str | bool:
     return False
 
 
-@tool(effect="once", probe=find_payment)
+@tool(effect="once", probe=find_payment, capabilities=["pay.refund"])
 def refund(order: str, cents: int, ctx: ToolContext) -> str:
     """Pay money back to the customer.
 
@@ -49,23 +56,19 @@ def refund(order: str, cents: int, ctx: ToolContext) -> str:
 
 
 def play_the_model(request: ModelRequest) -> ModelReply | str:
-    """Play the model: ask a person first, pay when the answer is yes, and tell what happened."""
-    step = len(request.messages) // 2
+    """Play the model: pay what is asked for, and tell what happened."""
+    if len(request.messages) > 1:
+        told = str(request.messages[-1].content)
+        return f"Refunded: {told}." if told.startswith("receipt-") else f"Not refunded. {told}"
     wanted = re.findall(r"\d+", str(request.messages[0].content))
     order, cents = [*wanted, "?", "0"][:2]
-    last = str(request.messages[-1].content)
-    if step == 0:
-        question = f"Refund {cents} cents for order {order}? (yes or no)"
-        return ModelReply(tool_calls=(ToolRequest("ask", "ask_human", {"question": question}),))
-    if step == 1 and last.strip().lower().startswith("y"):
-        payment = {"order": order, "cents": int(cents)}
-        return ModelReply(tool_calls=(ToolRequest("pay", "refund", payment),))
-    return f"Refunded: {last}." if step == 2 else "Nothing was refunded."
+    payment = {"order": order, "cents": int(cents)}
+    return ModelReply(tool_calls=(ToolRequest("pay", "refund", payment),))
 
 
 support = Agent(
     "support",
     model=os.environ.get("PERDURE_MODEL", play_the_model),
-    instructions="Refund what is asked, but ask a person with ask_human before you do.",
-    tools=[refund, ask_human],
+    instructions="Refund what is asked. A person approves every refund, or says why not.",
+    tools=[refund],
 )

@@ -28,6 +28,12 @@ def stock(item: str) -> int:
     return 3
 
 
+@tool(effect="once")
+def pay(cents: int, to: str) -> str:
+    """Pay."""
+    return f"{cents} to {to}"
+
+
 def play(request: ModelRequest) -> ModelReply | str:
     """Do what the message says: look into the stock, ask a person, sleep, fail, or echo."""
     said = [m for m in request.messages if not isinstance(m, AssistantMessage)]
@@ -36,6 +42,9 @@ def play(request: ModelRequest) -> ModelReply | str:
         return f"I got {text}."
     if "stock" in text:
         return ModelReply(tool_calls=(ToolRequest("c1", "stock", {"item": "tea"}),))
+    if "pay" in text:
+        payment = {"cents": 5, "to": "ann\u202e"}
+        return ModelReply(tool_calls=(ToolRequest("c1", "pay", payment),))
     if "ask" in text:
         return ModelReply(tool_calls=(ToolRequest("c1", "ask_human", {"question": "Shall I?"}),))
     if "sleep" in text:
@@ -58,7 +67,9 @@ class Writer:
         return ModelReply(content=played)
 
 
-helper = Agent("helper", model=Writer(), tools=[stock, ask_human, wait], instructions="You help.")
+helper = Agent(
+    "helper", model=Writer(), tools=[stock, pay, ask_human, wait], instructions="You help."
+)
 
 
 class Hosted:

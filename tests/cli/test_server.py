@@ -17,8 +17,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from perdure.policy.policy import Policy
+
 ROOT = Path(__file__).parents[2]
 REFUND = ROOT / "examples" / "refund.py"
+RULES = ROOT / "examples" / "refund.toml"
 READY_SECONDS_MAX = 30
 SECONDS_MAX = 60
 
@@ -46,6 +49,12 @@ class Server:
         assert answer.status_code == status, answer.text
         return answer.json()
 
+    def govern(self) -> None:
+        """Put the rules of the example in force."""
+        policy = Policy.from_toml(RULES.read_text(encoding="utf-8"))
+        answer = self.http.put("/policy", content=policy.body)
+        assert answer.status_code == 200, answer.text
+
     def until(self, run: int, status: str) -> Any:
         """Wait until a run stands so; return it."""
         deadline = time.monotonic() + SECONDS_MAX
@@ -71,7 +80,18 @@ class Server:
 def dev(folder: Path, *arguments: str) -> Iterator[Server]:
     """Run `perdure dev` with the refund's agent in a folder, until the test is done with it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "perdure", "dev", f"{REFUND}:support", "--port", "0", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "perdure",
+            "dev",
+            f"{REFUND}:support",
+            "--port",
+            "0",
+            "--policy",
+            str(RULES),
+            *arguments,
+        ],
         cwd=folder,
         stdout=subprocess.PIPE,
         text=True,
@@ -88,14 +108,19 @@ def dev(folder: Path, *arguments: str) -> Iterator[Server]:
         process.communicate(timeout=SECONDS_MAX)
 
 
-def test_a_refund_over_http_is_asked_for_answered_and_paid(tmp_path: Path) -> None:
+def approve(server: Server, run: int) -> None:
+    """Let the run's one payment be made."""
+    server.post(f"/runs/{run}/decide", {"call": "1.1.t0", "decision": "approve"})
+
+
+def test_a_refund_over_http_is_asked_for_approved_and_paid(tmp_path: Path) -> None:
     with dev(tmp_path) as server:
         [agent] = [one for one in until_agents(server) if one["name"] == "support"]
         sent = {"content": "Refund order 42: 1999 cents"}
         run = server.post(f"/agents/{agent['id']}/messages", sent)["run_id"]
-        waiting = server.until(run, "waiting")
-        assert waiting["waiting_for"]["question"].startswith("Refund 1999 cents for order 42?")
-        server.post(f"/runs/{run}/reply", {"answer": "yes"})
+        [wait] = server.until(run, "waiting")["waits"]
+        assert wait["approval"]["arguments"] == {"order": "42", "cents": 1999}
+        approve(server, run)
         done = server.until(run, "completed")
         [payment] = (tmp_path / "payments.jsonl").read_text(encoding="utf-8").splitlines()
         assert json.loads(payment)["receipt"] in done["output"]
@@ -129,7 +154,7 @@ def test_the_worker_is_started_again_and_nothing_is_lost(tmp_path: Path) -> None
         server.until(run, "waiting")
         killed = server.worker_pid()
         os.kill(killed, signal.SIGKILL)
-        server.post(f"/runs/{run}/reply", {"answer": "yes"})
+        approve(server, run)
         assert server.until(run, "completed")["output"].startswith("Refunded")
         assert server.worker_pid() != killed
         assert len((tmp_path / "payments.jsonl").read_text(encoding="utf-8").splitlines()) == 1
@@ -146,20 +171,21 @@ def test_a_killed_server_goes_on_with_what_it_had(tmp_path: Path) -> None:
         server.process.wait()
         until_gone(worker)
     with dev(tmp_path) as server:
-        server.post(f"/runs/{run}/reply", {"answer": "yes"})
+        approve(server, run)
         assert server.until(run, "completed")["output"].startswith("Refunded")
 
 
 def test_a_server_that_is_stopped_lets_a_payment_end(tmp_path: Path) -> None:
     """Its worker is a process of somebody else's, and stays."""
     with served(tmp_path) as server:
+        server.govern()
         worker = work(tmp_path, server)
         try:
             [agent] = until_agents(server)
             sent = {"content": "Refund order 45: 900 cents"}
             run = server.post(f"/agents/{agent['id']}/messages", sent)["run_id"]
             server.until(run, "waiting")
-            server.post(f"/runs/{run}/reply", {"answer": "yes"})
+            approve(server, run)
             until_paid(tmp_path)
         finally:
             server.process.terminate()
@@ -175,13 +201,14 @@ def test_a_server_that_is_stopped_lets_a_payment_end(tmp_path: Path) -> None:
 def test_a_payment_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
     """Its worker goes on paying, comes back to the next server, and tells it the receipt."""
     with served(tmp_path) as server:
+        server.govern()
         worker = work(tmp_path, server)
         try:
             [agent] = until_agents(server)
             sent = {"content": "Refund order 46: 1100 cents"}
             run = server.post(f"/agents/{agent['id']}/messages", sent)["run_id"]
             server.until(run, "waiting")
-            server.post(f"/runs/{run}/reply", {"answer": "yes"})
+            approve(server, run)
             until_paid(tmp_path)
             server.process.kill()
             server.process.wait(timeout=SECONDS_MAX)

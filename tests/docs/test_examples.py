@@ -84,19 +84,22 @@ def test_the_librarian_answers_without_a_key(library: Path) -> None:
 
 
 def test_a_refund_that_was_interrupted_is_paid_once(tmp_path: Path) -> None:
-    """A person says yes, the process dies after the payment, and the probe finds it."""
+    """A person approves, the process dies after the payment, and the probe finds it."""
 
     def perdure(*arguments: str) -> Any:
         return start("-m", "perdure", *arguments, cwd=tmp_path)
 
     message = "Refund order 42: 1999 cents"
-    asking = perdure("run", f"{EXAMPLES / 'refund.py'}:support", message, "--json")
+    rules = str(EXAMPLES / "refund.toml")
+    asking = perdure(
+        "run", f"{EXAMPLES / 'refund.py'}:support", message, "--policy", rules, "--json"
+    )
     printed, _ = asking.communicate(timeout=60)
     assert asking.returncode == 9, printed
     run = json.loads(printed.splitlines()[-1])
-    assert run["waiting_for"][0]["question"] == "Refund 1999 cents for order 42? (yes or no)"
+    assert run["waiting_for"][0]["arguments"] == {"order": "42", "cents": 1999}
 
-    paying = perdure("runs", "reply", run["run"], "yes")
+    paying = perdure("approvals", "approve", run["run"])
     assert paying.stdout is not None
     assert any(line.startswith("paid: ") for line in paying.stdout)
     paying.kill()

@@ -57,9 +57,9 @@ async def open_service(
     it; then `PERDURE_KEY_PEPPER` has to be the same for all, who know this server by `name` and
     `url`. Else the catalog and the pepper are in `folder`. A key that `environment` names
     (`PERDURE_BOOTSTRAP_KEY` or `NORNS_DEFAULT_TENANT_KEY`) becomes an admin key of the default
-    tenant instead of a new one. A `policy` becomes that tenant's. A store that does not answer is waited for `patience_s` seconds,
-    and `on_waiting` told why. Raises `StoreLocked`, `StoreRefused`, `InvalidInput`, and
-    `Unavailable` for a store that does not answer then.
+    tenant instead of a new one. A `policy` becomes that tenant's. A store that does not answer is
+    waited for `patience_s` seconds, and `on_waiting` told why. Raises `StoreLocked`,
+    `StoreRefused`, `InvalidInput`, and `Unavailable` for a store that does not answer then.
     """
     from perdure.server.egress import egress_for
     from perdure.server.keys import Keyring

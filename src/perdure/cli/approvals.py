@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import msgspec
 from perdure.bootstrap import Node, Run
 from perdure.cli.access import Access, place_options
 from perdure.cli.common import command_body, json_option
-from perdure.cli.output import Output, plain
+from perdure.cli.output import Output, marked, plain
 from perdure.cli.progress import FOR_A_PERSON, asks_approval
 from perdure.cli.runs import agent_option, tell_run
 from perdure.cli.served import served
@@ -23,9 +22,6 @@ from perdure.core.runs import RunRow
 from perdure.ports.session_store import RunQuery
 
 ROWS_MAX = 500
-UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-"""Categories of characters that nobody sees, or that change what others look like."""
-
 Wait = dict[str, Any]
 
 
@@ -69,8 +65,9 @@ async def show(
     run_id: str, call: str | None, store: str, server: Access | None, as_json: bool
 ) -> None:
     """Show what a call would do, with every character that cannot be seen."""
-    wait = await _pending(run_id, call, store, server, Output(as_json))
-    Output(as_json).record({"run": run_id, **wait}, described(wait))
+    output = Output(as_json)
+    wait = await _pending(run_id, call, store, server, output)
+    output.record({"run": run_id, **wait}, described(wait))
 
 
 def _deciding(name: str, decision: Decision, help: str) -> Callable[..., Any]:
@@ -177,12 +174,14 @@ async def _pending(
 
 
 def _flat(wait: Wait) -> Wait:
-    return {**wait, **wait.pop("approval", {})}
+    """Return what a server tells of an approval as a store does: in one table."""
+    asked = wait.pop("approval", {})
+    return {**wait, **asked}
 
 
 def _in_a_line(wait: Wait) -> str:
     if wait["what"] == "approval":
-        return marked(asks_approval(wait))
+        return asks_approval(wait)
     return plain(wait.get("question") or f"{wait['what']} {wait.get('tool', '')}")
 
 
@@ -207,10 +206,3 @@ def described(wait: Wait) -> str:
     if wait["edited_by"]:
         lines.append(f"edited by {wait['edited_by']}")
     return "\n".join(marked(line) for line in lines)
-
-
-def marked(text: str) -> str:
-    """Return text in which every character that nobody can see is written as its code point."""
-    return "".join(
-        f"<U+{ord(one):04X}>" if unicodedata.category(one) in UNSEEN else one for one in text
-    )

@@ -34,17 +34,20 @@ def load_agent(reference: str) -> tuple[Agent, str]:
     return agents[name], f"{absolute}:{name}"
 
 
-def load_policy(path: str) -> Policy:
-    """Return the policy in a file, TOML or (`.json`) JSON. Raises `InvalidInput`."""
-    file = Path(path)
+def load_policy(path: str) -> tuple[Policy, str]:
+    """Return the policy in a file, TOML or (`.json`) JSON, and its path made absolute.
+
+    Raises `InvalidInput`.
+    """
+    file = Path(path).absolute()
     try:
         text = file.read_bytes()
     except OSError as error:
         raise InvalidInput(f"the policy {path} cannot be read: {error.strerror}") from None
     if file.suffix == ".json":
-        return Policy.from_json(text, path)
+        return Policy.from_json(text, path), str(file)
     try:
-        return Policy.from_toml(text.decode(), path)
+        return Policy.from_toml(text.decode(), path), str(file)
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path}: expected UTF-8: {error}") from None
 

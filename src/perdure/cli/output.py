@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,9 +15,20 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 _encode = msgspec.json.Encoder().encode
 
 
+UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+"""Categories of characters that nobody sees, or that change what others look like."""
+
+
 def plain(text: Any) -> str:
     """Return text that cannot move the cursor, colour the screen or hide characters."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", str(text))
+
+
+def marked(text: str) -> str:
+    """Return text in which every character that nobody can see is written as its code point."""
+    return "".join(
+        f"<U+{ord(one):04X}>" if unicodedata.category(one) in UNSEEN else one for one in text
+    )
 
 
 def short(text: Any, chars_max: int = 100) -> str:

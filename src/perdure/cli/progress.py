@@ -14,7 +14,7 @@ import msgspec
 
 from perdure.bootstrap import Node, RecordedEvent, Run, TextDelta
 from perdure.cli.events import event_fields, event_line
-from perdure.cli.output import Output, plain, short, timestamp
+from perdure.cli.output import Output, marked, plain, short, timestamp
 from perdure.core import events as e
 from perdure.core.runs import RunRow
 
@@ -169,10 +169,11 @@ def _wait_in_words(run: str | int, wait: Mapping[str, Any], option: str, session
 
 def asks_approval(wait: Mapping[str, Any]) -> str:
     """Return in a sentence what a call wants to do that waits for approval."""
-    arguments = wait.get("arguments")
-    shown = "..." if arguments is None else plain(msgspec.json.encode(arguments).decode())
-    why = f" {plain(wait['reason'])}." if wait.get("reason") else ""
-    return f"May {wait['tool']} be called with {shown}?{why} (rule {plain(wait['rule'])})"
+    asked = wait.get("approval") or wait
+    arguments = asked.get("arguments")
+    shown = "..." if arguments is None else marked(msgspec.json.encode(arguments).decode())
+    why = f": {plain(asked['reason'])}" if asked.get("reason") else ""
+    return f"May {asked['tool']} be called with {shown}? (rule {plain(asked['rule'])}{why})"
 
 
 def _due(at: str | int | None) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from perdure.bootstrap import Agent, Runtime
@@ -53,8 +51,7 @@ async def run(
     meta = {"source": source} if model is None else {"source": source, "model": model}
     gate: Gate = NO_RULES
     if policy is not None:
-        gate = load_policy(policy)
-        meta["policy"] = str(Path(policy).absolute())
+        gate, meta["policy"] = load_policy(policy)
     async with Runtime(store, agents=[found], policy=gate) as node:
         handle = await node.send(
             found.name,

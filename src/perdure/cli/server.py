@@ -81,7 +81,7 @@ async def dev(agents: Sequence[str], port: int, policy: str | None, folder: Path
     for agent in found:
         if hint := missing_model(agent, os.environ):
             click.echo(hint, err=True)
-    rules = None if policy is None else load_policy(policy)
+    rules = None if policy is None else load_policy(policy)[0]
     store = f"{SQLITE_PREFIX}{folder / STORE_FILE}"
     opening = open_service(folder, store, os.environ, policy=rules)
     await _serve(opening, "127.0.0.1", port, folder, agents, is_dev=True, talks=names[:1])

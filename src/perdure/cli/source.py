@@ -150,7 +150,7 @@ async def policy_of(reader: Reader, rows: Iterable[RunRow]) -> Gate:
         files = ", ".join(sorted(str(one) for one in named))
         raise InvalidInput(f"these runs are under several policies: name one run ({files})")
     path = next(iter(named), None)
-    return NO_RULES if path is None else load_policy(path)
+    return NO_RULES if path is None else load_policy(path)[0]
 
 
 BRINGING = (MessageReceived, SessionForked)

@@ -337,7 +337,7 @@ class AsyncRunHandle:
             digest=digest,
             arguments=arguments,
             roles=tuple(roles),
-            reason=reason,
+            reason=reason or None,
         )
         await self._client.call(
             "decide_approval", id=self.id, body=body, idempotency_key=d.fresh_key()

@@ -323,6 +323,6 @@ class RunHandle:
             digest=digest,
             arguments=arguments,
             roles=tuple(roles),
-            reason=reason,
+            reason=reason or None,
         )
         self._client.call("decide_approval", id=self.id, body=body, idempotency_key=d.fresh_key())

@@ -210,7 +210,7 @@ class DecisionCreate(Shape, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     digest: Annotated[str, Meta(max_length=KEY_CHARS_MAX)] | None = None
     arguments: dict[str, Any] | None = None
     roles: Annotated[tuple[Name, ...], Meta(max_length=ROLES_MAX)] = ()
-    reason: Annotated[str, Meta(max_length=LINE_CHARS_MAX)] = ""
+    reason: Annotated[str, Meta(max_length=LINE_CHARS_MAX)] | None = None
 
 
 class WaitsQuery(PageQuery, frozen=True, kw_only=True):

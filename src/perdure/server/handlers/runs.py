@@ -189,7 +189,7 @@ async def decide_approval(desk: Desk, request: Request) -> Answer:
             digest=body.digest,
             arguments=body.arguments,
             roles=body.roles,
-            reason=body.reason,
+            reason=body.reason or "",
             by=principal.name,
             held=principal.roles,
         )

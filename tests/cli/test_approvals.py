@@ -1,0 +1,122 @@
+"""`perdure approvals`: on a server, and in a store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from perdure.cli.output import marked
+from perdure.policy.policy import Policy
+from tests.cli.hosted import Hosted, hosted
+from tests.cli.terminal import Terminal
+from tests.client.served import KEY
+
+RULES = """
+version = 1
+name = "till"
+
+[[rule]]
+id = "payments"
+verdict = "ask"
+reason = "money"
+tools = ["pay"]
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
+    """Give one server, on which payments are asked for, to all tests of this file."""
+    with hosted(tmp_path_factory.mktemp("server")) as server:
+        body = Policy.from_toml(RULES).body
+        bearer = {"Authorization": f"Bearer {KEY}"}
+        httpx2.put(f"{server.url}/api/v1/policy", content=body, headers=bearer).raise_for_status()
+        yield server
+
+
+def asking(server: Hosted) -> str:
+    """Return a run that wants to pay."""
+    done = server.perdure("send", "helper", "pay", "--wait", "--json")
+    assert done.code == 9, done
+    return str(done.lines[0]["id"])
+
+
+def test_what_waits_is_listed_and_shown_with_what_cannot_be_seen(server: Hosted) -> None:
+    run = asking(server)
+    listed = server.ok("approvals", "list").out
+    assert f'{run} 1.1.t0  May pay be called with {{"cents":5,"to":"ann<U+202E>"}}?' in listed
+    shown = server.ok("approvals", "show", run).out
+    assert '"to": "ann<U+202E>"' in shown
+    assert "rule      payments: money" in shown
+    assert server.one("approvals", "show", run)["tool"] == "pay"
+
+
+def test_it_is_approved_from_elsewhere_and_the_story_is_told(server: Hosted) -> None:
+    run = asking(server)
+    approved = server.ok("approvals", "approve", run)
+    assert "I got 5 to ann" in approved.out
+    late = server.perdure("approvals", "deny", run)
+    assert late.code == 3
+    story = server.ok("runs", "events", run).out
+    for event in ("approval_requested", "approval_given", "tool_call ", "run_completed"):
+        assert event in story
+
+
+def test_it_is_denied_with_a_reason_for_the_model(server: Hosted) -> None:
+    run = asking(server)
+    denied = server.ok("approvals", "deny", run, "--reason", "paid already").out
+    assert "denied it: paid already" in denied
+
+
+def test_arguments_are_changed_and_approved_anew(server: Hosted) -> None:
+    run = asking(server)
+    digest = server.one("approvals", "show", run)["digest"]
+    server.ok("approvals", "edit", run, "--arguments", json.dumps({"cents": 1, "to": "bob"}))
+    old = server.perdure("approvals", "approve", run, "--digest", digest)
+    assert old.code == 6
+    assert digest in old.err
+    assert "I got 1 to bob" in server.ok("approvals", "approve", run).out
+
+
+@pytest.mark.parametrize(
+    "arguments,code,said",
+    [
+        (("approve", "999"), 3, "there is no run 999"),
+        (("edit", "RUN", "--arguments", "{"), 2, "is no JSON"),
+        (("edit", "RUN", "--arguments", "[]"), 2, "is a JSON object"),
+        (("edit", "RUN"), 6, "say which arguments"),
+        (("reassign", "RUN"), 6, "name one to 16 roles"),
+        (("approve", "RUN", "9.9.t9"), 3, "no call 9.9.t9"),
+        (("approve", "RUN", "--by", "ann"), 2, "a server goes by the key"),
+    ],
+)
+def test_bad_input_decides_nothing(
+    server: Hosted, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    run = asking(server)
+    given = [run if one == "RUN" else one for one in arguments]
+    done = server.perdure("approvals", *given)
+    assert (done.code, said in done.err) == (code, True), done
+    assert server.one("approvals", "show", run)["approved_by"] == []
+
+
+def test_without_a_server_the_store_is_asked(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    (tmp_path / "rules.toml").write_text(RULES)
+    asked = terminal.perdure("run", "agents.py:helper", "pay", "--policy", "rules.toml", "--json")
+    assert asked.code == 9, asked.err
+    run = asked.lines[-1]["run"]
+    assert "pay be called with" in terminal.perdure("approvals", "list").out
+    done = terminal.perdure("approvals", "approve", run[:8], "--by", "ann", "--json")
+    assert done.code == 0, done.err
+    assert done.lines[-1]["output"] == "done: paid"
+    assert terminal.ran() == ["pay 5"]
+    assert "Nothing waits" in terminal.perdure("approvals", "list").out
+
+
+def test_what_nobody_sees_is_written_out() -> None:
+    assert marked("a\u200bb\u202e\n") == "a<U+200B>b<U+202E><U+000A>"
+    assert marked("Grüße, 世界 🙂") == "Grüße, 世界 🙂"
