@@ -153,6 +153,7 @@ ENVIRONMENT_SAID: Final = {
     "URL.",
     "PERDURE_CLUSTER": "Where servers hear of each other, where `--cluster` is not given: a URL.",
     "PERDURE_NAME": "What other servers call this one, where `--name` is not given.",
+    "PERDURE_POLICY": "The rules of `run` and `dev`, where `--policy` is not given.",
     "PERDURE_ADVERTISE": "The URL by which others reach it, where `--advertise` is not given.",
     "PERDURE_WEBHOOK_NETWORKS": "Networks besides public ones where webhooks may go: 10.1.0.0/16.",
     "PERDURE_WEBHOOK_PORTS": "The ports of webhooks that go out, or `*`; 80 and 443 if not given.",

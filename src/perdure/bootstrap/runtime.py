@@ -57,7 +57,7 @@ class Runtime:
         telemetry: Telemetry | None = None,
         recover: bool = True,
         credential_providers: Mapping[str, CredentialProvider] | None = None,
-        policy: Gate = NO_RULES,
+        policy: Gate | None = None,
     ) -> None:
         self.store = store
         self.agents = _by_name(agents)
@@ -66,7 +66,7 @@ class Runtime:
         self._clock = clock or SystemClock()
         self._telemetry = telemetry or LogTelemetry()
         self._recover = recover
-        self._policy = policy
+        self._policy = policy or NO_RULES
         self._credential_providers = providers(credential_providers or {})
         self._held = AsyncExitStack()
         self._node: Node | None = None
