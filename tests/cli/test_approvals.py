@@ -31,9 +31,9 @@ tools = ["pay"]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
     """Give one server, on which payments are asked for, to all tests of this file."""
     with hosted(tmp_path_factory.mktemp("server")) as server:
-        body = Policy.from_toml(RULES).body
+        body = {"policy": json.loads(Policy.from_toml(RULES).body)}
         bearer = {"Authorization": f"Bearer {KEY}"}
-        httpx2.put(f"{server.url}/api/v1/policy", content=body, headers=bearer).raise_for_status()
+        httpx2.put(f"{server.url}/api/v1/policy", json=body, headers=bearer).raise_for_status()
         yield server
 
 

@@ -52,7 +52,7 @@ class Server:
     def govern(self) -> None:
         """Put the rules of the example in force."""
         policy = Policy.from_toml(RULES.read_text(encoding="utf-8"))
-        answer = self.http.put("/policy", content=policy.body)
+        answer = self.http.put("/policy", json={"policy": json.loads(policy.body)})
         assert answer.status_code == 200, answer.text
 
     def until(self, run: int, status: str) -> Any:

@@ -313,7 +313,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "reply_to_run": {"answer": "that one"},
     "resolve_call": {"call": "1.1.t0", "resolution": "tell_model"},
     "cancel_run": {"reason": "enough"},
-    "update_policy": {"version": 1, "name": "ours", "rule": [{"id": "all", "verdict": "allow"}]},
+    "update_policy": {
+        "policy": {"version": 1, "name": "ours", "rule": [{"id": "all", "verdict": "allow"}]}
+    },
     "decide_approval": {"call": "1.1.t0", "decision": "approve"},
     "fork_run": {"step": 0, "message": "otherwise"},
     "update_session": {"title": "A talk"},

@@ -44,7 +44,7 @@ def pays(task: LlmTask | ToolTask) -> Result:
 async def till(policy: dict[str, Any] = POLICY) -> AsyncIterator[tuple[House, int]]:
     """Open a server with a policy, on which a run has asked for a payment."""
     async with house() as h:
-        assert (await h.ask("PUT", "/policy", policy)).status_code == 200
+        assert (await h.ask("PUT", "/policy", {"policy": policy})).status_code == 200
         Peer(h.service.pool, registration("w1", "pay"), tenant="acme", does=pays)
         known = ToolRecord(name="pay", description="Pay.", input_schema={"type": "object"})
         await h.service.agents.learn("acme", [known])
@@ -156,7 +156,7 @@ async def test_a_repeated_request_is_the_same_decision() -> None:
 @pytest.mark.parametrize(
     "body,said",
     [
-        ([], "expected a table"),
+        ([], "policy"),
         ({}, "version"),
         ({**POLICY, "rules": []}, "rules"),
         ({**POLICY, "rule": [{"id": "x", "verdict": "maybe"}]}, "verdict"),
@@ -164,8 +164,8 @@ async def test_a_repeated_request_is_the_same_decision() -> None:
 )
 async def test_what_is_no_policy_replaces_none(body: Any, said: str) -> None:
     async with house() as h:
-        before = (await h.ask("PUT", "/policy", POLICY)).json()["data"]
-        wrong = await h.ask("PUT", "/policy", body)
+        before = (await h.ask("PUT", "/policy", {"policy": POLICY})).json()["data"]
+        wrong = await h.ask("PUT", "/policy", {"policy": body})
         assert wrong.status_code in (400, 422)
         assert said in wrong.text
         assert await h.get("/policy") == before
@@ -174,8 +174,10 @@ async def test_what_is_no_policy_replaces_none(body: Any, said: str) -> None:
 async def test_only_admins_change_the_rules() -> None:
     async with house() as h:
         for scope in ("run", "read"):
-            assert (await h.ask("PUT", "/policy", POLICY, scope=scope)).status_code == 403
-        assert (await h.ask("GET", "/policy", scope="read")).status_code == 404
+            assert (
+                await h.ask("PUT", "/policy", {"policy": POLICY}, scope=scope)
+            ).status_code == 403
+        assert (await h.get("/policy", scope="read"))["version"] == ""
 
 
 async def test_without_the_policy_the_next_call_is_allowed() -> None:
@@ -189,7 +191,7 @@ async def test_without_the_policy_the_next_call_is_allowed() -> None:
 async def test_a_policy_is_in_force_on_every_server() -> None:
     street = Street()
     async with street.house(name="one") as one, street.house(name="two") as two:
-        await one.ask("PUT", "/policy", POLICY)
+        await one.ask("PUT", "/policy", {"policy": POLICY})
         await two.pass_time(3)
         assert (await two.get("/policy"))["policy"]["name"] == "till"
         assert two.service.agents.gate("acme").version == one.service.agents.gate("acme").version

@@ -246,7 +246,10 @@ def quoted(key: str) -> str:
     return "".join(f"%{byte:02x}" for byte in key.encode())
 
 
-NATIVE = {"create_key", "create_endpoint", "update_endpoint", "resolve_call", "cancel_run"}
+NATIVE = {
+    "create_key", "create_endpoint", "update_endpoint", "resolve_call", "cancel_run",
+    "decide_approval", "update_policy",
+}  # fmt: skip
 """What only clients of ours ask for: there a field that nothing here knows is a mistake."""
 
 

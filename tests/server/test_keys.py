@@ -149,7 +149,7 @@ class TestKnowing:
             ours, "worker", name="box", gard=3, capabilities=["tools", "tools"], expires_at=10
         )
         assert await keyring.authenticate(issued.token, 9) == Principal(
-            "ours", "worker", issued.key.key_id, 3, ("tools",), 10
+            "ours", "worker", issued.key.key_id, 3, ("tools",), 10, "box"
         )
         admin = await keyring.issue(ours, "admin")
         found = await keyring.authenticate(admin.token, 9)
@@ -227,7 +227,7 @@ class TestBootstrap:
         key = await keyring.adopt(ours, FOREIGN)
         assert await keyring.adopt(ours, FOREIGN) == key
         found = await keyring.authenticate(FOREIGN, 0)
-        assert found == Principal("ours", "admin", key.key_id)
+        assert found == Principal("ours", "admin", key.key_id, label="bootstrap")
         assert await keyring.authenticate(f"{FOREIGN}x", 0) is None
 
     async def test_once_revoked_it_stays_so(self, keyring: Keyring, ours: TenantCatalog) -> None:

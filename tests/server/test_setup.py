@@ -64,7 +64,7 @@ async def test_it_makes_the_first_admin_key(typed: str) -> None:
     code = typed.format(link.code, lower=link.code.lower(), plain=link.code.replace("-", " "))
     issued = await link.use(code)
     found = await first.ring.authenticate(issued.token, 0)
-    assert found == Principal("acme", "admin", issued.key.key_id)
+    assert found == Principal("acme", "admin", issued.key.key_id, label="setup")
     assert await first.gone(link)
     assert await first.offer() is None
 

@@ -150,6 +150,7 @@ async def test_every_list_is_the_same_page_by_page() -> None:
             await h.make("/hooks", body)
             await h.make("/triggers", {**body, "cron": "* * * * *", "message": "m"})
             await h.run(things["agents"], "hi", conversation_key=f"c{number}")
+            await h.run(things["agents"], "ask", conversation_key=f"a{number}")
             h.worker(lambda task: None, worker_id=f"w{number}")
         lists = [one.path.removeprefix("/api/v1") for one in LISTS if one.query is not None]
         lists = [path for path in lists if "usage" not in path]

@@ -44,7 +44,7 @@ from perdure.api.shapes.keys import (
     KeyMade,
 )
 from perdure.api.shapes.nodes import Node
-from perdure.api.shapes.policies import Policy
+from perdure.api.shapes.policies import Policy, PolicyUpdate
 from perdure.api.shapes.runs import (
     Accepted,
     Approval,
@@ -155,6 +155,7 @@ __all__ = [
     "Page",
     "PageQuery",
     "Policy",
+    "PolicyUpdate",
     "Port",
     "Question",
     "ReplyCreate",

@@ -17,15 +17,13 @@ from perdure.server.policies import put_policy, remove_policy
 async def get_policy(desk: Desk, request: Request) -> Answer:
     """The rules in force."""
     found = await desk.catalog.list(entries.Policy)
-    if not found:
-        raise Rejected(404, "there is no policy: what agents list and are granted is allowed")
-    return Answer(shapes.Data(_shown(found[0])))
+    return Answer(shapes.Data(_shown(found[0]) if found else shapes.Policy()))
 
 
 async def update_policy(desk: Desk, request: Request) -> Answer:
     """Put other rules in force. What is not a policy replaces nothing."""
     try:
-        policy = Policy.from_json(request.body, "the body")
+        policy = Policy.from_json(msgspec.json.encode(request.body.policy), "the policy")
     except InvalidInput as error:
         raise Rejected(422, {"policy": [str(error)]}) from None
     entry = await put_policy(desk.catalog, policy)
@@ -35,9 +33,8 @@ async def update_policy(desk: Desk, request: Request) -> Answer:
 
 async def delete_policy(desk: Desk, request: Request) -> Answer:
     """Have no rules: what agents list and are granted is allowed."""
-    if not await remove_policy(desk.catalog):
-        raise Rejected(404, "there is no policy")
-    await desk.agents.changed(desk.tenant)
+    if await remove_policy(desk.catalog):
+        await desk.agents.changed(desk.tenant)
     return Answer(None, 204)
 
 

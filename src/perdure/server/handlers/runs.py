@@ -220,7 +220,7 @@ async def list_waits(desk: Desk, request: Request) -> Answer:
         for wait in run.waits
         if wait.what in kinds
     ]
-    return Answer(page(found, following, asked=True))
+    return Answer(page(found, following, asked=query.after is not UNSET))
 
 
 async def cancel_run(desk: Desk, request: Request) -> Answer:
