@@ -18,6 +18,8 @@ from perdure.core.gate import Asked, Terms, Verdict
 from perdure.core.limits import APPROVERS_MAX, ROLES_MAX, clip
 from perdure.core.state import Approval, Call, Decided
 
+UNRESOLVED = "unresolved_call"
+"""The rule by which people are asked about a call that may have been made before."""
 UNSURE_PART = 10
 UNSURE_MS_MAX = 60_000
 """A key is taken for forgotten a tenth of its window early, at most a minute."""
@@ -28,13 +30,19 @@ def propose(
 ) -> None:
     """Ask the gate about a call, and intend it, deny it, or ask people."""
     digest = "" if tool.effect == "read" else ids.arguments_digest(arguments)
-    verdict = _verdict(draft, tool, arguments)
-    if verdict.effect == "allow" and digest:
-        verdict = _unless_in_doubt(draft, verdict, tool.name, digest)
+    verdict = _verdict(draft, tool, arguments, digest)
     _carry_out(draft, verdict, place, tool, arguments, digest, key)
 
 
-def _verdict(draft: Draft, tool: ToolSpec, arguments: dict[str, Any]) -> Verdict:
+def _verdict(draft: Draft, tool: ToolSpec, arguments: dict[str, Any], digest: str) -> Verdict:
+    """Return what the gate says, and ask besides about what may have been done before."""
+    verdict = _judged(draft, tool, arguments)
+    if verdict.effect == "allow" and tool.effect != "read":
+        return _unless_in_doubt(draft, verdict, tool.name, digest)
+    return verdict
+
+
+def _judged(draft: Draft, tool: ToolSpec, arguments: dict[str, Any]) -> Verdict:
     """Return what the gate says; a gate that fails denies."""
     context = draft.context
     asked = Asked(context.session.tenant, context.agent.spec, tool, arguments, context.now)
@@ -49,7 +57,7 @@ def _unless_in_doubt(draft: Draft, verdict: Verdict, tool: str, digest: str) -> 
     for doubt in draft.state.doubts:
         if (doubt.name, doubt.digest) == (tool, digest):
             why = f"call {doubt.call} had the same arguments, and its outcome is unknown"
-            return Verdict("ask", "unresolved_call", why, Terms())
+            return Verdict("ask", UNRESOLVED, why, Terms())
     return verdict
 
 
@@ -125,7 +133,7 @@ def decide_approval(draft: Draft, command: c.DecideApproval) -> Refusal | None:
     if command.decision == "deny":
         _deny(draft, call, "denied_by_person", _said_no(command), command.by)
     elif command.decision == "edit":
-        return _edit(draft, call, command)
+        return _edit(draft, call, approval, command)
     elif command.decision == "reassign":
         return _reassign(draft, call, command)
     else:
@@ -194,11 +202,9 @@ def _approve(
         text = f"This call was not made. The tool {call.name!r} is {version} by now."
         _deny(draft, call, "tool_changed", text, command.by)
         return None
-    arguments = call.arguments or {}
-    if approval.policy != draft.context.gate.version and approval.rule != "unresolved_call":
-        again = _anew(draft, call, tool, arguments)
-        if again is not None:
-            return again
+    verdict = _verdict(draft, tool, call.arguments or {}, call.digest)
+    if not _is_asked_for(draft, approval, verdict):
+        return _anew(draft, call, tool, verdict)
     role = next((one for one in approval.roles if one in (command.held or ())), "")
     draft.add(
         e.ApprovalGiven(at=draft.now, call=call.id, digest=call.digest, by=command.by, role=role)
@@ -209,13 +215,18 @@ def _approve(
     return None
 
 
-def _anew(draft: Draft, call: Call, tool: ToolSpec, arguments: dict[str, Any]) -> Refusal | None:
-    """Judge a call by a policy that came after it was asked about; None if it may be approved."""
-    verdict = _verdict(draft, tool, arguments)
-    if verdict.effect == "allow":
-        return None
+def _is_asked_for(draft: Draft, approval: Approval, verdict: Verdict) -> bool:
+    """Say whether an approval is all that a verdict of now asks for."""
+    if verdict.effect != "ask":
+        return verdict.effect == "allow"
+    same_policy = approval.policy == draft.context.gate.version or verdict.rule == UNRESOLVED
+    return approval.rule == verdict.rule and same_policy
+
+
+def _anew(draft: Draft, call: Call, tool: ToolSpec, verdict: Verdict) -> Refusal:
+    """Carry out the verdict of now on a call that was asked about under another one."""
     place: Any = {"call": call.id, "step": call.step, "ordinal": call.ordinal}
-    _carry_out(draft, verdict, place, tool, arguments, call.digest, call.key)
+    _carry_out(draft, verdict, place, tool, call.arguments or {}, call.digest, call.key)
     says = "denies it" if verdict.effect == "deny" else "asks: look at it again"
     return Refusal(
         "policy_changed",
@@ -224,20 +235,25 @@ def _anew(draft: Draft, call: Call, tool: ToolSpec, arguments: dict[str, Any]) -
     )
 
 
-def _edit(draft: Draft, call: Call, command: c.DecideApproval) -> Refusal | None:
+def _edit(
+    draft: Draft, call: Call, approval: Approval, command: c.DecideApproval
+) -> Refusal | None:
+    """Change the arguments of a call; another rule may ask others about the new ones."""
     arguments = command.arguments
     tool = draft.context.agent.tools_by_name.get(call.name)
     if arguments is None or tool is None:
         return Refusal("invalid_arguments", f"say which arguments call {call.id!r} is to have")
-    verdict = _verdict(draft, tool, arguments)
+    digest = ids.arguments_digest(arguments)
+    verdict = _verdict(draft, tool, arguments, digest)
     if verdict.effect == "deny":
         return Refusal("denied", f"the rule {verdict.rule!r} denies that: {verdict.reason}")
-    digest = ids.arguments_digest(arguments)
     draft.add(
         e.ArgumentsEdited(
             at=draft.now, call=call.id, arguments=arguments, digest=digest, by=command.by
         )
     )
+    if not _is_asked_for(draft, approval, verdict):
+        _anew(draft, draft.state.calls[call.id], tool, verdict)
     return None
 
 

@@ -30,6 +30,7 @@ from perdure.worker import Agent, tool
 
 SCENARIOS_MAX = 300
 SEEDS_MAX = 2_000
+STORIES_MAX = 1_000
 
 
 class Verdict(NamedTuple):
@@ -95,6 +96,13 @@ def _by_rules(name: str) -> str:
     return "the outcome of attempt 1 settled attempt 2" if late else ""
 
 
+def _by_governance(name: str) -> str:
+    from perdure.testing.governance import play
+
+    found = play(STORIES_MAX, name)
+    return found.wrong[0] if found.wrong else ""
+
+
 def _looker() -> Agent:
     @tool(effect="read")
     def look() -> str:
@@ -113,6 +121,7 @@ _RIGS: Mapping[Rig, Callable[[str], str]] = {
     "crash": _by_crash,
     "simulation": _by_simulation,
     "core": _by_rules,
+    "governance": _by_governance,
     "leader": _by_nodes,
     "matrix": _by_nodes,
 }
