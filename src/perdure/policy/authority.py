@@ -1,0 +1,70 @@
+"""What a child may do, it may do only if each of those that launched it may.
+
+Verdicts are ordered: a denial is weaker than a question, and a question than leave. Of two
+questions neither need be the weaker one: what answers both is put together of them.
+"""
+
+from __future__ import annotations
+
+from perdure.core.agent import AgentSpec, ToolSpec
+from perdure.core.gate import Asked, Gate, Terms, Verdict
+
+_ORDER = ("deny", "ask", "allow")
+
+
+def weaker(one: Verdict, other: Verdict) -> Verdict:
+    """Return the most that both verdicts let through; of two alike, the first is named.
+
+    Two questions become one that asks for the larger number of people, with roles that both take,
+    in the shorter time. Where both name roles and share none, nobody can answer: it is denied.
+    """
+    if one.effect != other.effect:
+        return min(one, other, key=lambda verdict: _ORDER.index(verdict.effect))
+    if one.effect != "ask":
+        return one
+    stricter = other if other.terms.needed > one.terms.needed else one
+    roles = _shared(one.terms.roles, other.terms.roles)
+    if roles is None:
+        why = f"the rules {one.rule!r} and {other.rule!r} ask people of different roles"
+        return Verdict("deny", stricter.rule, why)
+    terms = Terms(
+        needed=stricter.terms.needed,
+        roles=roles,
+        expires_ms=min(one.terms.expires_ms, other.terms.expires_ms),
+    )
+    return Verdict("ask", stricter.rule, stricter.reason, terms)
+
+
+def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the roles in both, where none named is all; None if both name some and share none."""
+    if not one or not other:
+        return one or other
+    return tuple(role for role in one if role in other) or None
+
+
+class Bounded:
+    """The gate for a child: what it asks for is also judged as if each of its parents asked.
+
+    `parents` are those that launched it, one another's children, in any order. What they list as
+    their own tools does not matter: their grants and the rules about them do.
+    """
+
+    __slots__ = ("body", "gate", "parents", "version")
+
+    def __init__(self, gate: Gate, parents: tuple[AgentSpec, ...]) -> None:
+        self.gate = gate
+        self.parents = parents
+        self.version = gate.version
+        self.body = gate.body
+
+    def judge(self, asked: Asked) -> Verdict:
+        """Return the weakest of the verdicts on the child and on each of its parents."""
+        verdict = self.gate.judge(asked)
+        for parent in self.parents:
+            as_parent = Asked(asked.tenant, parent, asked.tool, asked.arguments, asked.at)
+            verdict = weaker(verdict, self.gate.judge(as_parent))
+        return verdict
+
+    def offers(self, tenant: str, agent: AgentSpec, tool: ToolSpec) -> bool:
+        """Say whether the gate would show the tool to the child and to each of its parents."""
+        return all(self.gate.offers(tenant, each, tool) for each in (agent, *self.parents))
