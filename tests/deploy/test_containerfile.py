@@ -139,8 +139,9 @@ def test_the_locks_of_the_image_are_part_of_the_lock(name: str) -> None:
 
 
 def test_the_image_has_every_extra() -> None:
+    """But the one that proves: a policy is proved before it is deployed, and Z3 is large."""
     lock = (ROOT / "deploy" / "image.lock").read_text("utf-8")
-    for package in ("asyncpg", "redis", "nats-py", "pydantic-ai-slim", "uvicorn"):
+    for package in ("asyncpg", "cedarpy", "redis", "nats-py", "pydantic-ai-slim", "uvicorn"):
         assert f"\n{package}==" in lock
-    assert "perdure[models,nats,postgres,redis]" in TEXT
-    assert not re.search(r"^(pytest|hatchling|mypy)==", lock, re.MULTILINE)
+    assert "perdure[models,nats,policy,postgres,redis]" in TEXT
+    assert not re.search(r"^(pytest|hatchling|mypy|z3-solver)==", lock, re.MULTILINE)

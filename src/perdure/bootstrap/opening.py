@@ -101,6 +101,15 @@ def _adapter(kind: Literal["stores", "catalog", "cluster"], url: str) -> Any:
         raise InvalidInput(said) from None
 
 
+def policy_engine(name: Literal["cedar", "prover"]) -> Any:
+    """Return the module of `perdure.adapters.policy` with an engine. Raises `InvalidInput`."""
+    try:
+        return import_module(f"perdure.adapters.policy.{name}")
+    except ModuleNotFoundError:
+        extra = {"cedar": "policy", "prover": "prove"}[name]
+        raise InvalidInput(f"that needs an engine: pip install 'perdure[{extra}]'") from None
+
+
 def sqlite_version() -> str:
     """Return the version of the SQLite that this package brings."""
     return apsw.sqlite_lib_version()

@@ -17,7 +17,14 @@ from perdure.cli.output import Output, plain
 from perdure.core.errors import PerdureError
 
 KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
-EXTRAS = {"models": "pydantic_ai", "postgres": "asyncpg", "redis": "redis", "nats": "nats"}
+EXTRAS = {
+    "models": "pydantic_ai",
+    "postgres": "asyncpg",
+    "redis": "redis",
+    "nats": "nats",
+    "policy": "cedarpy",
+    "prove": "z3",
+}
 
 
 @click.command(epilog="Example: perdure doctor --json")
