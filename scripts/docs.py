@@ -487,7 +487,8 @@ def _default_of(option: click.Option) -> str:
 def _exit_codes() -> list[tuple[str, str]]:
     said = {
         0: "All went well. Of a run that was followed: it completed.",
-        common.OTHER_ERROR: "Any other error. `doctor` and `demo`: a check failed.",
+        common.OTHER_ERROR: "Any other error. `doctor`, `demo`, `policy test`, `policy prove`: "
+        "a check failed.",
         progress.PARKED: "The run waits for a person; it was told what to do.",
         common.INTERRUPTED: "Ctrl-C or SIGTERM. Nothing is lost: `perdure resume` goes on.",
     }

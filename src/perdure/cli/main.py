@@ -14,6 +14,7 @@ from perdure.cli.demo import demo
 from perdure.cli.doctor import doctor
 from perdure.cli.new import new
 from perdure.cli.nouns import NOUNS
+from perdure.cli.policy import policy
 from perdure.cli.run import resume, run
 from perdure.cli.runs import runs
 from perdure.cli.send import send
@@ -45,7 +46,7 @@ def main(verbose: bool) -> None:
         logging.getLogger("perdure").addHandler(logging.NullHandler())
 
 
-OF_THIS_MACHINE = (new, run, resume, dev, server, worker, verify, doctor, demo, store)
+OF_THIS_MACHINE = (new, run, resume, dev, server, worker, verify, doctor, demo, store, policy)
 OF_A_SERVER = (send, chat, *NOUNS)
 
 for command in (*OF_THIS_MACHINE, *OF_A_SERVER, runs, approvals, sessions):
