@@ -14,16 +14,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from perdure.adapters.models.scripted import ScriptedModel, asks, call, says
     from perdure.testing.clock import FakeClock
+    from perdure.testing.effects import Effects, check_effects
     from perdure.testing.stub_provider import StubProvider
 
-__all__ = ["FakeClock", "ScriptedModel", "StubProvider", "asks", "call", "says"]
+__all__ = [
+    "Effects",
+    "FakeClock",
+    "ScriptedModel",
+    "StubProvider",
+    "asks",
+    "call",
+    "check_effects",
+    "says",
+]
 
 _HOMES = {
+    "Effects": "perdure.testing.effects",
     "FakeClock": "perdure.testing.clock",
     "ScriptedModel": "perdure.adapters.models.scripted",
     "StubProvider": "perdure.testing.stub_provider",
     "asks": "perdure.adapters.models.scripted",
     "call": "perdure.adapters.models.scripted",
+    "check_effects": "perdure.testing.effects",
     "says": "perdure.adapters.models.scripted",
 }
 
