@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from textwrap import dedent
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
-from perdure import InvalidInput, ToolContext, tool, wait
+from perdure import InvalidInput, PerdureError, ToolContext, tool, wait
 from perdure.testing.effects import Effects, Place, Violation, check_effects
 from perdure.testing.mutants import broken
 from tests.docs.pages import ROOT
@@ -159,6 +164,55 @@ class TestToolsThatAreWhatTheyDeclare:
         )
         found.check()
 
+    def test_a_far_end_may_be_a_server_in_the_process_of_the_test(self) -> None:
+        """One that serves in order is asked when nothing is in flight any more."""
+        with payment_server() as url:
+
+            @tool(effect="idempotent")
+            def pay(ctx: ToolContext) -> str:
+                with urlopen(url, data=ctx.key.encode()) as reply:
+                    return str(reply.read().decode())
+
+            def payments() -> list[str]:
+                with urlopen(url) as reply:
+                    return list(json.loads(reply.read()))
+
+            found = check_effects(pay, arguments={}, far_end=payments, kills=KILLS)
+        found.check()
+        assert found.kills == KILLS
+
+
+@contextmanager
+def payment_server() -> Iterator[str]:
+    """Serve one request after the other: POST pays once for each key, GET lists the keys."""
+    paid: dict[str, None] = {}
+
+    class Payments(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            key = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            paid[key] = None
+            self.answer(b"paid")
+
+        def do_GET(self) -> None:
+            self.answer(json.dumps([*paid]).encode())
+
+        def answer(self, body: bytes) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *more: Any) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Payments) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
 
 class TestToolsThatAreNot:
     """Each is caught, with the reason."""
@@ -210,7 +264,7 @@ class TestToolsThatAreNot:
             return "paid"
 
         said = wrong(pay, shop)
-        assert "the probe said that it did not happen, and there were 1 effects" in said
+        assert "the probe said that it did not happen, and the far end had 1 of 1 effects" in said
         assert "one call had 2 effects, not 1" in said
 
     def test_a_once_with_a_probe_that_claims_what_did_not_happen(self, shop: Shop) -> None:
@@ -220,7 +274,7 @@ class TestToolsThatAreNot:
             return "paid"
 
         said = wrong(pay, shop)
-        assert "the probe said that it happened, and there were 0 of 1 effects" in said
+        assert "the probe said that it happened, and the far end had 0 of 1 effects" in said
 
     @pytest.mark.parametrize(
         ("mutant", "said"),
@@ -254,7 +308,7 @@ class TestTheReport:
             seconds=1.25,
         )
         assert report.table().splitlines() == [
-            "pay declares `once`: 2 runs, 3 kills, 1 runs wrong (seed 1, 1.2 s)",
+            "pay declares `once`: 2 runs, 3 kills, wrong: 1 (seed 1, 1.2 s)",
             "",
             "killed at  runs  kills  calls  effects  in doubt  wrong",
             "pay.py:7      2      3      2        3         1      1",
@@ -346,6 +400,29 @@ class TestBadInput:
 
         assert "give it more time" in self.refusal(look, shop, life_seconds_max=1)
 
+    def test_a_tool_whose_process_fails(self, shop: Shop) -> None:
+        @tool(effect="read")
+        def look() -> str:
+            print("no way out", file=sys.stderr, flush=True)
+            os._exit(7)
+
+        with pytest.raises(PerdureError, match=r"(?s)called 'look' failed:.*no way out"):
+            checked(look, shop)
+
+    def test_a_tool_that_leaves_something_running(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody could say when the far end may be counted."""
+        monkeypatch.setattr("perdure.testing.effects.life.LINGER_SECONDS_MAX", 0)
+
+        @tool(effect="read")
+        def look() -> str:
+            subprocess.Popen(["sleep", "4"], start_new_session=True)
+            return ""
+
+        with pytest.raises(PerdureError, match="something that 'look' has started was still there"):
+            checked(look, shop, life_seconds_max=2)
+
     async def test_a_test_with_an_event_loop(self, shop: Shop) -> None:
         @tool(effect="read")
         def look() -> str:
@@ -399,11 +476,11 @@ class TestThePlugin:
         said = self.run(tmp_path)
         assert "1 failed, 1 passed" in said
         assert "AssertionError: ship declares `idempotent`: 3 runs, 2 kills" in said
-        assert "look declares `read`: 3 runs, 2 kills, 0 runs wrong (seed 1" in said
+        assert "look declares `read`: 3 runs, 2 kills, wrong: 0 (seed 1" in said
 
     def test_the_command_line_has_the_last_word(self, tmp_path: Path) -> None:
         said = self.run(tmp_path, "-k", "look", "--effects-kills", "1", "--effects-seed", "7")
-        assert "look declares `read`: 2 runs, 1 kills, 0 runs wrong (seed 7" in said
+        assert "look declares `read`: 2 runs, 1 kills, wrong: 0 (seed 7" in said
 
 
 class TestOurExamples:

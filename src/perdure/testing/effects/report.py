@@ -61,7 +61,7 @@ class Effects(msgspec.Struct, frozen=True):
         runs = sum(one.runs for one in self.places)
         head = (
             f"{self.tool} declares `{self.effect}`: {runs} runs, {self.kills} kills, "
-            f"{len(self.violations)} runs wrong (seed {self.seed}, {self.seconds:.1f} s)"
+            f"wrong: {len(self.violations)} (seed {self.seed}, {self.seconds:.1f} s)"
         )
         return "\n".join([head, "", *lines, *self._wrong()])
 

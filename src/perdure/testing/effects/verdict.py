@@ -147,13 +147,11 @@ def _probe(run: Observed) -> list[str]:
         # Since this death the call was in doubt: nothing but the probe has run.
         death = [one for one in run.seen if len(one.events) <= position][-1:]
         effects = run.effects(death[0]) if death else 0
+        there = f"the far end had {effects} of {run.expected} effects"
         if isinstance(said, e.ToolCallReopened) and effects:
-            found.append(f"the probe said that it did not happen, and there were {effects} effects")
+            found.append(f"the probe said that it did not happen, and {there}")
         elif isinstance(said, e.ToolCallSucceeded) and effects != run.expected:
-            found.append(
-                f"the probe said that it happened, and there were {effects} of "
-                f"{run.expected} effects"
-            )
+            found.append(f"the probe said that it happened, and {there}")
     return found
 
 
