@@ -6,14 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from perdure.cli.output import marked
-from perdure.policy.policy import Policy
 from tests.cli.hosted import Hosted, hosted
 from tests.cli.terminal import Terminal
-from tests.client.served import KEY
 
 RULES = """
 version = 1
@@ -30,10 +27,11 @@ tools = ["pay"]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
     """Give one server, on which payments are asked for, to all tests of this file."""
-    with hosted(tmp_path_factory.mktemp("server")) as server:
-        body = {"policy": json.loads(Policy.from_toml(RULES).body)}
-        bearer = {"Authorization": f"Bearer {KEY}"}
-        httpx2.put(f"{server.url}/api/v1/policy", json=body, headers=bearer).raise_for_status()
+    folder = tmp_path_factory.mktemp("server")
+    with hosted(folder) as server:
+        rules = folder / "rules.toml"
+        rules.write_text(RULES)
+        assert "is in force" in server.ok("policy", "put", str(rules)).out
         yield server
 
 
@@ -115,6 +113,18 @@ def test_without_a_server_the_store_is_asked(tmp_path: Path) -> None:
     assert done.lines[-1]["output"] == "done: paid"
     assert terminal.ran() == ["pay 5"]
     assert "Nothing waits" in terminal.perdure("approvals", "list").out
+
+
+def test_a_policy_is_put_shown_and_removed(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    with hosted(tmp_path / "server") as server:
+        assert "There is no policy" in server.ok("policy", "show").out
+        for text, code in ((RULES, 0), (RULES.replace('"ask"', '"maybe"'), 2)):
+            rules.write_text(text)
+            assert server.perdure("policy", "put", str(rules)).code == code
+        assert server.one("policy", "show")["policy"]["rule"][0]["verdict"] == "ask"
+        server.ok("policy", "remove")
+        assert server.one("policy", "show")["version"] == ""
 
 
 def test_what_nobody_sees_is_written_out() -> None:

@@ -192,7 +192,7 @@ def test_a_decision_costs_some_digests_of_its_arguments() -> None:
     assert says(gate.judge(asked)) == "allow yes"
 
     def of(function: Any) -> float:
-        return min(timeit.repeat(function, number=500, repeat=7)) / 500
+        return min(timeit.repeat(function, number=50, repeat=70)) / 50
 
     decision = of(lambda: gate.judge(asked))
     floor = of(lambda: ids.arguments_digest(asked.arguments))

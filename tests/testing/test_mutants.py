@@ -6,6 +6,7 @@ the simulation with the simulation's tests.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ import pytest
 from perdure.adapters.redis.script import Script
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.adapters.stores.sqlite import SqliteStore
-from perdure.core import session
+from perdure.core import approvals, session
 from perdure.core.errors import InvalidInput
 from perdure.core.history import History
 from perdure.ports.session_store import SessionStore
@@ -25,6 +26,7 @@ from perdure.runtime.dispatcher import Dispatcher
 from perdure.runtime.heartbeat import Heartbeat
 from perdure.runtime.recovery import Recovery
 from perdure.runtime.tenancy import Tenancy
+from perdure.testing import governance
 from perdure.testing.clock import FakeClock
 from perdure.testing.conformance.check import broken_promises, promises
 from perdure.testing.conformance.opening import OpenStore
@@ -37,6 +39,8 @@ from tests.core import test_session
 from tests.runtime.test_known_defects import (
     test_k10_no_cut_splits_a_call_from_its_result as k10,
 )
+
+STORIES = 300
 
 
 def of(rig: str) -> list[str]:
@@ -68,6 +72,17 @@ async def test_the_suite_of_stores_catches(mutant: str, open_store: OpenStore) -
         assert await broken_promises(open_store) != []
 
 
+@pytest.mark.parametrize("mutant", of("governance"))
+def test_stories_of_rules_and_people_catch(mutant: str) -> None:
+    assert convict(mutant).caught
+
+
+def test_stories_of_rules_and_people_are_lawful_without_a_mutant() -> None:
+    found = governance.play(STORIES)
+    assert found.wrong == ()
+    assert found.approvals > STORIES
+
+
 @pytest.mark.parametrize("mutant", of("core"))
 def test_the_rules_catch(mutant: str) -> None:
     assert convict(mutant).caught
@@ -96,7 +111,8 @@ async def test_the_suite_of_stores_is_quiet_without_a_mutant() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_what_was_broken_is_whole_again(mutant: str) -> None:
-    parts = (LocalWorker, Dispatcher, Heartbeat, History, Recovery, Script, Tenancy, session)
+    parts = (LocalWorker, Dispatcher, Heartbeat, History, Recovery, Script, Tenancy)
+    parts = (*parts, session, approvals, sys.modules["perdure.core.evolve"])
     holders = (*STORES, *parts)
     before = [dict(vars(holder)) for holder in holders]
     with broken(mutant) as found:

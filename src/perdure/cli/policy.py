@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -11,8 +12,10 @@ from typing import Any
 import click
 import msgspec
 
+from perdure.api.shapes import PolicyUpdate
 from perdure.bootstrap import SystemClock, policy_engine
-from perdure.cli.common import blocking_body, json_option
+from perdure.cli.access import access, server_options
+from perdure.cli.common import blocking_body, command_body, json_option
 from perdure.cli.loading import load_agent
 from perdure.cli.output import Output, plain, short, timestamp
 from perdure.core.agent import AgentSpec, ToolSpec
@@ -207,6 +210,47 @@ def prove(file: Path, agent: str, claim: str, as_json: bool) -> int:
 
 
 # ------------------------------------------------------------------------------------------ input
+
+
+@policy.command(epilog="Example: perdure policy put policy.toml --url http://server:4000")
+@file_argument
+@server_options
+@json_option
+@command_body
+async def put(file: Path, url: str | None, key: str | None, as_json: bool) -> None:
+    """Put a policy in force on a server, from the next call on; needs an admin's key."""
+    output = Output(as_json)
+    read = await asyncio.to_thread(_read, file)
+    body = PolicyUpdate(policy=msgspec.json.decode(read.body))
+    async with access(url, key).client() as client:
+        told = await client.call("update_policy", body=body)
+    output.record(msgspec.to_builtins(told), f"version {told.version} is in force")
+
+
+@policy.command(epilog="Example: perdure policy show --url http://server:4000")
+@server_options
+@json_option
+@command_body
+async def show(url: str | None, key: str | None, as_json: bool) -> None:
+    """Show the policy that is in force on a server."""
+    output = Output(as_json)
+    async with access(url, key).client() as client:
+        told = await client.call("get_policy")
+    rules = msgspec.json.format(msgspec.json.encode(told.policy)).decode()
+    none = "There is no policy: what agents list and are granted is allowed."
+    output.record(msgspec.to_builtins(told), rules if told.version else none)
+
+
+@policy.command(epilog="Example: perdure policy remove --url http://server:4000")
+@server_options
+@json_option
+@command_body
+async def remove(url: str | None, key: str | None, as_json: bool) -> None:
+    """Have no policy on a server: what agents list and are granted is allowed."""
+    output = Output(as_json)
+    async with access(url, key).client() as client:
+        await client.call("delete_policy")
+    output.record({"version": ""}, "there is no policy now")
 
 
 def _read(file: Path) -> Policy:
