@@ -368,6 +368,15 @@ class TestBadInput:
 
         assert "kills is 1 or more, not 0" in self.refusal(look, shop, kills=0)
 
+    @pytest.mark.parametrize("seconds", [0, float("inf")])
+    def test_lives_without_an_end(self, shop: Shop, seconds: float) -> None:
+        @tool(effect="read")
+        def look() -> str:
+            return ""
+
+        said = self.refusal(look, shop, life_seconds_max=seconds)
+        assert said == f"life_seconds_max is a number of seconds, not {seconds!r}"
+
     def test_a_far_end_that_cannot_be_counted(self, shop: Shop) -> None:
         @tool(effect="read")
         def look() -> str:

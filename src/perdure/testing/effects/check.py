@@ -68,7 +68,7 @@ def check_effects(
     that fails undisturbed or does nothing that `far_end` sees.
     """
     made = arguments if callable(arguments) else lambda number: arguments
-    _check_given(tool, made(0), kills)
+    _check_given(tool, made(0), kills, life_seconds_max)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="perdure-effects-") as work:
         runs = _Runs(tool, made, far_end, dict(credentials or {}), life_seconds_max, Path(work))
@@ -81,7 +81,7 @@ def check_effects(
     return runs.report.finished(tool, seed, time.monotonic() - began)
 
 
-def _check_given(tool: Any, arguments: Arguments, kills: int) -> None:
+def _check_given(tool: Any, arguments: Arguments, kills: int, life_seconds_max: float) -> None:
     """Raise `InvalidInput` for what cannot be checked, before a process is made of it."""
     if not isinstance(tool, Tool):
         raise InvalidInput(f"check_effects takes a tool, and {tool!r} is none: decorate it")
@@ -89,6 +89,8 @@ def _check_given(tool: Any, arguments: Arguments, kills: int) -> None:
         raise InvalidInput(f"{tool.spec.name!r} is carried out by the runtime: it has no far end")
     if kills < 1:
         raise InvalidInput(f"kills is 1 or more, not {kills!r}")
+    if not 0 < life_seconds_max < float("inf"):
+        raise InvalidInput(f"life_seconds_max is a number of seconds, not {life_seconds_max!r}")
     tool.arguments(dict(arguments))
     try:
         asyncio.get_running_loop()

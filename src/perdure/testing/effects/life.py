@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 import perdure
 from perdure.adapters.models.scripted import ScriptedModel, asks, call, says
@@ -142,7 +142,7 @@ def _last_words(reader: int, attempt: Attempt) -> str:
     )
 
 
-def _be_alive(attempt: Attempt, fault: Fault | None, trace: IO[bytes], errors: int) -> None:
+def _be_alive(attempt: Attempt, fault: Fault | None, trace: IO[bytes], errors: int) -> NoReturn:
     """Make the call in this process, which does not come back from it."""
     code = 1
     try:
