@@ -34,6 +34,7 @@ CHANGES: list[tuple[dict[str, Any], str, str]] = [
     ({"effects": ["read"]}, "ask large", "allow declared"),
     ({"capabilities": ["bank.*"]}, "ask large", "allow declared"),
     ({"hours": {"from": "09:00", "to": "09:01"}}, "ask large", "allow declared"),
+    ({"arguments": [{"path": "tools", "over": 1000}]}, "ask large", "allow declared"),
     ({"roles": ["board"]}, "ask large", "ask large"),
     ({"expires_minutes": 5}, "ask large", "ask large"),
     ({"verdict": "deny", "roles": None}, "ask large", "deny large"),

@@ -176,24 +176,24 @@ def test_agents_of_one_name_with_other_grants_are_told_apart() -> None:
     assert says(gate.judge(call())) == "allow declared"
 
 
-RATIO_MAX = 20.0
-"""Measured: 7 to 9. The digest takes 0.7 microseconds where a decision takes 6; it may take 20."""
+RATIO_MAX = 10.0
+"""Measured: 4, and 6.7 microseconds for the decision where the gate without rules takes 1.6."""
 
 
-def test_a_decision_costs_some_digests_of_its_arguments() -> None:
-    """Which every call is given as well. Of 48 rules 14 speak of the tool, 12 of its arguments."""
+def test_a_decision_by_dozens_of_rules_costs_a_few_by_none() -> None:
+    """Of 48 rules 14 speak of the tool, 12 of them of its arguments."""
     of_others = [deny(f"o{n}", tools=[f"other_{n}*"]) for n in range(34)]
     of_it = [
         rule(f"r{n}", tools=["pay"], arguments=[{"path": "order.cents", "over": 10_000 + n}])
         for n, rule in enumerate([deny] * 4 + [ask] * 4 + [allow] * 4)
     ]
     gate = policy(*of_others, *of_it, deny("x", tools=["pay"], hours={"days": ["sun"]}), allow())
-    asked = call(order={"cents": 1999, "currency": "EUR", "id": "4711"}, note="as agreed")
+    order = {"cents": 1999, "currency": "EUR", "id": "4711"}
+    asked = call(needs=BOTH, grants=BOTH, order=order, note="as agreed")
     assert says(gate.judge(asked)) == "allow yes"
 
-    def of(function: Any) -> float:
-        return min(timeit.repeat(function, number=50, repeat=70)) / 50
+    def of(judge: Any) -> float:
+        return min(timeit.repeat(lambda: judge(asked), number=50, repeat=70))
 
-    decision = of(lambda: gate.judge(asked))
-    floor = of(lambda: ids.arguments_digest(asked.arguments))
+    decision, floor = of(gate.judge), of(NO_RULES.judge)
     assert decision / floor < RATIO_MAX, (decision, floor)

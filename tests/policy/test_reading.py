@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perdure.core import ids
 from perdure.core.errors import InvalidInput
@@ -91,6 +95,7 @@ WRONG = [
     ("over = 1000", "over = nan", 15, "'over': found nan, expected a number between"),
     ("over = 1000", "over = inf", 15, "'over': found inf, expected a number between"),
     ("over = 1000", f"over = {2**53 + 1}", 15, "found 9007199254740993, expected a number between"),
+    ("over = 1000", f"over = 0x{'f' * 9999}", 15, "'over': found a number of 39996 bits, expected"),
     ("over = 1000", "over = 1979-05-27", 15, "'over': found a date or time, expected a number"),
     ("over = 1000", 'equals = ["x"]', 15, "'equals': found a list of 1, expected a text, a number"),
     ("over = 1000", "present = 1", 15, "'present': found 1, expected true or false"),
@@ -142,6 +147,9 @@ def test_tables_of_their_own_are_found_too() -> None:
     assert refused(text).startswith("shop.toml:18: rule 2 ('large'): 'over': found 'x'")
 
 
+JSON = (b'"over"', b"1000", b"[", b"}", b'"path"', b'"KP"', b"{", b'"id"')
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -172,6 +180,11 @@ def test_tables_of_their_own_are_found_too() -> None:
 )  # fmt: skip
 def test_json_that_is_wrong_is_refused(body: bytes, said: str) -> None:
     assert said in refused(body)
+
+
+def test_half_of_a_pair_is_no_text() -> None:
+    """In TOML it can only come from a program; a file with one cannot be decoded."""
+    assert "shop.toml: expected texts in Unicode" in refused(SHOP.replace("KP", "\ud800"))
 
 
 def test_toml_that_is_nested_too_deeply_is_refused() -> None:
@@ -205,6 +218,19 @@ def test_a_policy_that_is_too_large_is_refused_unread() -> None:
         "shop.toml: it has 262145 bytes, and a policy at most 262144"
     )
     assert "a policy at most" in refused(b"[" * (limits.POLICY_BYTES_MAX + 1))
+
+
+@given(st.data())
+def test_whatever_stands_there_is_read_or_refused(data: st.DataObject) -> None:
+    """A policy with some of its words replaced, in TOML and in JSON."""
+    words = re.split(r"(\W)", SHOP)
+    others = st.sampled_from([*words, "0x" + "f" * 9999, "1e999", "-", "\ud800", "\0", '"' * 3])
+    for _ in range(data.draw(st.integers(1, 4))):
+        words[data.draw(st.integers(0, len(words) - 1))] = data.draw(others)
+    with contextlib.suppress(InvalidInput):
+        body = Policy.from_toml("".join(words), "shop.toml").body
+        mended = body.replace(data.draw(st.sampled_from(JSON)), data.draw(st.binary()), 1)
+        Policy.from_json(mended, "shop.json")
 
 
 def test_as_much_as_is_allowed_is_taken() -> None:

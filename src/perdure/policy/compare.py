@@ -7,6 +7,7 @@ changed for; it is no proof that nothing else changed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
@@ -33,7 +34,7 @@ _ANYTHING: dict[str, Any] = {
 """A call of which no rule has anything to say, unless it speaks of every call."""
 
 Point = dict[str, Any]
-"""A call as what is chosen for each thing that rules look at; arguments under their paths."""
+"""A call as what is chosen for each thing that rules look at; arguments under `_argument`."""
 
 
 class RulesChanged(msgspec.Struct, frozen=True):
@@ -46,12 +47,12 @@ class RulesChanged(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A verdict that became another one: on how many of the calls, and on which for example."""
+    """A verdict that became another one: on which call for example, and on how many."""
 
     old: Verdict
     new: Verdict
-    calls: int
     example: Asked
+    calls: int
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -84,23 +85,21 @@ def changed_rules(old: Policy, new: Policy) -> RulesChanged:
 
 def compare(old: Policy, new: Policy, also: Iterable[Asked] = ()) -> Comparison:
     """Return which verdicts differ, on calls made up from both policies and on some given ones."""
-    groups: dict[tuple[str, ...], list[Any]] = {}
     rules = (*old.document.rule, *new.document.rule)
+    first: dict[tuple[str, ...], tuple[Verdict, Verdict, Asked]] = {}
+    counted: Counter[tuple[str, ...]] = Counter()
     calls = 0
     for asked in islice(chain(also, requests(rules)), REQUESTS_MAX):
         calls += 1
-        _note(groups, old.judge(asked), new.judge(asked), asked)
-    changes = [Change(one, other, count, asked) for one, other, count, asked in groups.values()]
+        was, now = old.judge(asked), new.judge(asked)
+        if (was.effect, was.terms) != (now.effect, now.terms):
+            key = (was.effect, was.rule, now.effect, now.rule)
+            first.setdefault(key, (was, now, asked))
+            counted[key] += 1
+    changes = [Change(*first[key], counted[key]) for key in first]
     order = ("allow", "ask", "deny")
     changes.sort(key=lambda change: (order.index(change.new.effect), -change.calls))
     return Comparison(tuple(changes), calls)
-
-
-def _note(groups: dict[tuple[str, ...], list[Any]], old: Verdict, new: Verdict, at: Asked) -> None:
-    if (old.effect, old.terms) == (new.effect, new.terms):
-        return
-    group = groups.setdefault((old.effect, old.rule, new.effect, new.rule), [old, new, 0, at])
-    group[2] += 1
 
 
 def requests(rules: tuple[Rule, ...]) -> Iterator[Asked]:
@@ -126,7 +125,7 @@ def _axes(rules: tuple[Rule, ...]) -> dict[str, list[Any]]:
     axes["grants"] = [(), ("*",), *capabilities]
     axes["minute"] = minutes(rules)
     for path, asked in predicates(rules).items():
-        axes[path] = values(asked)
+        axes[_argument(path)] = values(asked)
     return axes
 
 
@@ -148,8 +147,13 @@ def _base(rule: Rule) -> Point:
     if rule.hours:
         chosen["minute"] = windows(rule.hours)[0][0]
     for path, asked in predicates((rule,)).items():
-        chosen[path] = fitting(asked)
+        chosen[_argument(path)] = fitting(asked)
     return chosen
+
+
+def _argument(path: str) -> str:
+    """Return the key of an argument, which may be called as anything else here is."""
+    return f"argument {path}"
 
 
 def fitting(asked: tuple[Predicate, ...]) -> Any:
@@ -161,7 +165,7 @@ def fitting(asked: tuple[Predicate, ...]) -> Any:
 def _asked(point: Point, paths: tuple[str, ...]) -> Asked:
     arguments: dict[str, Any] = {}
     for path in paths:
-        if (value := point.get(path)) is not None:
+        if (value := point.get(_argument(path))) is not None:
             _put(arguments, path.split("."), value)
     agent = AgentSpec(point["agents"], model="none", grants=point["grants"])
     tool = ToolSpec(

@@ -14,7 +14,6 @@ import msgspec
 
 from perdure.core import ids
 from perdure.core.agent import AgentSpec, ToolSpec
-from perdure.core.errors import InvalidInput
 from perdure.core.gate import Asked, Terms, Verdict, covers, not_granted
 from perdure.policy.conditions import Subject, any_glob, changing, fixed, subject
 from perdure.policy.limits import CANDIDATES_MAX
@@ -94,11 +93,7 @@ class Policy:
     @classmethod
     def from_json(cls, body: bytes, where: str = "policy") -> Policy:
         """Return the policy in a JSON text, as `body` is one. Raises as `from_toml` does."""
-        document = read_json(body, where)
-        try:
-            return cls(document)
-        except UnicodeEncodeError as error:
-            raise InvalidInput(f"{where}: expected texts in Unicode: {error}") from None
+        return cls(read_json(body, where))
 
     @property
     def name(self) -> str:

@@ -10,14 +10,14 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import msgspec
 
 from perdure.core.errors import InvalidInput
 from perdure.core.limits import clip
-from perdure.policy.limits import POLICY_BYTES_MAX
+from perdure.policy.limits import NUMBER_ABS_MAX, POLICY_BYTES_MAX
 from perdure.policy.rules import EXPECTED, OPERATORS, Document, Hours, Predicate, Rule, operator
 
 Path = tuple[str | int, ...]
@@ -94,12 +94,14 @@ def _no_number(text: str) -> NoReturn:
 def _document(value: Any, where: str, line_of: Callable[[Path], int | None]) -> Document:
     try:
         document = _converted(value)
-        for wrong in _contradictions(document):
-            raise wrong
+        _check(document)
+        msgspec.json.encode(document)  # half of a surrogate pair shows only here
     except _Wrong as wrong:
         line = line_of(wrong.path)
         at = f"{where}:{line}" if line else where
         raise InvalidInput(f"{at}: {_rule_of(value, wrong.path)}{wrong.said}") from None
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{where}: expected texts in Unicode: {error}") from None
     return document
 
 
@@ -168,7 +170,9 @@ def shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str | int | float):
+    if isinstance(value, int) and abs(value) > NUMBER_ABS_MAX**2:
+        text = f"a number of {value.bit_length()} bits"  # Python does not print the largest
+    elif isinstance(value, str | int | float):
         text = repr(value)
     elif isinstance(value, dict | list):
         text = f"{'a table' if isinstance(value, dict) else 'a list'} of {len(value)}"
@@ -180,53 +184,52 @@ def shown(value: Any) -> str:
 # --------------------------------------------------------- what no type of a single key can forbid
 
 
-def _contradictions(document: Document) -> Iterator[_Wrong]:
+def _check(document: Document) -> None:
     numbers: dict[str, int] = {}
     for index, rule in enumerate(document.rule):
         here: Path = ("rule", index)
         if rule.id in RESERVED:
             said = f"'id': found {rule.id!r}, which stands for a verdict without a rule, expected"
-            yield _Wrong((*here, "id"), f"{said} another")
+            raise _Wrong((*here, "id"), f"{said} another")
         if rule.id in numbers:
             said = f"'id': found {rule.id!r}, which rule {numbers[rule.id]} has already, expected"
-            yield _Wrong((*here, "id"), f"{said} one of its own")
+            raise _Wrong((*here, "id"), f"{said} one of its own")
         numbers[rule.id] = index + 1
         if rule.verdict != "allow" and not rule.reason:
             told = "the model is told it" if rule.verdict == "deny" else "people are shown it"
-            yield _Wrong(here, f"found no 'reason', expected {EXPECTED['reason']}: {told}")
+            raise _Wrong(here, f"found no 'reason', expected {EXPECTED['reason']}: {told}")
         for name in _ASK_ONLY:
             if rule.verdict != "ask" and getattr(rule, name) is not None:
                 said = f"found {name!r} in a rule that says {rule.verdict!r}, expected it only"
-                yield _Wrong((*here, name), f"{said} where the verdict is 'ask'")
+                raise _Wrong((*here, name), f"{said} where the verdict is 'ask'")
         for number, predicate in enumerate(rule.arguments):
-            yield from _in_predicate(predicate, (*here, "arguments", number))
+            _check_predicate(predicate, (*here, "arguments", number))
         if rule.hours is not None:
-            yield from _in_hours(rule.hours, (*here, "hours"))
+            _check_hours(rule.hours, (*here, "hours"))
 
 
-def _in_predicate(predicate: Predicate, here: Path) -> Iterator[_Wrong]:
+def _check_predicate(predicate: Predicate, here: Path) -> None:
     if not all(predicate.path.split(".")):
         found = f"'path': found {predicate.path!r}, expected {EXPECTED['path']}"
-        yield _Wrong((*here, "path"), found)
+        raise _Wrong((*here, "path"), found)
     used = [name for name in OPERATORS if getattr(predicate, name) is not None]
     if len(used) != 1:
         found = " and ".join(map(repr, used)) or "none"
         expected = f"expected exactly one of {', '.join(OPERATORS)}"
-        yield _Wrong(here, f"the predicate on {predicate.path!r}: found {found}, {expected}")
-        return
+        raise _Wrong(here, f"the predicate on {predicate.path!r}: found {found}, {expected}")
     name = operator(predicate)
     value = getattr(predicate, name)
     for one in value if isinstance(value, tuple) else (value,):
         if isinstance(one, float) and not math.isfinite(one):
-            yield _Wrong((*here, name), f"{name!r}: found {one}, expected {EXPECTED[name]}")
+            raise _Wrong((*here, name), f"{name!r}: found {one}, expected {EXPECTED[name]}")
 
 
-def _in_hours(hours: Hours, here: Path) -> Iterator[_Wrong]:
+def _check_hours(hours: Hours, here: Path) -> None:
     if hours.start in (hours.end, "24:00"):
         said = f"'hours': found from {hours.start!r} to {hours.end!r}, expected a span of time"
-        yield _Wrong(here, f"{said} (leave both out for the whole day)")
+        raise _Wrong(here, f"{said} (leave both out for the whole day)")
     if hours == Hours(utc_offset_minutes=hours.utc_offset_minutes):
-        yield _Wrong(here, "'hours': found all week, expected a part of it, or no 'hours'")
+        raise _Wrong(here, "'hours': found all week, expected a part of it, or no 'hours'")
 
 
 # ------------------------------------------------------------------------------------------- lines

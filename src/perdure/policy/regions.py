@@ -67,8 +67,8 @@ def constants(asked: Iterable[Predicate]) -> list[Any]:
     """Return what values are compared to, other than by globs."""
     found: list[Any] = []
     for predicate in asked:
-        for name in OPERATORS[:6]:
-            value = getattr(predicate, name)
+        for name in OPERATORS:
+            value = None if name in ("matches", "present") else getattr(predicate, name)
             found += value if isinstance(value, tuple) else () if value is None else (value,)
     return found
 
