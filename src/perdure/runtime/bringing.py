@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from perdure.core.codec import GENERATION
 from perdure.core.commands import (
+    AnyCommand,
     BringReport,
     Report,
     ReportModelError,
     ReportProbe,
+    ReportToolBegin,
     ReportToolLost,
     ReportToolResult,
     encode_command,
@@ -41,6 +43,11 @@ def is_loss(report: Report) -> bool:
             return report.kind in NOT_ANSWERED
         case _:
             return False
+
+
+def outcomes(commands: Iterable[AnyCommand]) -> list[Report]:
+    """Return the reports of what workers did; who only asked to begin will ask again."""
+    return [one for one in commands if isinstance(one, Report) and type(one) is not ReportToolBegin]
 
 
 async def bring(

@@ -12,12 +12,11 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
 
-from perdure.core.agent import Definition
 from perdure.core.codec import GENERATION, Record, seal
 from perdure.core.commands import (
     Accepted,
@@ -25,7 +24,6 @@ from perdure.core.commands import (
     Doubt,
     FireTimer,
     Report,
-    ReportToolBegin,
     SendMessage,
     decode_command,
 )
@@ -38,7 +36,6 @@ from perdure.core.errors import (
     StoreError,
     Unavailable,
 )
-from perdure.core.gate import Gate
 from perdure.core.ids import SessionId
 from perdure.core.limits import SNAPSHOT_EVERY_EVENTS
 from perdure.core.runs import RunRow, rows_of
@@ -50,9 +47,10 @@ from perdure.ports.session_store import NotClaimed, SessionStore, StepCommit
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.actor import Actor
 from perdure.runtime.agents import Agents
-from perdure.runtime.bringing import bring, is_loss, pause
+from perdure.runtime.bringing import bring, is_loss, outcomes, pause
 from perdure.runtime.dispatcher import EXECUTABLE, Dispatcher, Keep
 from perdure.runtime.followers import Followers
+from perdure.runtime.kept import Blobs, Kept
 from perdure.runtime.loader import Found, Loader
 from perdure.runtime.probation import Probation
 from perdure.runtime.settings import NodeSettings
@@ -100,7 +98,7 @@ class Host:
         self._sweep_timer: Timer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._activations = asyncio.Semaphore(settings.activations_max)
-        self._kept: set[str] = set()
+        self._kept = Kept()
         self.verdicts = Verdicts()
         self.lookout = Lookout(store, followers, self.verdicts)
         self._look_again: set[SessionId] = set()
@@ -233,12 +231,12 @@ class Host:
             self._progress.set()
         unsaved = self._unsaved.pop(session, [])
         if failed is not None:
-            self._keep(session, [*unsaved, *_outcomes(mailbox)])
+            self._keep(session, [*unsaved, *outcomes(mailbox)])
             self._try_again(session, failed)
             return
         was_lost = self._pauses.pop(session, None) is not None
         if not isinstance(loaded, Found):
-            for report in (*unsaved, *_outcomes(mailbox)):
+            for report in (*unsaved, *outcomes(mailbox)):
                 self._bring_soon(session, report)
             if isinstance(loaded, NotClaimed) and loaded.why in ("held", "newer"):
                 self.on_run_elsewhere(session, loaded.owner)
@@ -251,7 +249,7 @@ class Host:
             if was_lost:
                 self._spawn(self._catch_up(session))
         else:
-            self._keep(session, [*unsaved, *_outcomes(mailbox)])
+            self._keep(session, [*unsaved, *outcomes(mailbox)])
             self._probation.leave(session)
             self._spawn(self._let_go_and_return(loaded.actor))
 
@@ -413,7 +411,7 @@ class Host:
             wake_at=self._wake_at(actor, after),
             rows=rows,
             snapshot=snapshot,
-            blobs=self._blobs(actor.agent, gate) if records else (),
+            blobs=self._kept.missing(actor.agent, gate) if records else (),
             refusals=_refused(decision),
             generation=GENERATION,
         )
@@ -430,11 +428,6 @@ class Host:
         self._store.commit(step, done)
         faults.reach("commit.submitted")
 
-    def _blobs(self, agent: Definition, gate: Gate) -> tuple[tuple[str, bytes], ...]:
-        """Return the definition and the policy in force, unless the store has them already."""
-        named = {**agent.blobs, **({gate.version: gate.body} if gate.version else {})}
-        return tuple(one for one in named.items() if one[0] not in self._kept)
-
     def _done(
         self,
         actor: Actor,
@@ -442,7 +435,7 @@ class Host:
         decision: Decision,
         version: int,
         rows: tuple[RunRow, ...],
-        blobs: tuple[tuple[str, bytes], ...],
+        blobs: Blobs,
         error: StoreError | None,
     ) -> None:
         actor.submitted -= 1
@@ -453,7 +446,7 @@ class Host:
             return
         faults.reach("commit.acknowledged")
         if decision.events:
-            self._kept.update(address for address, _ in blobs)
+            self._kept.add(blobs)
             self._probation.leave(actor.session)
         self._followers.committed(actor.session, rows, version, decision.events)
         self.on_committed(actor.session)
@@ -471,7 +464,7 @@ class Host:
         self._lose(actor, error)
         if isinstance(error, Broken):
             return
-        reports = _outcomes([command])
+        reports = outcomes([command])
         if isinstance(error, Unavailable) and was_gone:
             self._spawn(self._catch_up(session))
         if self.draining or (isinstance(error, Unavailable) and not self.is_active(session)):
@@ -583,11 +576,6 @@ class Host:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _outcomes(commands: Iterable[AnyCommand]) -> list[Report]:
-    """Return the reports of what workers did; who only asked to begin will ask again."""
-    return [one for one in commands if isinstance(one, Report) and type(one) is not ReportToolBegin]
 
 
 def _refused(decision: Decision) -> tuple[tuple[str, bytes], ...]:
