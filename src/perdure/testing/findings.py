@@ -7,6 +7,7 @@ from typing import NamedTuple
 from perdure.testing.convict import Verdict
 from perdure.testing.crash import Crashes
 from perdure.testing.disk_faults import DiskFaults
+from perdure.testing.governance import Found
 from perdure.testing.nodes.evidence import Evidence
 from perdure.testing.power_loss import PowerLoss
 from perdure.testing.simulation import Summary
@@ -28,6 +29,7 @@ class Proof(NamedTuple):
     disk: DiskFaults
     stores: Stores
     simulation: Summary
+    governance: Found
     mutants: tuple[Verdict, ...]
     nodes: Evidence
     seconds: float
@@ -44,6 +46,7 @@ class Proof(NamedTuple):
             *self.stores.broken,
             *(failure.reproduce for failure in self.simulation.failures),
             *(["the simulation failed"] if not self.simulation.good else []),
+            *self.governance.wrong,
             *self.nodes.wrong(),
             *(f"{one.mutant} got away from the {one.rig} rig" for one in self.mutants
               if not one.caught),

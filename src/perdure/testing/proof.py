@@ -23,12 +23,14 @@ from perdure.testing import crash, disk_faults, power_loss
 from perdure.testing.clock import FakeClock
 from perdure.testing.convict import convict
 from perdure.testing.findings import Proof, Stores
+from perdure.testing.governance import play
 from perdure.testing.mutants import MUTANTS
 from perdure.testing.nodes import evidence
 from perdure.testing.proof_page import figures, marked, page
 from perdure.testing.simulation import simulate
 
 SEEDS = 20_000
+STORIES = 10_000
 CONTROL = {"seeds": 4, "parts": 3}
 """Of the controls, which must show losses, every third operation is enough."""
 
@@ -59,11 +61,13 @@ def gather(say: bool = True) -> Proof:
     stores = asyncio.run(_ask_stores())
     telling("simulating")
     simulation = simulate(1, SEEDS, processes=crash.JOBS)
+    telling("playing rules, people and doubt")
+    governance = play(STORIES)
     telling("troubling several nodes on every store")
     nodes = asyncio.run(evidence.prove())
     telling("done")
     seconds = time.monotonic() - began
-    return Proof(crashes, power, disk, stores, simulation, mutants, nodes, seconds)
+    return Proof(crashes, power, disk, stores, simulation, governance, mutants, nodes, seconds)
 
 
 async def _ask_stores() -> Stores:

@@ -11,6 +11,7 @@ from perdure.testing import crash
 from perdure.testing.convict import Verdict
 from perdure.testing.crash import Crashes
 from perdure.testing.findings import Proof
+from perdure.testing.governance import Found
 from perdure.testing.judge import WRONG
 from perdure.testing.mutants import MUTANTS
 from perdure.testing.nodes.page import many_nodes
@@ -46,6 +47,8 @@ def figures(proof: Proof) -> str:
                  f"{disk.faults:,}, {len(disk.wrong)}"),
                 ("simulated worlds, of which one broke a promise",
                  f"{simulation.seeds:,}, {simulation.failed_seeds}"),
+                ("decisions of people on calls, after which one was made without leave",
+                 f"{_decisions(proof.governance):,}, {len(proof.governance.wrong)}"),
                 ("stores x troubles of several nodes, of which one broke a promise",
                  f"{len(nodes.cells)}, {sum(bool(one.violations) for one in nodes.cells)}"),
                 ("leaders paused beyond their lease, after which something stale was accepted",
@@ -72,6 +75,7 @@ def page(proof: Proof) -> str:
             *_crash_part(proof.crashes),
             *_disk_part(proof),
             *_simulation_part(proof.simulation),
+            *_governance_part(proof.governance),
             *many_nodes(proof.nodes),
             *_mutant_part(proof.mutants),
         )
@@ -160,6 +164,41 @@ def _simulation_part(found: Summary) -> Iterator[str]:
     )  # fmt: skip
 
 
+def _decisions(found: Found) -> int:
+    return sum(found.counts[name] for name in DECISIONS) + sum(found.refused.values())
+
+
+def _governance_part(found: Found) -> Iterator[str]:
+    counts, refused = found.counts, found.refused
+    yield from (
+        "## Governed",
+        "",
+        "Stories on the pure core, by seed: rules that allow, deny, ask, fail and change; people",
+        "who approve, deny, edit and pass on, twice, late, or on arguments that are others by now;",
+        "workers that die in mid-call, keys that a far end forgets. A judge reads the events alone",
+        "and knows the rules itself. `python -m perdure.testing.governance` does it again.",
+        "",
+        *_table(
+            ("stories", f"{found.stories:,}"),
+            ("calls intended, denied",
+             f"{counts['tool_call_intended']:,}, {counts['tool_call_denied']:,}"),
+            ("approvals requested, given",
+             f"{counts['approval_requested']:,}, {found.approvals:,}"),
+            ("arguments edited, approvals passed on",
+             f"{counts['arguments_edited']:,}, {counts['approval_reassigned']:,}"),
+            ("decisions refused", ", ".join(f"{refused[one]:,} {one.replace('_', ' ')}"
+                                            for one in sorted(refused))),
+            ("calls in doubt, resolved later",
+             f"{counts['tool_call_unknown']:,}, {counts['tool_call_resolved']:,}"),
+            ("calls made without leave, or not as approved", len(found.wrong)),
+        ),
+        "",
+    )  # fmt: skip
+
+
+DECISIONS = ("approval_given", "approval_reassigned", "arguments_edited")
+
+
 def _mutant_part(verdicts: tuple[Verdict, ...]) -> Iterator[str]:
     times = sorted(one.seconds for one in verdicts)
     caught = sum(one.caught for one in verdicts)
@@ -187,6 +226,7 @@ RIG_NAMES = {
     "store": "the suite of stores",
     "simulation": "the simulation",
     "core": "the rules themselves",
+    "governance": "stories of rules and people",
     "leader": "the frozen leader",
     "matrix": "several nodes in trouble",
 }
