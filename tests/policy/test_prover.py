@@ -6,10 +6,13 @@ from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from perdure.core.errors import InvalidInput, PerdureError
+from perdure.core.errors import InvalidInput, LimitExceeded, PerdureError
 from perdure.core.gate import Asked, Verdict
 from perdure.policy.compare import requests
+from perdure.policy.conditions import glob
 from perdure.policy.policy import Policy
 from tests.policy.desk import allow, ask, call, deny, policy
 from tests.policy.made_up import made_up_call, made_up_policy
@@ -92,6 +95,38 @@ def test_what_was_proved_no_call_refutes() -> None:
     assert min(found.values()) > 3, found
 
 
+def test_dozens_of_globs_on_one_text_are_settled_at_once() -> None:
+    """Never by what includes what, a call by an example: all texts there are would take minutes."""
+    bad = [deny(f"d{n}", arguments=[on("url", matches=f"*bad{n}*x*")]) for n in range(30)]
+    good = allow(arguments=[on("url", matches="https://*.example.com/*")])
+    none = allow(arguments=[on("url", matches="https://*bad3*x*")])
+    asked = call(needs=BANK)
+    way = prover.find(policy(good, *bad), asked.agent, asked.tool)
+    assert way.asked.arguments == {"url": "https://.example.com/"}
+    assert prover.find(policy(none, *bad), asked.agent, asked.tool) is None
+
+
+GLOBS = st.text("ab*", min_size=1, max_size=6)
+
+
+@given(GLOBS, GLOBS, st.text("ab", max_size=8))
+def test_what_is_known_of_two_globs_is_true_of_every_text(one: str, other: str, text: str) -> None:
+    matches, also = glob(one)(text), glob(other)(text)
+    if prover._includes(one, other):
+        assert matches or not also
+    if prover._apart(one, other):
+        assert not (matches and also)
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "includes"),
+    [("*", "a*", True), ("a*", "a*b", True), ("*b*", "a*b", True), ("a*b", "a*", False),
+     ("ab*", "a*b", False), ("a*", "ab", True), ("ab", "a*", False), ("a**", "a*", True)],
+)  # fmt: skip
+def test_one_glob_includes_another(outer: str, inner: str, includes: bool) -> None:
+    assert prover._includes(outer, inner) is includes
+
+
 def test_a_proof_that_the_policy_does_not_confirm_is_an_error() -> None:
     class Contrary(Policy):
         """A policy that says otherwise than its rules."""
@@ -103,6 +138,16 @@ def test_a_proof_that_the_policy_does_not_confirm_is_an_error() -> None:
     asked = call()
     with pytest.raises(PerdureError, match="the prover and the policy disagree"):
         prover.find(Contrary(policy(allow()).document), asked.agent, asked.tool)
+
+
+def test_what_is_not_settled_in_time_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that a dozen globs match at once is in no list, and takes some thinking."""
+    monkeypatch.setattr(prover, "SETTLED_MS_MAX", 1)
+    several = [on("a", matches=f"*p{n}*q*") for n in range(12)]
+    bad = [deny(f"d{n}", arguments=[on("a", matches=f"*p{n}*p{n + 1}*")]) for n in range(11)]
+    asked = call(needs=BANK)
+    with pytest.raises(LimitExceeded, match="could not be settled within 1 ms"):
+        prover.find(policy(allow(arguments=several), *bad), asked.agent, asked.tool)
 
 
 def test_characters_that_z3_has_not_are_refused() -> None:
