@@ -37,11 +37,11 @@ agents_option = click.option(
     "--agent",
     "agents",
     multiple=True,
-    metavar="FILE.py:NAME",
+    metavar="FILE:NAME",
     help="An agent that the policy is for; may be given several times.",
 )
 agent_option = click.option(
-    "--agent", required=True, metavar="FILE.py:NAME", help="The agent that calls."
+    "--agent", required=True, metavar="FILE:NAME", help="The agent that calls."
 )
 
 
