@@ -34,6 +34,7 @@ from perdure.core.messages import (
     UserMessage,
 )
 from perdure.core.runs import RunRow
+from perdure.policy.policy import Policy
 from perdure.ports.credentials import (
     Credential,
     CredentialError,
@@ -67,6 +68,7 @@ __all__ = [
     "NodeSettings",
     "NotFound",
     "PerdureError",
+    "Policy",
     "Quarantined",
     "RecordedEvent",
     "RedactingFilter",
