@@ -19,7 +19,16 @@ from typing import Any, NamedTuple
 
 from perdure.core import events as e
 from perdure.core.errors import InvalidInput
-from perdure.testing.effects.life import LINE, SESSION, AnyTool, Attempt, Life, Reached, live
+from perdure.testing.effects.life import (
+    LINE,
+    SESSION,
+    TOOL_STEP,
+    AnyTool,
+    Attempt,
+    Life,
+    Reached,
+    live,
+)
 from perdure.testing.effects.report import Effects, Place, Violation
 from perdure.testing.effects.verdict import Observed, Seen, violations
 from perdure.testing.faults import STEP, Fault, parse
@@ -231,7 +240,7 @@ class _Runs:
 
 
 class _Point(NamedTuple):
-    """A place to die, and how often its line had been run, or its site reached, before."""
+    """A place to die, and how often that line had been run, or that site reached, before."""
 
     fault: Fault
     before: int
@@ -251,7 +260,7 @@ def _points(reached: Sequence[Reached], after: str | None, until: str) -> list[_
         inside = inside or one.site == after
         if inside:
             points.append(_Point(Fault(one.site, hits[one.site]), visits[one]))
-            visits[one] += one.site != STEP
+            visits[one] += one.site not in (STEP, TOOL_STEP)
         if inside and one.site == until:
             break
     return points
@@ -261,28 +270,31 @@ def _plans(first: Sequence[_Point], again: Sequence[_Point], seed: int) -> Itera
     """Yield where to kill, without end: two runs that die once, then one that dies twice."""
     alone, recovering = _mixed(first, seed), _mixed(again, seed)
     # From the other end: what dies twice is to die first where not much has died before.
-    inside = [one for one in alone[::-1] if one.site == LINE or one.site.startswith("tool.")]
+    in_tool = [one for one in alone[::-1] if one.site == LINE or one.site.startswith("tool.")]
     for number in count():
         yield (alone[number % len(alone)],)
         if number % 2:
-            yield inside[number // 2 % len(inside)], recovering[number // 2 % len(recovering)]
+            yield in_tool[number // 2 % len(in_tool)], recovering[number // 2 % len(recovering)]
 
 
 def _mixed(points: Iterable[_Point], seed: int) -> list[Fault]:
     """Return the points in an order drawn by chance, with lines, named points and steps in turn.
 
-    A short check has to begin with what shows most: the points around the tool, and lines that were
-    not run before. Each has its place by itself: steps are not always as many, and that is to
-    change nothing for the others.
+    A short check has to begin with what shows most: where the tool runs, and lines that were not
+    run before. Each has its place by itself: steps are not always as many, and that is to change
+    nothing for the others.
     """
 
-    def drawn(point: _Point) -> tuple[bool, int, float]:
+    def drawn(point: _Point) -> tuple[int, bool, float]:
         chance = random.Random(f"{seed} {point.fault}").random()
-        return not point.fault.site.startswith("tool."), point.before, chance
+        in_tool = point.fault.site == TOOL_STEP or point.fault.site.startswith("tool.")
+        return point.before, not in_tool, chance
 
-    kinds: dict[str, list[Fault]] = {LINE: [], "": [], STEP: []}
+    lines: list[Fault] = []
+    named: list[Fault] = []
+    steps: list[Fault] = []
+    kinds = {LINE: lines, STEP: steps, TOOL_STEP: steps}
     for fault, _ in sorted(points, key=drawn):
-        kinds[fault.site if fault.site in kinds else ""].append(fault)
-    lines, named, steps = kinds.values()
+        kinds.get(fault.site, named).append(fault)
     turns = zip_longest(lines[::2], named, lines[1::2], steps)
     return [one for turn in turns for one in turn if one is not None]

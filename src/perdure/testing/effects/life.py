@@ -36,6 +36,8 @@ AnyTool = Tool[..., Any]
 SESSION = SessionId("default", "caller", "call")
 LINE = "user.line"
 """The site of the lines of a tool and its probe, and of their returns."""
+TOOL_STEP = "user.step"
+"""The site of the event loop's steps while the tool runs, which are as many in every life."""
 LINES_MAX = 10_000
 """How many lines of one life are places to die: a tool may loop for long."""
 LINGER_SECONDS_MAX = 5
@@ -120,7 +122,7 @@ def _place(fault: Fault, reached: Iterable[Reached]) -> str:
     for site, place in reached:
         hits += site == fault.site
         if hits == fault.hit:
-            return place or (f"a step after {last}" if site == STEP else site)
+            return place or (f"a step after {last}" if site in (STEP, TOOL_STEP) else site)
         # The store has a thread of its own: what it reaches comes at any time between two steps.
         if site in faults.SITES and not site.startswith("store."):
             last = site
@@ -199,9 +201,14 @@ class _Plan(FaultPlan):
         super().__init__(planned)
         self._trace = trace
         self._file = file
+        self._in_tool = False
 
     def reach(self, site: str, place: str = "") -> None:
         """Note that `site` was reached, and die if that was planned."""
+        if site in ("tool.before", "tool.after"):
+            self._in_tool = site == "tool.before"
+        elif site == STEP and self._in_tool:
+            site = TOOL_STEP
         os.write(self._trace, f"{site}\t{place}\n".encode())
         super().reach(site)
 
