@@ -24,7 +24,7 @@ def clerk(world: list[World], shown: list[Any] | None = None) -> Agent:
     """Return an agent that pays once and says what came of it."""
 
     @tool(effect="once")
-    def pay(cents: int) -> str:
+    async def pay(cents: int) -> str:
         """Pay."""
         world[0].ran[f"pay {cents}"] += 1
         return f"paid {cents}"

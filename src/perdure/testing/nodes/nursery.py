@@ -68,8 +68,7 @@ class Nursery:
         self._environment = {**os.environ, **false_clock(clock, speed)}
         self._process: asyncio.subprocess.Process | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._unborn: deque[AnyLife] = deque()
-        self._started: asyncio.Queue[Member | None] = asyncio.Queue()
+        self._unborn: deque[tuple[AnyLife, asyncio.Future[Member]]] = deque()
         self._members: dict[int, Member] = {}
 
     async def __aenter__(self) -> Self:
@@ -101,12 +100,12 @@ class Nursery:
         """Start a node. Raises `PerdureError` if it cannot be forked."""
         assert self._process is not None
         assert self._process.stdin is not None
-        self._unborn.append(life)
+        # Each waits for its own: several are started at once, and whoever was given another's
+        # would never see its own one end.
+        born: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
+        self._unborn.append((life, born))
         self._process.stdin.write(msgspec.json.encode(life) + b"\n")
-        member = await asyncio.wait_for(self._started.get(), STARTS_SECONDS_MAX)
-        if member is None:
-            raise PerdureError("the nursery of the nodes is gone")
-        return member
+        return await asyncio.wait_for(born, STARTS_SECONDS_MAX)
 
     async def _listen(self) -> None:
         assert self._process is not None
@@ -115,11 +114,15 @@ class Nursery:
             told = json.loads(line)
             if "began" in told:
                 pid = told["began"]
-                self._members[pid] = Member(self._unborn.popleft(), pid)
-                self._started.put_nowait(self._members[pid])
+                life, born = self._unborn.popleft()
+                member = self._members[pid] = Member(life, pid)
+                if not born.done():
+                    born.set_result(member)
             else:
                 self._members.pop(told["ended"]).ended.set_result(told["code"])
-        self._started.put_nowait(None)
+        for _, born in self._unborn:
+            if not born.done():
+                born.set_exception(PerdureError("the nursery of the nodes is gone"))
 
 
 def false_clock(clock: Path | None, speed: float | None) -> dict[str, str]:

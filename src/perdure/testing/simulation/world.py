@@ -318,13 +318,15 @@ class World:
         """Answer what is asked, sooner or later; say the truth about what is in doubt."""
         for row in rows:
             for wait in row.waiting_for:
-                if wait["what"] not in ("answer", "decision"):
+                if wait["what"] not in ("answer", "decision", "approval"):
                     continue
                 life = self._serving()
                 if life is None or (not self.healed_at_us and self.draw() > self.plan.patience):
                     continue
                 if wait["what"] == "answer":
                     self._reply(life, row, wait["call"])
+                elif wait["what"] == "approval":
+                    self._approve(life, row, wait["call"], wait["digest"])
                 else:
                     self._resolve(life, row, wait["call"], wait["attempt"])
 
@@ -354,6 +356,15 @@ class World:
             "resolve",
             subject,
             lambda: life.node.resolve(row.id, call, how, attempt=attempt),
+        )
+
+    def _approve(self, life: Life, row: RunRow, call: str, digest: str) -> None:
+        how: Any = "approve" if self.draw() < 0.8 else "deny"
+        self._ask(
+            life,
+            "decide",
+            (row.id, call, how),
+            lambda: life.node.decide(row.id, how, call=call, digest=digest),
         )
 
     # ---------------------------------------------------------------------------------- the course
