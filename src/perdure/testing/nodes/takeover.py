@@ -22,8 +22,9 @@ from perdure.testing.nodes.scene import Scene
 
 LEASE_MS = CLUSTERED.lease_ms
 SESSIONS_PER_NODE = 40
-THINK_MS = 2_500
-"""So long that every session is in the middle of something when the signal comes."""
+THINK_MS = 15_000
+"""So long that every session is in the middle of something when the signal comes, also where the
+other node is late. Nobody waits for it."""
 BEGUN_SECONDS_MAX = 20.0
 POLL_SECONDS = 0.2
 DEATH_SECONDS_MAX = LEASE_MS / 1_000 + 2
