@@ -134,14 +134,23 @@ def test_commands_of_the_folder_find_the_server_whatever_its_port(tmp_path: Path
         assert server.process.stdout is not None
         assert server.process.stdout.readline() == "talk with it: perdure chat support\n"
         server.worker_pid()
-        listed = subprocess.run(
-            [sys.executable, "-m", "perdure", "agents", "list", "--json"],
-            cwd=tmp_path,
-            capture_output=True,
-            timeout=SECONDS_MAX,
-            check=True,
-        )
-        assert json.loads(listed.stdout)["name"] == "support"
+
+        def perdure(*arguments: str) -> str:
+            told = subprocess.run(
+                [sys.executable, "-m", "perdure", *arguments],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS_MAX,
+                check=True,
+            )
+            return told.stdout
+
+        assert json.loads(perdure("agents", "list", "--json"))["name"] == "support"
+        run = perdure("send", "support", "Refund order 42: 1999 cents").strip()
+        server.until(int(run), "waiting")
+        assert f"{run} 1.1.t0  May refund be called" in perdure("approvals", "list")
+        assert "waiting" in perdure("runs", "list")
         assert (tmp_path / ".perdure" / "dev.url").read_text() == f"{server.url}\n"
     assert not (tmp_path / ".perdure" / "dev.url").exists()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 from click.core import ParameterSource
 
-from perdure.cli.common import store_option
+from perdure.cli.common import DEFAULT_STORE, store_option
 from perdure.cli.refusals import refusal
 from perdure.core.errors import InvalidInput
 
@@ -136,10 +136,16 @@ def place_options(
 def _chosen(url: str | None, key: str | None) -> Access | None:
     """Return the server that was named, on the command line or in the environment.
 
-    None if there is none, or if the command line names a store.
+    If nothing is named, and `perdure dev` has been here and no run without a server, it is that of
+    `perdure dev`. None for a store.
     """
-    source = click.get_current_context().get_parameter_source
+    context = click.get_current_context()
+    source = context.get_parameter_source
     named = {name: source(name) is ParameterSource.COMMANDLINE for name in ("store", "url")}
     if named["store"] and named["url"]:
         raise InvalidInput("--store and --url name two places; give one of them")
+    if url is None and source("store") is ParameterSource.DEFAULT:
+        has_store = Path(DEFAULT_STORE.removeprefix("sqlite:///")).exists()
+        if not has_store and kept_key(Path(FOLDER)) is not None:
+            return access(None, key)
     return None if url is None or named["store"] else access(url, key)
