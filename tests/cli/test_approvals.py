@@ -56,8 +56,9 @@ def test_it_is_approved_from_elsewhere_and_the_story_is_told(server: Hosted) -> 
     run = asking(server)
     approved = server.ok("approvals", "approve", run)
     assert "I got 5 to ann" in approved.out
-    late = server.perdure("approvals", "deny", run)
-    assert late.code == 3
+    assert server.perdure("approvals", "deny", run).code == 3
+    late = server.perdure("approvals", "deny", run, "1.1.t0")
+    assert (late.code, "was approved by" in late.err) == (6, True), late
     story = server.ok("runs", "events", run).out
     for event in ("approval_requested", "approval_given", "tool_call ", "run_completed"):
         assert event in story
@@ -87,7 +88,7 @@ def test_arguments_are_changed_and_approved_anew(server: Hosted) -> None:
         (("edit", "RUN", "--arguments", "[]"), 2, "is a JSON object"),
         (("edit", "RUN"), 6, "say which arguments"),
         (("reassign", "RUN"), 6, "name one to 16 roles"),
-        (("approve", "RUN", "9.9.t9"), 3, "no call 9.9.t9"),
+        (("approve", "RUN", "9.9.t9"), 6, "'9.9.t9' does not wait for approval"),
         (("approve", "RUN", "--by", "ann"), 2, "a server goes by the key"),
     ],
 )

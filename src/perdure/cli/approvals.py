@@ -103,7 +103,12 @@ def _deciding(name: str, decision: Decision, help: str) -> Callable[..., Any]:
         output = Output(as_json)
         if server is not None and by is not None:
             raise InvalidInput("--by is for a store; a server goes by the key")
-        wait = await _pending(run_id, call, store, server, output)
+        try:
+            wait = await _pending(run_id, call, store, server, output)
+        except NotFound:
+            if call is None:
+                raise
+            wait = {"call": call, "digest": None}  # whoever comes late is told who decided
         said: dict[str, Any] = {
             "digest": digest or wait["digest"],
             "reason": reason,
