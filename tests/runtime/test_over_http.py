@@ -115,7 +115,7 @@ async def test_ten_megabytes_of_arguments_fail_the_run_by_name(name: str) -> Non
         node = await world.node()
         run = await node.send("a", "go")
         with pytest.raises(RunFailed, match="reply_too_large"):
-            await asyncio.wait_for(run.result(), 20)
+            await asyncio.wait_for(run.result(), 60)
         assert payments.paid == []
         await node.stop()
         await world.agents[0].model.aclose()
