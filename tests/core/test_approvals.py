@@ -197,9 +197,15 @@ def test_an_approval_is_bound_to_the_policy(now: Verdict, events: list[str], cod
 
 
 def test_an_approval_is_bound_to_the_version_of_the_tool() -> None:
-    story = paying(Rules(save=ask()))
-    story.agent = agent(tools=(ToolSpec("save", "", {}, effect="idempotent", version="2"),))
-    assert story.decide()[0] == "tool_call_denied"
+    for changed in ({"version": "2"}, {"effect": "once"}):
+        story = paying(Rules(save=ask()))
+        tool = {"effect": "idempotent", **changed}
+        story.agent = agent(tools=(ToolSpec("save", "", {}, **tool),))
+        assert story.decide()[0] == "tool_call_denied"
+        assert refusal(story) == "tool_changed"
+        assert story.decide(by="bob") == []
+        assert story.refused is not None
+        assert "denied by tool_changed" in story.refused.message, "nobody said no"
 
 
 def test_a_run_that_ends_gives_its_approvals_up() -> None:

@@ -139,6 +139,24 @@ async def test_a_changed_policy_holds_for_the_next_intent(monkeypatch: pytest.Mo
     await node.stop()
 
 
+async def test_a_gate_that_fails_shows_nothing_and_denies() -> None:
+    class Broken(Rules):
+        def judge(self, asked: Any) -> Verdict:
+            raise ZeroDivisionError("a rule divides by zero")
+
+        def offers(self, tenant: str, agent: Any, tool: Any) -> bool:
+            raise ZeroDivisionError("a rule divides by zero")
+
+    shown: list[Any] = []
+    world = governed(Broken(), shown)
+    node = await world.node()
+    run = await node.send("clerk", "pay 5")
+    assert "divides by zero" in await run.result()
+    assert shown == [[], []]
+    assert world.telemetry.count("gate.failed") == 2
+    await node.stop()
+
+
 async def test_a_tool_that_would_be_denied_is_not_shown() -> None:
     class Hidden(Rules):
         def offers(self, tenant: str, agent: Any, tool: Any) -> bool:

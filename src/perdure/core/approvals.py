@@ -197,11 +197,11 @@ def _approve(
     if command.by in approval.by:
         return Refusal("already_approved", f"{command.by} has approved call {call.id!r} already")
     tool = draft.context.agent.tools_by_name.get(call.name)
-    if tool is None or tool.version != call.version:
-        version = "gone" if tool is None else f"of version {tool.version!r}"
-        text = f"This call was not made. The tool {call.name!r} is {version} by now."
-        _deny(draft, call, "tool_changed", text, command.by)
-        return None
+    if tool is None or (tool.version, tool.effect) != (call.version, call.effect):
+        now = "gone" if tool is None else f"of version {tool.version!r} and {tool.effect}"
+        text = f"This call was not made. The tool {call.name!r} is {now} by now."
+        _deny(draft, call, "tool_changed", text)
+        return Refusal("tool_changed", text)
     verdict = _verdict(draft, tool, call.arguments or {}, call.digest)
     if not _is_asked_for(draft, approval, verdict):
         return _anew(draft, call, tool, verdict)

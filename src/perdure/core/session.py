@@ -240,9 +240,7 @@ def _fire_timer(draft: Draft, command: c.FireTimer) -> Any:
             return Refusal("not_due", f"the deadline of run {run.id!r} has not come")
         _end_run(draft, "failed", "the run's wall time is over", code="wall_time_exceeded")
         return None
-    call = draft.call(
-        command.call, ("timer", "backoff", "tool"), "timing", "pending", "intended", "begun"
-    )
+    call = draft.call(command.call, ("timer", "backoff", "tool"), "timing", "pending", "intended")
     if isinstance(call, Refusal):
         return call
     if call.due_at is None or now < call.due_at:

@@ -294,7 +294,11 @@ class Dispatcher:
     def _offered(self, tenant: str, spec: AgentSpec) -> tuple[ToolSpec, ...]:
         """Return the tools that a model is shown: those that the policy might let it call."""
         gate = self.gate_of(tenant)
-        return tuple(tool for tool in spec.tools if gate.offers(tenant, spec, tool))
+        try:
+            return tuple(tool for tool in spec.tools if gate.offers(tenant, spec, tool))
+        except Exception as error:  # noqa: BLE001  a gate that fails shows nothing, as it denies
+            self._telemetry.emit("gate.failed", tenant=tenant, error=repr(error))
+            return ()
 
     def _tool_task(self, actor: Actor, call: Call, arguments: dict[str, Any]) -> ToolTask:
         run, meta = self._run(actor)

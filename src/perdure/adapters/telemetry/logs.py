@@ -13,6 +13,7 @@ WARNINGS = frozenset(
         "call.unserved",
         "cluster.unavailable",
         "endpoint.disabled",
+        "gate.failed",
         "service.failed",
         "session.conflict",
         "session.fenced",
