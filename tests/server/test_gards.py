@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from perdure.wire.worker import Joined, JoinRefused, WorkerSide
-from tests.server.house import House, house
+from tests.server.house import BOT, House, echo, house
 from tests.server.peers import registration
 
 
@@ -88,3 +88,22 @@ async def test_a_channel_that_is_joined_anew_keeps_its_gard() -> None:
         socket = await connect()
         socket.say({"type": "websocket.receive", "text": socket.side.join()})
         assert await status() == "ready"
+
+
+async def test_a_run_is_in_its_gard_while_it_begins() -> None:
+    """Whoever read its row before it began, and its message after, finds its gard in its log."""
+    async with house() as h:
+        h.worker(echo)
+        agent = (await h.make("/agents", BOT))["id"]
+        gard = (await h.make("/gards", {"name": "g"}))["id"]
+        first = await h.run(agent, "be silent", conversation_key="k")
+        second = await h.run(agent, "be silent", conversation_key="k", gard_id=gard)
+        await h.settle()
+        desk = h.service.desk("acme")
+        queued = await desk.row(second)
+        await desk.end([await desk.row(first)], "enough")
+        await h.settle()
+        assert (queued.status, queued.started_seq) == ("queued", None)
+        assert (await desk.row(second)).started_seq is not None
+        assert await desk.meta(queued) == await desk.meta(await desk.row(second))
+        assert (await desk.meta(queued))["gard"] == gard

@@ -340,7 +340,11 @@ class Desk:
         """Return what came with a run's message, and the run that it goes on with, if it does."""
         if row.started_seq is None:
             asked = await self.runs.message_of(row)
-            return ({}, None) if asked is None else (asked.meta or {}, asked.retry_of)
+            if asked is not None:
+                return asked.meta or {}, asked.retry_of
+            row = await self.runs.row(row.id)
+        if row.started_seq is None:
+            return {}, None
         found: dict[str, Any] = {}
         async for item in self.runs.read(row.session, before_asked(row)):
             if isinstance(item.event, MessageReceived | SessionForked):
