@@ -92,9 +92,11 @@ class TestThroughAPipe:
         assert (done.code, "there is no agent 'nobody'" in done.err) == (3, True)
 
 
-# A process of its own opens the terminal: this one has threads, and must not be forked.
+# A process of its own opens the terminal: this one has threads, and must not be forked. It hears
+# Ctrl-C also where this one was started to ignore it, as in the background of a shell.
 ON_A_TERMINAL = """
-import os, pty, sys
+import os, pty, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 status = pty.spawn([sys.executable, "-m", "perdure", "chat", sys.argv[1]])
 sys.exit(os.waitstatus_to_exitcode(status))
 """
