@@ -183,6 +183,7 @@ LIMITS_SAID: Final = {
     "ROLES_MAX": "roles of which one is needed to approve a call",
     "DECIDED_MAX": "decisions on approvals that a session remembers, for those who come late",
     "DOUBTS_MAX": "calls of unknown outcome that a session remembers",
+    "RESTARTS_MAX": "The largest `restarts_max` of sub-agents.",
     "WINDOW_MESSAGES_MAX": "The largest `window_messages` and `keep_messages` of a context policy.",
     "WAIT_SECONDS_MAX": "The longest `wait`.",
     "INBOX_ENTRIES_MAX": "Commands that wait in one session. `send` raises `LimitExceeded`.",

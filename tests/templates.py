@@ -7,10 +7,10 @@ from typing import Any, Final
 import msgspec
 from hypothesis import strategies as st
 
-from perdure.core.agent import AgentSpec, ContextPolicy, Limits, ToolSpec
+from perdure.core.agent import AgentSpec, ContextPolicy, Limits, Subagents, ToolSpec
 
 NAMES: Final = st.from_regex(r"[A-Za-z][a-z0-9_]{0,12}", fullmatch=True).filter(
-    lambda name: name not in ("wait", "ask_human", "model")
+    lambda name: name not in ("wait", "ask_human", "launch_agent", "list_agents", "model")
 )
 TEXTS: Final = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=40
@@ -30,6 +30,18 @@ FIELDS: Final[dict[type[msgspec.Struct], dict[str, st.SearchStrategy[Any]]]] = {
         "window_messages": COUNTS,
         "compact_at_tokens": COUNTS,
         "keep_messages": COUNTS,
+    },
+    Subagents: {
+        "mode": st.sampled_from(["open", "allowlist", "disabled"]),
+        "allowed": st.lists(NAMES, max_size=2).map(tuple),
+        "may_list": st.booleans(),
+        "depth_max": COUNTS,
+        "children_max": COUNTS,
+        "on_failure": st.sampled_from(["tell", "restart", "escalate", "abort"]),
+        "restarts_max": st.integers(1, 100),
+        "restart_window_ms": COUNTS,
+        "then": st.sampled_from(["tell", "escalate", "abort"]),
+        "session": st.sampled_from(["fresh", "per_parent"]),
     },
     ToolSpec: {
         "name": NAMES,
@@ -71,6 +83,8 @@ FIELDS[AgentSpec] = {
     ),
     "durability": st.sampled_from([None, "memory", "fsynced", "replicated(3)"]),
     "grants": st.lists(NAMES, max_size=2).map(tuple),
+    "purpose": TEXTS,
+    "subagents": _structs(Subagents),
 }
 
 SPECS: Final[st.SearchStrategy[AgentSpec]] = _structs(AgentSpec)

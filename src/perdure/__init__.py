@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from perdure.core.agent import ContextPolicy, Limits
+from perdure.core.agent import ContextPolicy, Limits, Subagents
 from perdure.core.errors import (
     InvalidInput,
     KeyReused,
@@ -45,7 +45,17 @@ from perdure.ports.credentials import (
 from perdure.ports.models import ModelError, ModelRequest
 from perdure.runtime.handles import RecordedEvent, Run, TextDelta
 from perdure.runtime.settings import NodeSettings
-from perdure.worker import Agent, RedactingFilter, Tool, ToolContext, ask_human, tool, wait
+from perdure.worker import (
+    Agent,
+    RedactingFilter,
+    Tool,
+    ToolContext,
+    ask_human,
+    launch_agent,
+    list_agents,
+    tool,
+    wait,
+)
 
 if TYPE_CHECKING:
     from perdure.bootstrap import Runtime, Worker
@@ -82,6 +92,7 @@ __all__ = [
     "SessionId",
     "StoreLocked",
     "StoreRefused",
+    "Subagents",
     "TextDelta",
     "Tool",
     "ToolContext",
@@ -93,6 +104,8 @@ __all__ = [
     "Worker",
     "WorkerRefused",
     "ask_human",
+    "launch_agent",
+    "list_agents",
     "tool",
     "wait",
 ]

@@ -10,7 +10,9 @@ import msgspec
 
 from perdure.api.shapes import Event
 from perdure.api.timeline import Timeline
+from perdure.core import commands as c
 from perdure.core import events as e
+from perdure.core.agent import Subagents
 from perdure.core.codec import decode_event
 from perdure.core.messages import (
     INHERITED_CONTEXT,
@@ -19,6 +21,7 @@ from perdure.core.messages import (
     ToolRequest,
     UserMessage,
 )
+from tests.core.family import Family
 from tests.core.rules import Rules, ask
 from tests.core.story import Story, agent, call, compacting, limited
 
@@ -160,6 +163,19 @@ def with_approvals() -> Story:
     return story
 
 
+def with_children() -> Story:
+    """Agents that were launched: one is launched again, one fails for good."""
+    story = Family(Subagents(on_failure="restart", restarts_max=1))
+    story.message("hello")
+    story.launch("ann", "bob")
+    story.tell(c.ReportDelivered(letters=tuple(one.id for one in story.state.outbox)))
+    story.ends(0, "failed", message="no luck")
+    story.ends(0, content="found it")
+    story.ends(1, "cancelled", code="busy", message="another run is in progress")
+    story.reply(text="done")
+    return story
+
+
 def with_an_inheritance() -> Story:
     """A fork of another run, and a message with a context."""
     story = Story()
@@ -194,6 +210,7 @@ STORIES = (
     with_a_memory,
     with_cancellations,
     with_approvals,
+    with_children,
     with_an_inheritance,
     out_of_steps,
 )

@@ -13,7 +13,7 @@ from perdure.api.definition import (
     context_strategy,
     context_window,
 )
-from perdure.core.agent import ContextPolicy, ToolSpec, define
+from perdure.core.agent import ContextPolicy, Subagents, ToolSpec, define
 from perdure.core.limits import WINDOW_MESSAGES_MAX
 
 WINDOW = ContextPolicy("window", 20)
@@ -89,9 +89,34 @@ TOOLS = (
 )
 def test_tools_are_offered_as_the_policy_says(policy: Any, names: list[str]) -> None:
     offered = spec({"tools": policy}, tools=TOOLS).tools
-    assert [tool.name for tool in offered] == ["wait", "ask_human", *names]
-    assert offered[:2] == BUILTINS
+    own = ["wait", "ask_human", "launch_agent", "list_agents"]
+    assert [tool.name for tool in offered] == [*own, *names]
+    assert offered[:4] == BUILTINS
     assert all(tool.description != "Another." for tool in offered)
+
+
+@pytest.mark.parametrize(
+    ("config", "policy"),
+    [
+        ({}, Subagents()),
+        ({"subagents": "junk", "subagent_conversation": 3}, Subagents()),
+        ({"subagents": {"mode": "junk", "max_depth": -1, "allowed_agents": "a"}}, Subagents()),
+        ({"subagents": {"max_depth": True, "max_restarts": 1000}}, Subagents(restarts_max=100)),
+        ({"subagents": {"mode": "disabled", "max_depth": 0}}, Subagents("disabled", depth_max=0)),
+        (
+            {"subagents": {"mode": "allowlist", "allowed_agents": ["a", 3, "b"]}},
+            Subagents("allowlist", ("a", "b")),
+        ),
+        ({"subagents": {"allow_list_agents": False}}, Subagents(may_list=False)),
+        ({"subagent_conversation": "per_parent"}, Subagents(session="per_parent")),
+        (
+            {"subagents": {"on_failure": "restart", "max_restarts": 2, "then": "escalate"}},
+            Subagents(on_failure="restart", restarts_max=2, then="escalate"),
+        ),
+    ],
+)
+def test_who_may_be_launched_comes_from_the_config(config: Any, policy: Subagents) -> None:
+    assert spec(config).subagents == policy
 
 
 def test_limits_come_from_the_row_and_the_config() -> None:

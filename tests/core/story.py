@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from perdure.core import commands as c
 from perdure.core import events as e
-from perdure.core.agent import AgentSpec, ContextPolicy, Definition, Limits, ToolSpec, define
+from perdure.core.agent import AgentSpec, ContextPolicy, Definition, Limits, Peers, ToolSpec, define
 from perdure.core.gate import NO_RULES, Gate
 from perdure.core.history import History, malformed, project
 from perdure.core.ids import SessionId
@@ -24,6 +25,8 @@ TOOLS = (
     ToolSpec("risky", "Undeclared.", {}),
     ToolSpec("wait", "Wait.", {}, builtin="wait"),
     ToolSpec("ask_human", "Ask.", {}, builtin="ask_human"),
+    ToolSpec("launch_agent", "Launch.", {}, effect="idempotent", builtin="launch_agent"),
+    ToolSpec("list_agents", "List.", {}, effect="read", builtin="list_agents"),
 )
 
 
@@ -40,9 +43,15 @@ def call(name: str, id: str | None = None, **arguments: Any) -> ToolRequest:
 class Story:
     """Tells commands to a session and remembers the log."""
 
-    def __init__(self, definition: Definition | None = None, gate: Gate = NO_RULES) -> None:
+    def __init__(
+        self,
+        definition: Definition | None = None,
+        gate: Gate = NO_RULES,
+        peers: Sequence[Definition] = (),
+    ) -> None:
         self.agent = definition or agent()
         self.gate = gate
+        self.peers = Peers({one.spec.name: one for one in (self.agent, *peers)})
         self.state: State = EMPTY
         self.log: list[e.Event] = []
         self.trace = Trace(SESSION)
@@ -53,7 +62,8 @@ class Story:
 
     def tell(self, command: c.AnyCommand) -> list[str]:
         """Decide a command; return the types of the events, and keep them."""
-        context = Context(SESSION, self.agent, self.now, 0.0, tuple(self.waiting), self.gate)
+        waiting = tuple(self.waiting)
+        context = Context(SESSION, self.agent, self.now, 0.0, waiting, self.gate, self.peers)
         decision: Decision = decide(self.state, command, context)
         self.refused = decision.refusal
         if decision.postponed and isinstance(command, c.SendMessage):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from perdure.core.agent import AgentSpec, ContextPolicy, Limits, ToolSpec, define
+from perdure.core.agent import AgentSpec, ContextPolicy, Limits, Subagents, ToolSpec, define
 from perdure.core.errors import InvalidInput
 from perdure.core.template import differences, read_template, template
 from tests.templates import EVERY_FIELD, FIELDS, SPECS, changes
@@ -63,7 +63,7 @@ def _with(spec: AgentSpec, kind: Any, name: str, value: Any) -> AgentSpec:
         return replace(spec, **{name: value})
     if kind is ToolSpec:
         return replace(spec, tools=(replace(PAY, **{name: value}),))
-    field = {Limits: "limits", ContextPolicy: "context"}[kind]
+    field = {Limits: "limits", ContextPolicy: "context", Subagents: "subagents"}[kind]
     return replace(spec, **{field: replace(getattr(spec, field), **{name: value})})
 
 

@@ -122,8 +122,9 @@ def test_every_code_of_a_failed_model_call_is_explained() -> None:
 
 def test_every_rule_that_denies_a_call_is_explained() -> None:
     page = (ROOT / "docs" / "howto" / "when-things-go-wrong.md").read_text(encoding="utf-8")
-    plan = (ROOT / "src" / "perdure" / "core" / "plan.py").read_text(encoding="utf-8")
-    rules = set(re.findall(r'return "(\w+)", (?:f"|"|text)', plan)) - {
+    core = ROOT / "src" / "perdure" / "core"
+    said = "".join((core / name).read_text(encoding="utf-8") for name in ("plan.py", "children.py"))
+    rules = set(re.findall(r'return "(\w+)", (?:f"|"|text|wrong)', said)) - {
         "steps_exceeded",
         "tokens_exceeded",
     }

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.core.agent import AgentSpec
+from perdure.core.authority import Bounded, weaker
 from perdure.core.gate import Asked, Terms, Verdict
-from perdure.policy.authority import Bounded, weaker
 from tests.policy.desk import allow, ask, call, deny, policy, says
 from tests.policy.made_up import made_up_call, made_up_policy
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from msgspec.structs import replace
 
 from perdure import Agent, ContextPolicy, InvalidInput, Limits, Tool, ask_human, tool, wait
-from perdure.core.agent import AgentSpec, ToolSpec
+from perdure.core.agent import AgentSpec, Subagents, ToolSpec
 from perdure.core.template import template
 from perdure.worker.schema import Parameters
 from tests.templates import SPECS
@@ -69,6 +69,8 @@ def test_what_code_can_say_is_in_the_definition() -> None:
         "credentials": {"model": "env:KEY"},
         "durability": "fsynced",
         "grants": ["net.http"],
+        "purpose": "Knows prices.",
+        "subagents": Subagents(mode="disabled"),
     }
     assert set(inspect.signature(Agent.__init__).parameters) - LOCAL == set(said)
     before = Agent("a", **plain).spec

@@ -10,7 +10,11 @@ which was stored once can always be run. What a `model_config` may hold:
 - `on_failure`: `retry_last_step`, or `stop`, the default;
 - `max_tokens`: of one reply;
 - `durability`: what the store has to give: `memory`, `os`, `fsynced` or `replicated(n)`;
-- `tools`: `{"mode": "allowlist", "allowed_tools": [...]}` leaves out the other tools of workers.
+- `tools`: `{"mode": "allowlist", "allowed_tools": [...]}` leaves out the other tools of workers;
+- `subagents`: `{"mode": "open" | "allowlist" | "disabled", "allowed_agents": [...],
+  "allow_list_agents": true, "max_depth": 3}` says which agents it may launch; also `max_children`,
+  `on_failure`, `max_restarts`, `restart_window_ms` and `then`, see `Subagents`;
+- `subagent_conversation`: `per_parent` has it run always in one session for the same parent.
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from perdure.core.agent import AgentSpec, ContextPolicy, Limits, ToolSpec
-from perdure.core.limits import WINDOW_MESSAGES_MAX
+from perdure.core.agent import AgentSpec, ContextPolicy, Limits, Subagents, ToolSpec
+from perdure.core.limits import RESTARTS_MAX, WINDOW_MESSAGES_MAX
 
 CONTEXT_WINDOW = 20
 KEEP_MESSAGES = 20
@@ -55,7 +59,44 @@ ASK_HUMAN = ToolSpec(
     effect="read",
     builtin="ask_human",
 )
-BUILTINS = (WAIT, ASK_HUMAN)
+LAUNCH_AGENT = ToolSpec(
+    name="launch_agent",
+    description="Have another agent do something, and wait for its answer. Several calls run in "
+    "parallel.",
+    parameters={
+        "type": "object",
+        "properties": {
+            "agent_name": {"type": "string", "description": "The agent's name."},
+            "message": {
+                "type": "string",
+                "description": "What it is to do, with all that it needs to know.",
+            },
+            "session": {
+                "type": "string",
+                "description": "A name: later launches with it go on in that conversation.",
+            },
+            "context": {
+                "type": "object",
+                "description": "What it is shown before the message.",
+                "properties": {
+                    "messages": {"type": "array", "items": {"type": "object"}},
+                    "data": {"type": "object"},
+                },
+            },
+        },
+        "required": ["agent_name", "message"],
+    },
+    effect="idempotent",
+    builtin="launch_agent",
+)
+LIST_AGENTS = ToolSpec(
+    name="list_agents",
+    description="List the other agents and what they are for.",
+    parameters={"type": "object", "properties": {}},
+    effect="read",
+    builtin="list_agents",
+)
+BUILTINS = (WAIT, ASK_HUMAN, LAUNCH_AGENT, LIST_AGENTS)
 
 
 def agent_spec(
@@ -66,6 +107,7 @@ def agent_spec(
     model_config: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
     tools: Iterable[ToolSpec] = (),
+    purpose: str = "",
 ) -> AgentSpec:
     """Return the definition of an agent that may use `tools` and the built-in ones.
 
@@ -83,6 +125,8 @@ def agent_spec(
         on_failure="retry" if config.get("on_failure") == "retry_last_step" else "stop",
         max_tokens=_count(config.get("max_tokens")),
         durability=_text(config.get("durability")),
+        purpose=purpose,
+        subagents=subagents(config),
     )
 
 
@@ -110,6 +154,32 @@ def allowlist(config: Mapping[str, Any]) -> frozenset[str] | None:
     if not isinstance(names, list):
         return frozenset()
     return frozenset(name for name in names if isinstance(name, str))
+
+
+def subagents(config: Mapping[str, Any]) -> Subagents:
+    """Return which agents an agent may launch; what cannot be used falls back to its default."""
+    given = config.get("subagents")
+    policy: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    usual, names = Subagents(), policy.get("allowed_agents")
+    depth = policy.get("max_depth")
+    has_depth = isinstance(depth, int) and not isinstance(depth, bool) and depth >= 0
+    return Subagents(
+        mode=_one_of(policy.get("mode"), ("open", "allowlist", "disabled")),
+        allowed=tuple(n for n in names if isinstance(n, str)) if isinstance(names, list) else (),
+        may_list=policy.get("allow_list_agents") is not False,
+        depth_max=int(depth) if has_depth and depth is not None else usual.depth_max,
+        children_max=_count(policy.get("max_children")) or usual.children_max,
+        on_failure=_one_of(policy.get("on_failure"), ("tell", "restart", "escalate", "abort")),
+        restarts_max=min(_count(policy.get("max_restarts")) or usual.restarts_max, RESTARTS_MAX),
+        restart_window_ms=_count(policy.get("restart_window_ms")) or usual.restart_window_ms,
+        then=_one_of(policy.get("then"), ("tell", "escalate", "abort")),
+        session=_one_of(config.get("subagent_conversation"), ("fresh", "per_parent")),
+    )
+
+
+def _one_of(value: Any, known: tuple[str, ...]) -> Any:
+    """Return a value that is known; the first of them for any other."""
+    return value if value in known else known[0]
 
 
 def context_policy(config: Mapping[str, Any]) -> ContextPolicy:

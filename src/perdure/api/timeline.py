@@ -23,13 +23,14 @@ from perdure.api.transcript import add_context
 from perdure.core import events as e
 from perdure.core import ids
 from perdure.core.agent import AgentSpec
+from perdure.core.family import Parent
 from perdure.core.history import with_distinct_ids
 from perdure.core.messages import Usage, UserMessage, plus
 
 EVENTS_PER_FACT = 4
 """The room for the events of one fact in their ids: position * EVENTS_PER_FACT + 0, 1, 2, ..."""
 
-BUILTINS = frozenset({"wait", "ask_human"})
+BUILTINS = frozenset({"wait", "ask_human", "launch_agent", "list_agents"})
 _FINISH = {"tool_calls": "tool_call", "tool_use": "tool_call", "end_turn": "stop"}
 
 Told = Iterator[tuple[str, dict[str, Any], Source]]
@@ -63,7 +64,8 @@ class Timeline:
     that of the last one it inherited), `context` (what came with it), `output` (the answer's
     content, None before there is one), `use` (model -> what it was used for), `questions` (call ->
     what is asked and not answered), `step`, `agent` (the digest in force), `last` (the last event),
-    `failure` (the payload of `run_failed`), `started_at`, `ended_at`.
+    `failure` (the payload of `run_failed`), `started_at`, `ended_at`, `parent` (what launched the
+    run, if a run did), `children` (the ids of the runs that it launched, in order).
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class Timeline:
         self.failure: dict[str, Any] | None = None
         self.started_at: int | None = None
         self.ended_at: int | None = None
+        self.parent: Parent | None = None
+        self.children: list[str] = []
         self._agents = agents if agents is not None else {}
         self._open = False
         self._fork_of: e.Origin | None = None
@@ -198,6 +202,7 @@ class Timeline:
 
     def _run_started(self, seq: int, event: e.RunStarted) -> Told:
         self._open, self.agent, self.started_at = True, event.agent, event.at
+        self.parent = event.parent
         origin, self._fork_of = self._fork_of, None
         forked = None if origin is None else {"run": origin.run, "step": origin.step}
         yield "run_started", _given({}, retry_of=event.retry_of, fork_of=forked), "system"
@@ -334,6 +339,33 @@ class Timeline:
         more = _given({"happened": event.happened, "by": event.by}, content=event.content)
         yield "tool_call_resolved", {**self._about(event.call), **more}, _source(event.by)
 
+    def _child_launched(self, seq: int, event: e.ChildLaunched) -> Told:
+        self.children.append(event.child)
+        self._keep(event.call, key=event.child)
+        yield from self._asked_for(
+            event.call,
+            side_effect=True,
+            idempotency_key=event.child,
+            verdict="allow",
+            rule=event.rule,
+            **_given({}, policy=event.policy or None),
+        )
+        payload = {
+            **self._about(event.call),
+            "child_agent_name": event.agent_name,
+            "child_run_id": event.child,
+            "depth": event.parent.depth,
+        }
+        yield "subagent_launched", _given(payload, context=event.context), "system"
+
+    def _child_restarted(self, seq: int, event: e.ChildRestarted) -> Told:
+        self.children.append(event.child)
+        more = {"child_run_id": event.child, "reason": event.reason}
+        yield "subagent_restarted", {**self._about(event.call), **more}, "system"
+
+    def _letters_delivered(self, seq: int, event: e.LettersDelivered) -> Told:
+        yield from ()
+
     def _tool_call_denied(self, seq: int, event: e.ToolCallDenied) -> Told:
         if event.call not in self._asked:
             self._asked[event.call] = AskedCall(event.call, event.name, {}, event.step)
@@ -453,6 +485,9 @@ class Timeline:
         self, event: Any, *, is_error: bool, kind: str | None = None, data: Any = None
     ) -> Told:
         by = getattr(event, "by", None) or "worker"
+        if by.startswith("child:"):
+            data = {"run_id": by[6:], "status": "failed" if is_error else "completed"}
+            kind = kind or "subagent_completed"
         payload = {
             **self._about(event.call),
             "content": event.content,
@@ -539,6 +574,9 @@ BECOMES: Mapping[type[e.Event], Row] = {
     e.ApprovalReassigned: Row(Timeline._approval_reassigned, ("approval_reassigned",)),
     e.ArgumentsEdited: Row(Timeline._arguments_edited, ("arguments_edited",)),
     e.ToolCallResolved: Row(Timeline._tool_call_resolved, ("tool_call_resolved",)),
+    e.ChildLaunched: Row(Timeline._child_launched, ("tool_call", "subagent_launched")),
+    e.ChildRestarted: Row(Timeline._child_restarted, ("subagent_restarted",)),
+    e.LettersDelivered: Row(Timeline._letters_delivered, ()),
     e.ToolCallBegun: Row(Timeline._tool_call_begun, ("tool_call_begun",)),
     e.ToolCallSucceeded: Row(Timeline._tool_call_succeeded, ("tool_duplicate", *_RESULT)),
     e.ToolCallFailed: Row(Timeline._tool_call_failed, _RESULT),

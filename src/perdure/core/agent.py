@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -12,6 +13,7 @@ from perdure.core.ids import digest
 
 Effect = Literal["read", "idempotent", "once"]
 OnUnknown = Literal["tell", "ask"]
+Builtin = Literal["wait", "ask_human", "launch_agent", "list_agents"]
 
 _canonical = msgspec.json.Encoder(order="sorted").encode
 
@@ -35,7 +37,7 @@ class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout_ms: int = 300_000
     capabilities: tuple[str, ...] = ()
     isolated: bool = False
-    builtin: Literal["wait", "ask_human"] | None = None
+    builtin: Builtin | None = None
     version: str = ""
     credentials: tuple[str, ...] = ()
     key_window_ms: int | None = None
@@ -63,13 +65,38 @@ class ContextPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     keep_messages: int = 20
 
 
+class Subagents(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which agents a run may launch, and what becomes of it when one of them fails.
+
+    `mode` lets it launch all others, those that are `allowed`, or none; `may_list` lets it ask
+    which there are. A run that nobody launched is at depth 0, and none is deeper than `depth_max`;
+    one run launches at most `children_max`. When a child fails, `tell` tells the model, `restart`
+    launches it again, `escalate` fails the run, so that its parent decides, and `abort` fails the
+    whole tree. It is restarted at most `restarts_max` times in `restart_window_ms`; after that
+    comes `then`. `session` says where this agent itself is run as a child: each time in a fresh
+    session, or always in the one that it has with the parent's session.
+    """
+
+    mode: Literal["open", "allowlist", "disabled"] = "open"
+    allowed: tuple[str, ...] = ()
+    may_list: bool = True
+    depth_max: int = 3
+    children_max: int = 100
+    on_failure: Literal["tell", "restart", "escalate", "abort"] = "tell"
+    restarts_max: int = 3
+    restart_window_ms: int = 600_000
+    then: Literal["tell", "escalate", "abort"] = "tell"
+    session: Literal["fresh", "per_parent"] = "fresh"
+
+
 class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """The definition of an agent, without code and without secrets.
 
     `credentials` are references to secrets by their names, as in `{"model": "env:TEAM_KEY"}`: see
     `perdure.core.references`. `model_timeout_ms` is how long one reply may take; None leaves it to
     whoever executes the call. `durability` is what the store has to give. `grants` are capabilities
-    that its tools may need, as in `net.http`, or `net.*` for all of a kind.
+    that its tools may need, as in `net.http`, or `net.*` for all of a kind. `purpose` is
+    what other agents are told that it is for.
     """
 
     name: str
@@ -85,6 +112,8 @@ class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     credentials: dict[str, str] = {}
     durability: Durability | None = None
     grants: tuple[str, ...] = ()
+    purpose: str = ""
+    subagents: Subagents = Subagents()
 
 
 class Definition(msgspec.Struct, frozen=True):
@@ -97,6 +126,27 @@ class Definition(msgspec.Struct, frozen=True):
     digest: str
     tools_by_name: dict[str, ToolSpec]
     blobs: dict[str, bytes]
+
+
+class Peers(msgspec.Struct, frozen=True, gc=False):
+    """The agents of a tenant by the names of their sessions; the `retired` are launched no more."""
+
+    known: Mapping[str, Definition] = {}
+    retired: frozenset[str] = frozenset()
+
+    def find(self, name: str) -> tuple[str, Definition] | None:
+        """Return an agent that calls itself so, with the name of its sessions."""
+        for agent, definition in self.launchable():
+            if definition.spec.name == name:
+                return agent, definition
+        return None
+
+    def launchable(self) -> Iterator[tuple[str, Definition]]:
+        """Yield the agents that may be launched, with the names of their sessions."""
+        yield from (one for one in self.known.items() if one[0] not in self.retired)
+
+
+NO_PEERS = Peers()
 
 
 def check_durability(spec: AgentSpec, given: Durability) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from perdure.core import children, ids
 from perdure.core import commands as c
 from perdure.core import events as e
-from perdure.core import ids
 from perdure.core.agent import ToolSpec
 from perdure.core.decision import Draft, Refusal
 from perdure.core.evolve_calls import EXPIRED
@@ -47,7 +47,8 @@ def _judged(draft: Draft, tool: ToolSpec, arguments: dict[str, Any]) -> Verdict:
     context = draft.context
     asked = Asked(context.session.tenant, context.agent.spec, tool, arguments, context.now)
     try:
-        return context.gate.judge(asked)
+        gate = children.gate_for(context.gate, draft.state.run, context.peers)
+        return gate.judge(asked)
     except Exception as error:  # noqa: BLE001  whatever goes wrong in a gate, it does not open
         return Verdict("deny", "gate_failed", clip(f"the policy could not be applied: {error!r}"))
 
@@ -75,7 +76,7 @@ def _carry_out(
     if verdict.effect == "deny":
         draft.add(e.ToolCallDenied(**what, rule=verdict.rule, content=_denied(verdict)))
     elif verdict.effect == "allow":
-        _intend(draft, what, tool, verdict.rule, digest, key)
+        _intend(draft, what, tool, verdict.rule, arguments, digest, key)
     else:
         terms = verdict.terms
         draft.add(
@@ -95,7 +96,18 @@ def _carry_out(
         )
 
 
-def _intend(draft: Draft, what: Any, tool: ToolSpec, rule: str, digest: str, key: str) -> None:
+def _intend(
+    draft: Draft,
+    what: Any,
+    tool: ToolSpec,
+    rule: str,
+    arguments: dict[str, Any],
+    digest: str,
+    key: str,
+) -> None:
+    if tool.builtin == "launch_agent":
+        children.launch(draft, {**what, "rule": rule}, arguments, key)
+        return
     unsure_at = None
     if tool.effect == "idempotent" and (window_ms := tool.key_window_ms) is not None:
         unsure_at = draft.now + window_ms - min(UNSURE_MS_MAX, window_ms // UNSURE_PART)
@@ -110,6 +122,8 @@ def _intend(draft: Draft, what: Any, tool: ToolSpec, rule: str, digest: str, key
             unsure_at=unsure_at,
         )
     )
+    if tool.builtin == "list_agents":
+        children.list_agents(draft, what["call"])
 
 
 def _denied(verdict: Verdict) -> str:
@@ -211,7 +225,8 @@ def _approve(
     )
     if len(approval.by) + 1 >= approval.needed:
         what = {**_place(draft, call), "policy": draft.context.gate.version}
-        _intend(draft, what, tool, f"approved:{approval.rule}", call.digest, call.key)
+        rule = f"approved:{approval.rule}"
+        _intend(draft, what, tool, rule, call.arguments or {}, call.digest, call.key)
     return None
 
 

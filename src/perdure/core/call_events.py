@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from perdure.core.agent import Effect
+from perdure.core.family import Parent
 
 
 class Event(
@@ -121,6 +122,44 @@ class ToolCallResolved(Event, frozen=True, tag="tool_call_resolved"):
     happened: bool
     by: str
     content: Any = None
+
+
+class ChildLaunched(Event, frozen=True, tag="child_launched"):
+    """A run of another agent was launched, and is waited for: `content` is what it is asked.
+
+    `child` is its id, and (`agent`, `key`) its session; `agent_name` is what the model called it.
+    `context` and `meta` go with the message. `rule` of the `policy` allowed it.
+    """
+
+    call: str
+    step: int
+    ordinal: int
+    name: str
+    child: str
+    agent: str
+    key: str
+    agent_name: str
+    content: Any
+    parent: Parent
+    context: dict[str, Any] | None = None
+    meta: dict[str, Any] | None = None
+    rule: str = "declared"
+    policy: str = ""
+
+
+class ChildRestarted(Event, frozen=True, tag="child_restarted"):
+    """A child that failed for `reason` is launched again, as the run `child` with the key `key`."""
+
+    call: str
+    child: str
+    key: str
+    reason: str
+
+
+class LettersDelivered(Event, frozen=True, tag="letters_delivered"):
+    """What was owed to other sessions has been accepted there, or was refused for good."""
+
+    letters: tuple[str, ...]
 
 
 class ToolCallBegun(Event, frozen=True, tag="tool_call_begun"):

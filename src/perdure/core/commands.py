@@ -9,6 +9,7 @@ import msgspec
 
 from perdure.core.errors import InvalidInput
 from perdure.core.events import ErrorClass, Mode, Origin
+from perdure.core.family import Parent
 from perdure.core.messages import Message, ModelReply
 
 
@@ -29,7 +30,8 @@ class SendMessage(Accepted, frozen=True, tag="send_message"):
 
     With `retry_of` there is no new message: the run goes on from the history as it stands. The
     groups of `inherited` enter the history before the message; with `fork_of` they are that of
-    another session, and a content of None is no message.
+    another session, and a content of None is no message. With `parent`, a run launches this one: it
+    is refused where another one is in progress.
     `accepted_at` is filled in from the inbox entry; it is no part of what was asked.
     """
 
@@ -41,6 +43,7 @@ class SendMessage(Accepted, frozen=True, tag="send_message"):
     retry_of: str | None = None
     inherited: tuple[tuple[Message, ...], ...] = ()
     fork_of: Origin | None = None
+    parent: Parent | None = None
 
 
 class CancelRun(Accepted, frozen=True, tag="cancel_run"):
@@ -91,6 +94,32 @@ class DecideApproval(Accepted, frozen=True, tag="decide_approval"):
     held: tuple[str, ...] | None = None
     reason: str = ""
     by: str = "person"
+
+
+class EndChild(Accepted, frozen=True, tag="end_child"):
+    """Tell the parent, the run `run`, that the child that its `call` waits for has ended."""
+
+    run: str
+    call: str
+    child: str
+    status: Literal["completed", "failed", "cancelled"]
+    content: Any = None
+    code: str = ""
+    message: str = ""
+
+
+class ReportNoChild(Command, frozen=True, tag="report_no_child"):
+    """The run that a call wanted to launch was not accepted where it should begin."""
+
+    call: str
+    child: str
+    message: str
+
+
+class ReportDelivered(Command, frozen=True, tag="report_delivered"):
+    """Letters were accepted where they should be, or will never be."""
+
+    letters: tuple[str, ...]
 
 
 class ReportReply(Command, frozen=True, tag="report_reply"):
@@ -185,8 +214,10 @@ class BringReport(Accepted, frozen=True, tag="bring_report"):
     report: Report
 
 
-InboxCommand = SendMessage | CancelRun | AnswerQuestion | ResolveCall | DecideApproval | BringReport
-AnyCommand = InboxCommand | Report | Doubt | FireTimer
+InboxCommand = (
+    SendMessage | CancelRun | AnswerQuestion | ResolveCall | DecideApproval | EndChild | BringReport
+)
+AnyCommand = InboxCommand | Report | ReportNoChild | ReportDelivered | Doubt | FireTimer
 
 _encoder = msgspec.json.Encoder()
 _inbox_decoder = msgspec.json.Decoder(InboxCommand)

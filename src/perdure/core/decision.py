@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from perdure.core import events as e
-from perdure.core.agent import Definition
+from perdure.core.agent import NO_PEERS, Definition, Peers
 from perdure.core.commands import SendMessage
 from perdure.core.evolve import evolve
 from perdure.core.gate import NO_RULES, Gate
@@ -17,7 +17,8 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     """What a decision depends on besides the state: all of it data.
 
     `now` is in milliseconds since 1970; `chance` is in [0, 1); `waiting` are the accepted messages
-    that the session has not consumed yet, oldest first. `gate` is the policy in force.
+    that the session has not consumed yet, oldest first. `gate` is the policy in force, and `peers`
+    are the agents of the tenant.
     """
 
     session: SessionId
@@ -26,6 +27,7 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     chance: float = 0.0
     waiting: tuple[SendMessage, ...] = ()
     gate: Gate = NO_RULES
+    peers: Peers = NO_PEERS
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
@@ -85,7 +87,7 @@ class Draft:
     def close_calls(self, text: str) -> None:
         """Answer every open call of the step, so that the history stays well formed."""
         for call in tuple(self.state.calls.values()):
-            if call.kind in ("tool", "timer", "question"):
+            if call.kind in ("tool", "timer", "question", "child"):
                 self.add(
                     e.ToolCallCancelled(
                         at=self.now, call=call.id, content=cancelled_text(call, text)
@@ -106,6 +108,8 @@ def cancelled_text(call: Call, text: str) -> str:
         return f"{text} The call had begun: whether it took effect is unknown. Do not repeat it."
     if call.status == "pending":
         return f"{text} It waited for approval and was not made."
+    if call.child is not None:
+        return f"{text} The agent {call.child.name!r} was at it, and is told to stop."
     if call.kind == "tool" and call.effect != "read":
         return f"{text} The call may have been sent; whether it took effect is unknown."
     return text

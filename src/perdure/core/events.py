@@ -20,8 +20,11 @@ from perdure.core.call_events import (
     ApprovalReassigned,
     ApprovalRequested,
     ArgumentsEdited,
+    ChildLaunched,
+    ChildRestarted,
     DecisionRequested,
     Event,
+    LettersDelivered,
     ToolCallBegun,
     ToolCallCancelled,
     ToolCallDenied,
@@ -33,6 +36,7 @@ from perdure.core.call_events import (
     ToolCallSucceeded,
     ToolCallUnknown,
 )
+from perdure.core.family import Parent
 from perdure.core.messages import Message, ToolRequest, Usage
 
 __all__ = [
@@ -43,9 +47,12 @@ __all__ = [
     "ApprovalReassigned",
     "ApprovalRequested",
     "ArgumentsEdited",
+    "ChildLaunched",
+    "ChildRestarted",
     "DecisionRequested",
     "ErrorClass",
     "Event",
+    "LettersDelivered",
     "Mode",
     "ToolCallBegun",
     "ToolCallCancelled",
@@ -110,7 +117,10 @@ class HistoryInherited(Event, frozen=True, tag="history_inherited"):
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):
-    """A run, asked for at `accepted_at`, began under the agent definition with this digest."""
+    """A run, asked for at `accepted_at`, began under the agent definition with this digest.
+
+    `parent` is what launched it, if a run did.
+    """
 
     run: str
     number: int
@@ -118,14 +128,17 @@ class RunStarted(Event, frozen=True, tag="run_started"):
     accepted_at: int = 0
     deadline_at: int | None = None
     retry_of: str | None = None
+    parent: Parent | None = None
 
 
 class RunWithdrawn(Event, frozen=True, tag="run_withdrawn"):
-    """A run was cancelled before it had begun."""
+    """A run was cancelled before it had begun; `parent` is what launched it, if a run did."""
 
     run: str
     reason: str
     by: str | None = None
+    code: str = "cancelled"
+    parent: Parent | None = None
 
 
 class ModelCallIntended(Event, frozen=True, tag="model_call_intended.2"):
@@ -289,6 +302,9 @@ AnyEvent = (
     | ApprovalGiven
     | ApprovalReassigned
     | ArgumentsEdited
+    | ChildLaunched
+    | ChildRestarted
+    | LettersDelivered
     | ToolCallBegun
     | ToolCallSucceeded
     | ToolCallFailed

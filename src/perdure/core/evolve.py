@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from perdure.core import events as e
+from perdure.core import family
 from perdure.core.errors import IllegalTransition
 from perdure.core.evolve_calls import CALL_HANDLERS, Handler, closed, column, opened, without
 from perdure.core.history import said_by
@@ -63,10 +64,6 @@ def _asked(state: State, version: int) -> int:
     return (state.asked_seq or version) if state.status == "idle" else 0
 
 
-def _noted(state: State, event: e.Event, version: int, status: Any) -> State:
-    return replace(state, version=version, status=status)
-
-
 def _message_received(state: State, event: e.MessageReceived, version: int, status: Any) -> State:
     return replace(
         state,
@@ -101,6 +98,7 @@ def _run_started(state: State, event: e.RunStarted, version: int, status: Any) -
         accepted_at=event.accepted_at,
         deadline_at=event.deadline_at,
         meta=state.run.meta if event.retry_of is not None and state.run else state.meta,
+        parent=event.parent,
     )
     return replace(
         state,
@@ -113,6 +111,13 @@ def _run_started(state: State, event: e.RunStarted, version: int, status: Any) -
         reply=None,
         reply_wants_tools=False,
     )
+
+
+def _run_withdrawn(state: State, event: e.RunWithdrawn, version: int, status: Any) -> State:
+    outbox = state.outbox
+    if event.parent is not None:
+        outbox = (*outbox, family.end(event.parent, event.run, version))
+    return replace(state, version=version, status=status, outbox=outbox)
 
 
 def _model_call_intended(
@@ -229,7 +234,10 @@ def _ended(how: str) -> Handler:
             message=getattr(event, "message", None) or getattr(event, "reason", None),
             ended_at=event.at,
         )
-        return replace(state, version=version, status=status, run=ended, calls={})
+        outbox = state.outbox
+        if run.parent is not None:
+            outbox = (*outbox, family.end(run.parent, run.id, version))
+        return replace(state, version=version, status=status, run=ended, calls={}, outbox=outbox)
 
     return handler
 
@@ -239,7 +247,7 @@ _HANDLERS: Mapping[type[e.Event], Handler] = {
     e.SessionForked: _session_forked,
     e.HistoryInherited: _history_inherited,
     e.RunStarted: _run_started,
-    e.RunWithdrawn: _noted,
+    e.RunWithdrawn: _run_withdrawn,
     e.ModelCallIntended: _model_call_intended,
     e.ModelReplied: _model_replied,
     e.ModelCallFailed: closed,

@@ -8,8 +8,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from perdure.core import events as e
+from perdure.core import family
 from perdure.core.errors import IllegalTransition
-from perdure.core.limits import DECIDED_MAX, DOUBTS_MAX
+from perdure.core.family import Child
+from perdure.core.limits import DECIDED_MAX, DOUBTS_MAX, RESTARTS_MAX
 from perdure.core.state import Approval, Call, Decided, Doubtful, State
 from perdure.core.transitions import CALL
 
@@ -204,6 +206,63 @@ def closed(state: State, event: Any, version: int, status: Any) -> State:
     return replace(state, version=version, status=status, calls=without(state, event))
 
 
+def _launched(state: State, event: e.ChildLaunched, version: int, status: Any) -> State:
+    child = Child(event.child, event.agent, event.key, event.agent_name, version)
+    waited = state.calls.get(event.call)
+    decided = state.decided
+    if waited is not None and (approval := waited.approval) is not None:
+        one = Decided(event.call, "approved", ", ".join(approval.by), event.at)
+        decided = _decided(state, one)
+    call = Call(
+        id=event.call,
+        kind="child",
+        status="launched",
+        step=event.step,
+        ordinal=event.ordinal,
+        name=event.name,
+        intended_at=event.at,
+        child=child,
+    )
+    run = state.run
+    return replace(
+        state,
+        version=version,
+        status=status,
+        calls=opened(state, call, event),
+        run=run and replace(run, children=run.children + 1),
+        decided=decided,
+        outbox=(*state.outbox, family.start(child)),
+    )
+
+
+def _restarted(state: State, event: e.ChildRestarted, version: int, status: Any) -> State:
+    call = state.calls.get(event.call)
+    before = call.child if call is not None else None
+    if before is None:
+        raise IllegalTransition(
+            f"event {version} restarts the child of call {event.call!r}, which has none"
+        )
+    restarts = (*before.restarts, event.at)[-RESTARTS_MAX:]
+    child = replace(before, run=event.child, key=event.key, restarts=restarts)
+    calls = _changed(state, event, child=child)
+    outbox = (*state.outbox, family.start(child))
+    return replace(state, version=version, status=status, calls=calls, outbox=outbox)
+
+
+def _delivered(state: State, event: e.LettersDelivered, version: int, status: Any) -> State:
+    outbox = tuple(letter for letter in state.outbox if letter.id not in event.letters)
+    return replace(state, version=version, status=status, outbox=outbox)
+
+
+def _cancelled(state: State, event: e.ToolCallCancelled, version: int, status: Any) -> State:
+    """Close a call; a child that is waited for no more is cancelled with it."""
+    call = state.calls.get(event.call)
+    after = _closed_in_doubt(state, event, version, status)
+    if call is None or call.child is None:
+        return after
+    return replace(after, outbox=(*after.outbox, family.cancel(call.child, version)))
+
+
 def _closed_in_doubt(state: State, event: Any, version: int, status: Any) -> State:
     """Close a call, and remember it if it may have taken effect all the same."""
     call, doubts = state.calls.get(event.call), state.doubts
@@ -259,6 +318,9 @@ CALL_HANDLERS: Mapping[type[e.Event], Handler] = {
     e.ApprovalGiven: _approved,
     e.ApprovalReassigned: _reassigned,
     e.ArgumentsEdited: _edited,
+    e.ChildLaunched: _launched,
+    e.ChildRestarted: _restarted,
+    e.LettersDelivered: _delivered,
     e.ToolCallBegun: _begun,
     e.ToolCallSucceeded: closed,
     e.ToolCallFailed: _closed_in_doubt,
@@ -266,7 +328,7 @@ CALL_HANDLERS: Mapping[type[e.Event], Handler] = {
     e.ToolCallUnknown: _doubted,
     e.ToolCallReopened: _sent_again,
     e.DecisionRequested: _moved,
-    e.ToolCallCancelled: _closed_in_doubt,
+    e.ToolCallCancelled: _cancelled,
     e.ToolCallResolved: _resolved,
     e.TimerStarted: _opens(_timer),
     e.TimerFired: closed,

@@ -18,6 +18,8 @@ DECIDED_MAX = 32
 """So many decisions on approvals a session remembers, for those who come late."""
 DOUBTS_MAX = 64
 """So many calls of unknown outcome a session remembers, lest they are made once more."""
+RESTARTS_MAX = 100
+"""So many restarts of a child its parent remembers; more in one window are not allowed."""
 WINDOW_MESSAGES_MAX = 400
 WAIT_SECONDS_MAX = 366 * 24 * 3600
 INBOX_ENTRIES_MAX = 1_000

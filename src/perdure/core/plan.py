@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from perdure.core import children, ids
 from perdure.core import events as e
-from perdure.core import ids
 from perdure.core.agent import ContextPolicy
 from perdure.core.approvals import propose
 from perdure.core.commands import SendMessage
@@ -64,6 +64,7 @@ def start_run(draft: Draft, message: SendMessage) -> None:
             accepted_at=message.accepted_at,
             deadline_at=draft.context.now + wall_ms if wall_ms is not None else None,
             retry_of=message.retry_of,
+            parent=message.parent,
         )
     )
     next_step(draft)
@@ -76,7 +77,7 @@ def act(draft: Draft, model_call: str, requests: tuple[ToolRequest, ...]) -> Non
     for ordinal, request in enumerate(requests):
         call = ids.tool_call(model_call, ordinal)
         place: Any = {"call": call, "step": step, "ordinal": ordinal}
-        denial = _denial(draft, request, ordinal, seen)
+        denial = _denial(draft, request, ordinal, seen) or _no_launch(draft, request, call)
         seen.add(request.id)
         if denial:
             rule, content = denial
@@ -99,6 +100,16 @@ def act(draft: Draft, model_call: str, requests: tuple[ToolRequest, ...]) -> Non
             run = _run(draft.state).id
             key = ids.effect_key(draft.context.session, run, step, ordinal, tool.name)
             propose(draft, place, tool, request.arguments, key)
+
+
+def _no_launch(draft: Draft, request: ToolRequest, call: str) -> tuple[str, str] | None:
+    """Return why an agent cannot be launched, or may not be asked for."""
+    builtin = draft.context.agent.tools_by_name[request.name].builtin
+    if builtin == "launch_agent":
+        return children.why_not(draft, request.arguments, call)
+    if builtin == "list_agents" and not draft.context.agent.spec.subagents.may_list:
+        return "list_agents_disabled", "This agent may not ask which others there are."
+    return None
 
 
 def _run(state: State) -> Run:

@@ -13,9 +13,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from perdure.core import children, ids, ledger
 from perdure.core import commands as c
 from perdure.core import events as e
-from perdure.core import ids, ledger
 from perdure.core.approvals import decide_approval, expire
 from perdure.core.decision import Context, Decision, Draft, Refusal
 from perdure.core.evolve import evolve
@@ -73,6 +73,10 @@ def _send_message(draft: Draft, command: c.SendMessage) -> Any:
     if draft.state.status == "idle":
         start_run(draft, command)
         return None
+    if command.parent is not None:
+        draft.consumed.append(command.id)
+        _withdraw(draft, command, "another run is in progress in its session", code=children.BUSY)
+        return None
     if command.mode == "interrupt":
         _end_run(draft, "cancelled", f"interrupted by message {command.id}", command.sender)
         start_run(draft, command)
@@ -89,15 +93,27 @@ def _cancel_run(draft: Draft, command: c.CancelRun) -> Any:
     if waiting is not None:
         draft.waiting.remove(waiting)
         draft.consumed.append(waiting.id)
-        draft.add(
-            e.RunWithdrawn(at=draft.now, run=command.run, reason=command.reason, by=command.by)
-        )
+        _withdraw(draft, waiting, command.reason, command.by)
         return None
     run = draft.state.run
     if draft.state.status == "idle" or run is None or run.id != command.run:
         return Refusal("not_running", f"run {command.run!r} is not in progress")
     _end_run(draft, "cancelled", command.reason, command.by)
     return None
+
+
+def _withdraw(
+    draft: Draft,
+    message: c.SendMessage,
+    reason: str,
+    by: str | None = None,
+    code: str = "cancelled",
+) -> None:
+    draft.add(
+        e.RunWithdrawn(
+            at=draft.now, run=message.id, reason=reason, by=by, code=code, parent=message.parent
+        )
+    )
 
 
 def _end_run(
@@ -217,6 +233,34 @@ def _report_model_error(draft: Draft, command: c.ReportModelError) -> Any:
     return None
 
 
+def _end_child(draft: Draft, command: c.EndChild) -> Any:
+    how = children.end(draft, command)
+    if isinstance(how, Refusal):
+        return how
+    if how in ("escalate", "abort"):
+        code = children.ABORTED if how == "abort" else children.FAILED
+        _end_run(draft, "failed", f"a run that it launched failed: {command.message}", code=code)
+    next_step(draft)
+    return None
+
+
+def _report_no_child(draft: Draft, command: c.ReportNoChild) -> Any:
+    told: Any = {"id": "", "run": "", "call": command.call, "child": command.child}
+    return _end_child(
+        draft,
+        c.EndChild(**told, status="cancelled", code="not_started", message=command.message),
+    )
+
+
+def _report_delivered(draft: Draft, command: c.ReportDelivered) -> Any:
+    owed_here = {letter.id for letter in draft.state.outbox}
+    delivered = tuple(one for one in command.letters if one in owed_here)
+    if not delivered:
+        return Refusal("not_owed", "these letters were delivered before")
+    draft.add(e.LettersDelivered(at=draft.now, letters=delivered))
+    return None
+
+
 def _bring_report(draft: Draft, command: c.BringReport) -> Any:
     return _HANDLERS[type(command.report)](draft, command.report)
 
@@ -226,7 +270,7 @@ def _doubt(draft: Draft, command: c.Doubt) -> Any:
         if message.accepted_at < command.since:
             draft.waiting.remove(message)
             draft.consumed.append(message.id)
-            draft.add(e.RunWithdrawn(at=draft.now, run=message.id, reason=SUSPECT_TEXT))
+            _withdraw(draft, message, SUSPECT_TEXT)
     if draft.state.status != "idle":
         _end_run(draft, "failed", SUSPECT_TEXT, code="suspect", error_class="internal")
     return None
@@ -269,6 +313,9 @@ _HANDLERS: Mapping[type, Callable[[Draft, Any], Any]] = {
     c.ReportToolResult: ledger.result,
     c.ReportToolLost: ledger.lost,
     c.ReportProbe: ledger.probed,
+    c.EndChild: _end_child,
+    c.ReportNoChild: _report_no_child,
+    c.ReportDelivered: _report_delivered,
     c.BringReport: _bring_report,
     c.Doubt: _doubt,
     c.FireTimer: _fire_timer,

@@ -7,11 +7,14 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.core.agent import Effect
+from perdure.core.family import Child, Letter, Parent
 from perdure.core.messages import Usage, plus
 
 RunStatus = Literal["idle", "acting", "thinking", "delayed", "compacting"]
-CallStatus = Literal["pending", "intended", "begun", "unknown", "undecided", "timing", "asking"]
-CallKind = Literal["model", "compaction", "tool", "timer", "question", "backoff"]
+CallStatus = Literal[
+    "pending", "intended", "begun", "unknown", "undecided", "timing", "asking", "launched"
+]
+CallKind = Literal["model", "compaction", "tool", "timer", "question", "backoff", "child"]
 
 
 class Approval(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -35,8 +38,8 @@ class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     A tool call's arguments are in the log, in the reply at `reply`, at place `ordinal`. `worker` is
     the one that was allowed to begin a `once` call: no other one may run this attempt. A call that
     waits for approval, or whose arguments a person edited, has its `arguments` here, and `approval`
-    says what it waits for. `due_at` is when a timer fires, an approval expires, or the far end may
-    have forgotten the key.
+    says what it waits for. `child` is the run that it launched. `due_at` is when a timer fires, an
+    approval expires, or the far end may have forgotten the key.
     """
 
     id: str
@@ -60,6 +63,7 @@ class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     digest: str = ""
     arguments: dict[str, Any] | None = None
     approval: Approval | None = None
+    child: Child | None = None
 
 
 class Doubtful(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -96,7 +100,8 @@ class ModelUse(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The run in progress, or the last one. `meta` came with its message, also where it retries.
 
-    `first_seq` is the position of the first event that came with what asked for it.
+    `first_seq` is the position of the first event that came with what asked for it. `parent` is
+    what launched it, if a run did, and `children` how many it has launched itself.
     """
 
     id: str
@@ -118,6 +123,8 @@ class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     message: str | None = None
     ended_at: int | None = None
     meta: dict[str, Any] | None = None
+    parent: Parent | None = None
+    children: int = 0
 
 
 def spent(
@@ -161,6 +168,7 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `messages` counts all that was said, also what is shown no more, and `content_bytes` its bytes:
     of a text its characters, of anything else its JSON. `policy` is the version that the log named
     last, `doubts` are calls of unknown outcome, and `decided` the last approvals that were decided.
+    `outbox` is what the session owes to others.
     """
 
     version: int = 0
@@ -183,6 +191,7 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     policy: str = ""
     doubts: tuple[Doubtful, ...] = ()
     decided: tuple[Decided, ...] = ()
+    outbox: tuple[Letter, ...] = ()
 
 
 EMPTY = State()
@@ -205,7 +214,7 @@ def heard(state: State, contents: tuple[Any, ...]) -> State:
 
 
 _decoder = msgspec.json.Decoder(State)
-SNAPSHOT_VERSION = 6
+SNAPSHOT_VERSION = 7
 """Raise it with every change of `State`: snapshots of another version are ignored and refolded."""
 
 

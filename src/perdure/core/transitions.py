@@ -6,8 +6,9 @@ timers and questions are open, or the next model call is about to be planned in 
 (a model is folding the history). Each call has a life of its own: `intended` (it may be sent),
 `begun` (a `once` call that may have acted and is never sent again), `unknown` (it may have acted,
 and the tool's probe is to be asked), `undecided` (a person is to be asked), `pending` (people have
-to approve it first), `timing`, `asking`; an answered call leaves the table through `done`. What the
-model was told to be unknown may be resolved whenever it is known, in any status.
+to approve it first), `timing`, `asking`, `launched` (a run of another agent does it); an answered
+call leaves the table through `done`. What the model was told to be unknown may be resolved whenever
+it is known, and letters are delivered, in any status.
 
 The two machines are coupled in one way only, and `evolve` checks it: a model is asked, and a run
 ends, when no call is open. Everything that decides is written elsewhere; everything that is
@@ -38,6 +39,8 @@ _ACTING = (
     "timer_fired",
     "question_asked",
     "question_answered",
+    "child_launched",
+    "child_restarted",
 )
 
 SESSION: Mapping[str, Mapping[str, str]] = {
@@ -46,6 +49,7 @@ SESSION: Mapping[str, Mapping[str, str]] = {
         "session_forked": "idle",
         "history_inherited": "idle",
         "run_withdrawn": "idle",
+        "letters_delivered": "idle",
         "tool_call_resolved": "idle",
         "run_started": "acting",
     },
@@ -53,6 +57,7 @@ SESSION: Mapping[str, Mapping[str, str]] = {
         "message_received": "acting",
         "history_inherited": "acting",
         "run_withdrawn": "acting",
+        "letters_delivered": "acting",
         "tool_call_resolved": "acting",
         **dict.fromkeys(_ACTING, "acting"),
         "model_call_intended": "thinking",
@@ -64,6 +69,7 @@ SESSION: Mapping[str, Mapping[str, str]] = {
     },
     "thinking": {
         "run_withdrawn": "thinking",
+        "letters_delivered": "thinking",
         "tool_call_resolved": "thinking",
         "model_replied": "acting",
         "model_call_failed": "acting",
@@ -72,6 +78,7 @@ SESSION: Mapping[str, Mapping[str, str]] = {
     },
     "delayed": {
         "run_withdrawn": "delayed",
+        "letters_delivered": "delayed",
         "tool_call_resolved": "delayed",
         "retry_fell_due": "acting",
         "run_failed": "idle",
@@ -79,6 +86,7 @@ SESSION: Mapping[str, Mapping[str, str]] = {
     },
     "compacting": {
         "run_withdrawn": "compacting",
+        "letters_delivered": "compacting",
         "tool_call_resolved": "compacting",
         "context_compacted": "acting",
         "compaction_failed": "acting",
@@ -98,6 +106,7 @@ CALL: Mapping[str, Mapping[str, str]] = {
         "timer_started": "timing",
         "retry_scheduled": "timing",
         "question_asked": "asking",
+        "child_launched": "launched",
     },
     "pending": {
         "approval_requested": "pending",
@@ -105,6 +114,7 @@ CALL: Mapping[str, Mapping[str, str]] = {
         "approval_reassigned": "pending",
         "arguments_edited": "pending",
         "tool_call_intended": "intended",
+        "child_launched": "launched",
         "tool_call_denied": "done",
         "tool_call_cancelled": "done",
     },
@@ -147,6 +157,12 @@ CALL: Mapping[str, Mapping[str, str]] = {
     },
     "asking": {
         "question_answered": "done",
+        "tool_call_cancelled": "done",
+    },
+    "launched": {
+        "child_restarted": "launched",
+        "tool_call_succeeded": "done",
+        "tool_call_failed": "done",
         "tool_call_cancelled": "done",
     },
 }

@@ -11,6 +11,7 @@
 | command.refused | session, command, code | a command could not apply; a late result is one |
 | agent.unreadable | tenant, agent, error | an agent whose definition is not understood |
 | call.unserved | session, call, kind | no worker has what a call needs |
+| letter.refused | session, letter, error | what was owed to another session is not accepted there |
 | gate.failed | tenant, error | the gate could not say which tools to offer; none are offered |
 | result.dropped | worker, task | a worker brought a result of a task that is not its own |
 | store.failed | error | the store cannot be relied on any more |

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from perdure.core.agent import Definition
+from perdure.core.agent import Definition, Peers
 from perdure.core.gate import NO_RULES, Gate
 
 
@@ -21,6 +21,10 @@ class Agents(Protocol):
 
     def gate(self, tenant: str) -> Gate:
         """Return a tenant's policy: it is asked before every call."""
+        ...
+
+    def peers(self, tenant: str) -> Peers:
+        """Return a tenant's agents, for those among them that launch others."""
         ...
 
     def names(self, tenant: str) -> Sequence[str]:
@@ -39,6 +43,7 @@ class Registered:
 
     def __init__(self, definitions: Mapping[str, Definition], gate: Gate = NO_RULES) -> None:
         self._definitions = definitions
+        self._peers = Peers(definitions)
         self._gate = gate
 
     def of(self, tenant: str, agent: str) -> Definition | None:
@@ -48,6 +53,10 @@ class Registered:
     def gate(self, tenant: str) -> Gate:
         """Return the policy."""
         return self._gate
+
+    def peers(self, tenant: str) -> Peers:
+        """Return the agents."""
+        return self._peers
 
     def names(self, tenant: str) -> Sequence[str]:
         """Return the names of the agents, in order."""

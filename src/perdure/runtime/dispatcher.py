@@ -14,7 +14,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from perdure.core.agent import AgentSpec, ToolSpec
+from perdure.core.agent import NO_PEERS, AgentSpec, Peers, ToolSpec
+from perdure.core.children import gate_for
 from perdure.core.codec import decode_event
 from perdure.core.commands import (
     Report,
@@ -28,7 +29,7 @@ from perdure.core.gate import NO_RULES, Gate
 from perdure.core.history import History
 from perdure.core.ids import SessionId
 from perdure.core.session import Refusal
-from perdure.core.state import Call
+from perdure.core.state import Call, State
 from perdure.ports import faults
 from perdure.ports.clock import Clock
 from perdure.ports.models import ModelRequest
@@ -77,6 +78,7 @@ class Dispatcher:
         self.draining = False
         self.may_start: Callable[[], bool] = lambda: True
         self.gate_of: Callable[[str], Gate] = lambda tenant: NO_RULES
+        self.peers_of: Callable[[str], Peers] = lambda tenant: NO_PEERS
 
     def attach(self, on_report: OnReport, on_failure: OnFailure, on_orphan: OnOrphan) -> None:
         """Say who takes reports or refuses them, and the errors of what cannot be dispatched.
@@ -283,7 +285,7 @@ class Dispatcher:
             model=spec.model,
             instructions=spec.instructions,
             messages=history.messages(call.first, call.upto, call.summary),
-            tools=() if compacting else self._offered(actor.session.tenant, spec),
+            tools=() if compacting else self._offered(actor, spec),
             max_tokens=spec.max_tokens,
             purpose="compact" if compacting else "reply",
         )
@@ -291,10 +293,11 @@ class Dispatcher:
         timeout_ms = spec.model_timeout_ms
         return ModelTask(actor.session, run, call.id, spec.name, request, meta, timeout_ms)
 
-    def _offered(self, tenant: str, spec: AgentSpec) -> tuple[ToolSpec, ...]:
+    def _offered(self, actor: Actor, spec: AgentSpec) -> tuple[ToolSpec, ...]:
         """Return the tools that a model is shown: those that the policy might let it call."""
-        gate = self.gate_of(tenant)
+        tenant = actor.session.tenant
         try:
+            gate = gate_for(self.gate_of(tenant), actor.state.run, self.peers_of(tenant))
             return tuple(tool for tool in spec.tools if gate.offers(tenant, spec, tool))
         except Exception as error:  # noqa: BLE001  a gate that fails shows nothing, as it denies
             self._telemetry.emit("gate.failed", tenant=tenant, error=repr(error))
@@ -357,6 +360,14 @@ class Dispatcher:
             actor.history = history
         if actor.submitted == 0:
             self.dispatch(actor)
+
+
+def executable(state: State) -> bool:
+    """Say whether something can be done for the session now: by a worker, or by the post."""
+    for call in state.calls.values():
+        if call.status in EXECUTABLE:
+            return True
+    return bool(state.outbox)
 
 
 def _place(flight: InFlight) -> Place:

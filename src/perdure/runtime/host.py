@@ -48,10 +48,11 @@ from perdure.ports.telemetry import Telemetry
 from perdure.runtime.actor import Actor
 from perdure.runtime.agents import Agents
 from perdure.runtime.bringing import bring, is_loss, outcomes, pause
-from perdure.runtime.dispatcher import EXECUTABLE, Dispatcher, Keep
+from perdure.runtime.dispatcher import Dispatcher, Keep, executable
 from perdure.runtime.followers import Followers
 from perdure.runtime.kept import Blobs, Kept
 from perdure.runtime.loader import Found, Loader
+from perdure.runtime.post import Post
 from perdure.runtime.probation import Probation
 from perdure.runtime.settings import NodeSettings
 from perdure.runtime.timekeeper import Timekeeper
@@ -75,6 +76,7 @@ class Host:
         store: SessionStore,
         loader: Loader,
         dispatcher: Dispatcher,
+        post: Post,
         agents: Agents,
         clock: Clock,
         telemetry: Telemetry,
@@ -85,6 +87,7 @@ class Host:
         self._store = store
         self._loader = loader
         self._dispatcher = dispatcher
+        self._post = post
         self._agents = agents
         self._clock = clock
         self._telemetry = telemetry
@@ -112,6 +115,7 @@ class Host:
         self.on_committed: Callable[[SessionId], None] = lambda session: None
         self.on_run_elsewhere: OnElsewhere = lambda session, node: self.verdicts.leave(session)
         dispatcher.attach(self._report, self._dispatch_failed, self._bring_soon)
+        post.attach(self._report, self.deliver)
 
     def deliver(self, session: SessionId, command: AnyCommand) -> None:
         """Give a command to a session, loading it if need be."""
@@ -175,7 +179,7 @@ class Host:
 
         What workers did and could not be written is put into inboxes, as long as there is time.
         """
-        self.draining = self._dispatcher.draining = True
+        self.draining = self._dispatcher.draining = self._post.draining = True
         for session in tuple(self._unsaved):
             self._keep(session, self._unsaved.pop(session))
         late = self._clock.call_later(self._settings.drain_ms, self._cut_short)
@@ -333,7 +337,7 @@ class Host:
         else:
             self._set_aside(actor, str(error))
 
-    def _report(self, actor: Actor, report: Report) -> Refusal | None:
+    def _report(self, actor: Actor, report: AnyCommand) -> Refusal | None:
         return None if actor.gone else self._handle(actor, report)
 
     def _fire_due(self, actor: Actor) -> None:
@@ -362,6 +366,7 @@ class Host:
             chance=self._clock.chance(),
             waiting=tuple(actor.waiting.values()),
             gate=self._agents.gate(tenant),
+            peers=self._agents.peers(tenant),
         )
         try:
             decision = decide(actor.state, command, context)
@@ -476,10 +481,11 @@ class Host:
     def _settle(self, actor: Actor) -> None:
         """All is durable: do what is owed, or let the session linger."""
         self._dispatcher.dispatch(actor)
+        self._post.dispatch(actor)
         if actor.gone or actor.submitted:
             return
         self._timekeeper.arm(actor, wake_at(actor.state))
-        if not _executable(actor.state):
+        if not executable(actor.state):
             actor.idle_since = self._clock.monotonic_ms()
             self._lingering[actor] = None
             if self._sweep_timer is None and not self.draining:
@@ -497,7 +503,8 @@ class Host:
             self._release(actor)
 
     def _wake_at(self, actor: Actor, state: State) -> int | None:
-        if (actor.agent.spec.resume == "eager" or actor.waiting) and _executable(state):
+        eager = actor.agent.spec.resume == "eager" or actor.waiting
+        if state.outbox or (eager and executable(state)):
             return DUE_AT_ONCE
         return wake_at(state)
 
@@ -584,11 +591,3 @@ def _refused(decision: Decision) -> tuple[tuple[str, bytes], ...]:
         return ()
     said = _encode_refusal(decision.refusal)
     return tuple((entry, said) for entry in decision.consumed)
-
-
-def _executable(state: State) -> bool:
-    """Say whether a worker can do something for the session now."""
-    for call in state.calls.values():  # noqa: SIM110  a generator would cost as much as all else
-        if call.status in EXECUTABLE:
-            return True
-    return False

@@ -24,6 +24,7 @@ from perdure.runtime.followers import Followers, OnRows
 from perdure.runtime.heartbeat import Heartbeat
 from perdure.runtime.host import Host
 from perdure.runtime.loader import Loader
+from perdure.runtime.post import Post
 from perdure.runtime.presence import Presence
 from perdure.runtime.probation import Probation
 from perdure.runtime.recovery import Recovery
@@ -81,13 +82,13 @@ class Node(Tenancy):
             probation,
             settings.strikes_max,
         )
-        host = Host(
-            store, loader, dispatcher, agents, clock, telemetry, followers, probation, settings
-        )
+        self._post = Post(store, clock, telemetry)
+        shared = (clock, telemetry, followers, probation, settings)
+        host = Host(store, loader, dispatcher, self._post, agents, *shared)
         super().__init__(
             tenant, store, agents, host, followers, clock, settings, self._raise_failure
         )
-        dispatcher.gate_of = agents.gate
+        dispatcher.gate_of, dispatcher.peers_of = agents.gate, agents.peers
         probation.activate = host.activate
         self._recovery = Recovery(
             store,
@@ -196,6 +197,7 @@ class Node(Tenancy):
             draining = asyncio.ensure_future(self._host.drain())
             await self._say_that_it_drains(draining)
             await draining
+        await self._post.close()
         await self._heartbeat.stop()
         if self._presence is not None and self._elsewhere is not None:
             await self._elsewhere.stop()

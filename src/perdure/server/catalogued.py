@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from perdure.api.definition import agent_spec, shown_prompt
-from perdure.core.agent import AgentSpec, Definition, ToolSpec, define
+from perdure.core.agent import NO_PEERS, AgentSpec, Definition, Peers, ToolSpec, define
 from perdure.core.errors import InvalidInput
 from perdure.core.gate import NO_RULES, Gate
 from perdure.core.template import read_template
@@ -44,6 +44,7 @@ class Catalogued:
         self._begun = 0
         self._read: dict[str, int] = {}
         self._definitions: dict[str, dict[str, Definition]] = {}
+        self._peers: dict[str, Peers] = {}
         self._entries: dict[tuple[str, str], Agent] = {}
         self._tools: dict[str, list[ToolRecord]] = {}
         self._gates: dict[str, Gate] = {}
@@ -59,6 +60,10 @@ class Catalogued:
     def names(self, tenant: str) -> Sequence[str]:
         """Return the ids of a tenant's agents, in order."""
         return sorted(self._definitions.get(tenant, {}), key=int)
+
+    def peers(self, tenant: str) -> Peers:
+        """Return a tenant's agents by their ids; archived ones are launched no more."""
+        return self._peers.get(tenant, NO_PEERS)
 
     def served(self) -> Collection[str]:
         """Return the ids of all agents."""
@@ -112,7 +117,10 @@ class Catalogued:
         in_order = sorted(tools, key=lambda tool: tool.gard or 0)
         self._entries.update({(tenant, str(agent.id)): agent for agent in agents})
         defined = {str(agent.id): self._define(tenant, agent, in_order) for agent in agents}
-        self._definitions[tenant] = {name: one for name, one in defined.items() if one is not None}
+        known = {name: one for name, one in defined.items() if one is not None}
+        gone = {str(agent.id) for agent in agents if agent.archived_at is not None}
+        self._definitions[tenant] = known
+        self._peers[tenant] = Peers(known, frozenset(gone))
 
     def _define(self, tenant: str, agent: Agent, tools: Sequence[ToolRecord]) -> Definition | None:
         """Return the definition that an entry makes; None, with a word, if it is not understood."""
@@ -164,6 +172,7 @@ def _spec_of(agent: Agent, tools: Sequence[ToolRecord]) -> AgentSpec:
         system_prompt=agent.system_prompt,
         model_config=agent.model_config,
         max_steps=agent.max_steps,
+        purpose=agent.purpose or "",
         tools=[
             ToolSpec(tool.name, tool.description, tool.input_schema, effect=tool.effect)
             for tool in tools

@@ -473,18 +473,22 @@ class Desk:
         ended = joined.status in TERMINAL
         telling = None if asked is not None else await self.told(joined, brief=ended)
         meta = await self.meta(row) if telling is None else telling.meta
+        timeline = None if telling is None else telling.timeline
+        parent = None if timeline is None else timeline.parent
         facts = RunFacts(
             id=number,
             agent_id=int(row.session.agent),
             conversation_id=session,
+            parent_run_id=None if parent is None else await self.numbers.run(parent.run),
+            depth=0 if parent is None else parent.depth,
             gard_id=meta.get("gard"),
             trigger_type=meta.get("trigger", "message"),
             content=None if asked is None else input_of(asked),
             context=None if asked is None else context_object(asked),
             fork=meta.get("fork"),
         )
-        timeline = None if telling is None else telling.timeline
-        shown = run_object(row, facts, timeline=timeline, joined=joined)
+        children = [] if timeline is None else await self._costs(timeline.children)
+        shown = run_object(row, facts, timeline=timeline, joined=joined, children=children)
         if ended:
             self._keep(row, shown)
             return shown
@@ -500,6 +504,17 @@ class Desk:
         if joined.status in GOING_ON and (why := await self.runs.set_aside(joined.session)):
             waits.append(shapes.Wait(what="release", call="", needs=why))
         return replace(shown, waits=(*shown.waits, *waits)) if waits else shown
+
+    async def _costs(self, children: Sequence[str]) -> list[shapes.Cost]:
+        """Return what runs cost with all that they launched; one without a row cost nothing."""
+        found: list[shapes.Cost] = []
+        for child in children:
+            with suppress(NotFound):
+                row = await self.runs.row(child)
+                number = await self.numbers.run(child)
+                [session] = await self.numbers.sessions([row.session])
+                found.append((await self._run_object(row, number, session)).total_cost)
+        return found
 
     def _keep(self, row: RunRow, shown: shapes.Run) -> None:
         """Keep what a run looks like that has ended: nothing of it changes any more."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from perdure.api import shapes
 from perdure.api.projection import withdrawn_events
 from perdure.api.timeline import Timeline, definition_of
@@ -12,6 +14,7 @@ from perdure.core.agent import AgentSpec
 from perdure.core.events import MessageReceived, ModelCallIntended, RunStarted, SessionForked
 from perdure.core.runs import RunRow
 from perdure.runtime.tenancy import Tenancy
+from perdure.server.numbers import Numbers
 
 EVENTS_READ = 64
 """So many events of a run are in memory while somebody takes them slowly."""
@@ -22,6 +25,7 @@ class Source(Protocol):
 
     runs: Tenancy
     specs: dict[str, AgentSpec]
+    numbers: Numbers
 
     async def spec(self, digest: str | None) -> AgentSpec | None:
         """Have a definition at hand in `specs`, and return it."""
@@ -72,9 +76,21 @@ class Telling:
             await self._meet(item.event)
             for event in self.timeline.feed(item.seq, item.event):
                 self._begun = True
-                yield event
+                yield await self._numbered(event)
             if self.timeline.ended_at is not None:
                 return
+
+    async def _numbered(self, event: shapes.Event) -> shapes.Event:
+        """Name the run of a child as clients do, by its number."""
+        payload = event.payload
+        if "child_run_id" in payload:
+            number = await self._desk.numbers.run(payload["child_run_id"])
+            return replace(event, payload={**payload, "child_run_id": str(number)})
+        if str(payload.get("kind", "")).startswith("subagent_") and payload.get("data"):
+            number = await self._desk.numbers.run(payload["data"]["run_id"])
+            data = {**payload["data"], "run_id": number}
+            return replace(event, payload={**payload, "data": data})
+        return event
 
     async def _meet(self, event: Any) -> None:
         """Take from an event how the run's message came; a retry goes on with that of another."""

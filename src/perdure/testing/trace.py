@@ -16,6 +16,7 @@ from perdure.core import events as e
 from perdure.core import ids
 from perdure.core.codec import Record, decode_event, genesis, verify_chain
 from perdure.core.errors import BrokenChain, PerdureError, UnreadableEvent
+from perdure.core.family import Parent
 from perdure.core.history import malformed
 from perdure.core.ids import SessionId
 from perdure.core.messages import ToolMessage
@@ -36,6 +37,8 @@ RULES: Mapping[str, str] = {
     "W6": "every tool call of a reply has its one answer before a model is asked, or a run ends",
     "W7": "nothing falls due before its time",
     "approval": "a call that waits is sent as approved, by as many different people as are needed",
+    "child": "a launch names its run and lineage, its id follows from the place, and it answers",
+    "letters": "what is owed to another session is delivered once, and nothing else is",
     "ledger": "only a call of unknown outcome is resolved",
     "range": "a model is shown the log up to this event, and the summary that is in force",
     "answer": "a run's answer is its last reply, which asked for no tools",
@@ -55,8 +58,8 @@ class OpenCall:
     """A call that is open, as the log tells it."""
 
     __slots__ = (
-        "approved_by", "attempt", "digest", "due_at", "effect", "event", "kind", "name", "needed",
-        "status",
+        "approved_by", "attempt", "child", "digest", "due_at", "effect", "event", "kind", "name",
+        "needed", "status",
     )  # fmt: skip
 
     def __init__(self, kind: str, status: str, event: Any) -> None:
@@ -70,6 +73,7 @@ class OpenCall:
         self.digest: str = getattr(event, "digest", "")
         self.needed: int = getattr(event, "needed", 0)
         self.approved_by: list[str] = []
+        self.child: str = getattr(event, "child", "")
 
 
 class Trace:
@@ -91,6 +95,8 @@ class Trace:
         "message",
         "model_call",
         "number",
+        "owed",
+        "parent",
         "reply",
         "reply_seq",
         "retrying",
@@ -113,6 +119,8 @@ class Trace:
         self.deadline_at: int | None = None
         self.ended: dict[str, str] = {}
         self.doubts: set[str] = set()
+        self.owed: set[str] = set()
+        self.parent: Parent | None = None
         self.known: set[str] = set()
         self.message: str | None = None
         self.forked: str | None = None
@@ -182,10 +190,14 @@ class Trace:
             self._wrong("call table", f"{call_id!r} is in doubt and had not begun")
         if kind in ("timer_fired", "retry_fell_due") and event.at < call.due_at:
             self._wrong("W7", f"{call_id!r} is due at {call.due_at}, and it is {event.at}")
+        if call.kind == "child" and kind in ("tool_call_succeeded", "tool_call_failed"):
+            self._need("child", (event.by == f"child:{call.child}", f"{event.by} answers"))
+        if call.kind == "child" and kind == "tool_call_cancelled":
+            self.owed.add(f"cancel:{call.child}")
         if kind in ("tool_call_lost", "tool_call_reopened"):
             call.attempt += 1
-        if kind == "tool_call_intended":
-            self._approved(call, event)
+        if kind in ("tool_call_intended", "child_launched"):
+            self._approved(call, event, "child" if kind == "child_launched" else "tool")
         elif kind == "approval_requested":
             self.calls[call_id] = OpenCall("tool", str(after), event)
         if after == "done":
@@ -197,7 +209,7 @@ class Trace:
         else:
             call.status = str(after)
 
-    def _approved(self, call: OpenCall, event: e.ToolCallIntended) -> None:
+    def _approved(self, call: OpenCall, event: Any, kind: str) -> None:
         """A call that waited is sent as it was approved, and by as many as were needed."""
         self._need(
             "approval",
@@ -205,9 +217,14 @@ class Trace:
                 len(call.approved_by) >= call.needed,
                 f"{len(call.approved_by)} approved {event.call}",
             ),
-            (event.digest in ("", call.digest), f"approved were the arguments {call.digest}"),
+            (
+                getattr(event, "digest", "") in ("", call.digest),
+                f"approved were the arguments {call.digest}",
+            ),
         )
-        self.calls[event.call] = OpenCall("tool", "intended", event)
+        status = "launched" if kind == "child" else "intended"
+        self.calls[event.call] = OpenCall(kind, status, event)
+        self.calls[event.call].needed = 0
 
     def _approval_given(self, event: e.ApprovalGiven) -> None:
         call = self.calls[event.call]
@@ -270,12 +287,41 @@ class Trace:
         )
         self._burn(f"run {event.run}")
         self.run, self.number, self.run_step = event.run, event.number, 0
+        self.parent = event.parent
         self.deadline_at, self.reply, self.retrying = event.deadline_at, None, False
 
     def _run_withdrawn(self, event: e.RunWithdrawn) -> None:
         self._burn(f"run {event.run}")
         self._burn(f"message {event.run}")
         self.ended[event.run] = "cancelled"
+        if event.parent is not None:
+            self.owed.add(f"end:{event.run}")
+
+    def _child_launched(self, event: e.ChildLaunched) -> None:
+        """A child knows the run, and all the sessions that wait for it."""
+        self._planned(event)
+        above = self.parent.lineage if self.parent else ()
+        root = self.parent.root if self.parent else self.run
+        lineage = (*above, self.session[1:])
+        own = ids.effect_key(self.session, self.run or "", event.step, event.ordinal, event.name)
+        self._need(
+            "child",
+            (event.child == own, f"it is run {event.child!r}, not {own!r}"),
+            (event.parent.run == self.run, f"its parent is {event.parent.run!r}"),
+            (event.parent.call == event.call, f"it answers {event.parent.call!r}"),
+            (event.parent.root == root, f"its root is {event.parent.root!r}"),
+            (event.parent.lineage == lineage, f"its lineage is {event.parent.lineage}"),
+        )
+        self.owed.add(f"start:{event.child}")
+
+    def _child_restarted(self, event: e.ChildRestarted) -> None:
+        self.calls[event.call].child = event.child
+        self.owed.add(f"start:{event.child}")
+
+    def _letters_delivered(self, event: e.LettersDelivered) -> None:
+        unknown = [one for one in event.letters if one not in self.owed]
+        self._need("letters", (not unknown, f"{unknown} are not owed"))
+        self.owed.difference_update(event.letters)
 
     def _model_call_intended(self, event: e.ModelCallIntended) -> None:
         del self.calls[event.call]
@@ -364,7 +410,9 @@ class Trace:
                 del self.calls[call_id]
         self._nothing_open("the run ends")
         self.ended[run] = how
-        self.run, self.answers = None, {}
+        if self.parent is not None:
+            self.owed.add(f"end:{run}")
+        self.run, self.answers, self.parent = None, {}, None
 
 
 _OPENS: Mapping[str, str] = {
@@ -375,8 +423,13 @@ _OPENS: Mapping[str, str] = {
     "timer_started": "timer",
     "retry_scheduled": "backoff",
     "question_asked": "question",
+    "child_launched": "child",
 }
-_BUILTINS: Mapping[type[e.Event], str] = {e.TimerStarted: "wait", e.QuestionAsked: "ask_human"}
+_BUILTINS: Mapping[type[e.Event], str] = {
+    e.TimerStarted: "wait",
+    e.QuestionAsked: "ask_human",
+    e.ChildLaunched: "launch_agent",
+}
 _RULES_OF: Mapping[type[e.Event], Callable[[Trace, Any], None]] = {
     e.MessageReceived: Trace._message_received,
     e.SessionForked: Trace._session_forked,
@@ -393,6 +446,9 @@ _RULES_OF: Mapping[type[e.Event], Callable[[Trace, Any], None]] = {
     e.ApprovalRequested: Trace._planned,
     e.ApprovalGiven: Trace._approval_given,
     e.ArgumentsEdited: Trace._arguments_edited,
+    e.ChildLaunched: Trace._child_launched,
+    e.ChildRestarted: Trace._child_restarted,
+    e.LettersDelivered: Trace._letters_delivered,
     e.TimerStarted: Trace._planned,
     e.QuestionAsked: Trace._planned,
     e.RunCompleted: Trace._run_completed,

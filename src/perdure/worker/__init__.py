@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.worker.agent import Agent
-from perdure.worker.builtin import ask_human, wait
+from perdure.worker.builtin import ask_human, launch_agent, list_agents, wait
 from perdure.worker.context import ToolContext
 from perdure.worker.local import LocalWorker
 from perdure.worker.processes import ISOLATED_VARIABLE
@@ -18,6 +18,8 @@ __all__ = [
     "Tool",
     "ToolContext",
     "ask_human",
+    "launch_agent",
+    "list_agents",
     "tool",
     "wait",
 ]

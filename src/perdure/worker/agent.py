@@ -10,21 +10,22 @@ from typing import Any
 
 import msgspec
 
-from perdure.core.agent import AgentSpec, ContextPolicy, Definition, Limits, define
+from perdure.core.agent import AgentSpec, ContextPolicy, Definition, Limits, Subagents, define
 from perdure.core.durability import rung
 from perdure.core.errors import InvalidInput
-from perdure.core.limits import WINDOW_MESSAGES_MAX
+from perdure.core.limits import RESTARTS_MAX, WINDOW_MESSAGES_MAX
 from perdure.core.references import MODEL, check_credentials
 from perdure.core.template import differences, read_template, tool_differences
-from perdure.worker.builtin import ask_human, wait
+from perdure.worker.builtin import ask_human, launch_agent, list_agents, wait
 from perdure.worker.tool import Tool, strings, tool
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_BUILTINS = (wait, ask_human)
+_BUILTINS = (wait, ask_human, launch_agent, list_agents)
 RESERVED = frozenset(each.spec.name for each in _BUILTINS)
 _CHOICES = {"on_failure": ("retry", "stop"), "resume": ("eager", "lazy")}
 _LIMITS = Limits()
 _CONTEXT = ContextPolicy()
+_SUBAGENTS = Subagents()
 
 
 class Agent:
@@ -38,7 +39,8 @@ class Agent:
     "file:/run/secrets/stripe"}`. `model` is the key of the model's provider; the other names are
     those that tools declare. `durability` is what a store has to give for this agent to run on it:
     `memory`, `os`, `fsynced` or `replicated(n)`. `grants` are the capabilities that its tools may
-    need: `net.http`, or `net.*` for all that begin so.
+    need: `net.http`, or `net.*` for all that begin so. `purpose` is what other agents are told that
+    it is for, and `subagents` which of them it may launch.
 
     Raises `InvalidInput` that names what is wrong and what was expected.
     """
@@ -59,6 +61,8 @@ class Agent:
         credentials: Mapping[str, str] | None = None,
         durability: str | None = None,
         grants: Iterable[str] = (),
+        purpose: str = "",
+        subagents: Subagents = _SUBAGENTS,
     ) -> None:
         where = f"agent {_checked_name(name)!r}"
         self.name = name
@@ -80,6 +84,8 @@ class Agent:
             "credentials": dict(credentials) if isinstance(credentials, Mapping) else credentials,
             "durability": _durability(durability, where),
             "grants": strings(grants, where, "grants"),
+            "purpose": purpose,
+            "subagents": subagents,
         }
         if credentials is None:
             del fields["credentials"]
@@ -132,6 +138,8 @@ class Agent:
             credentials=spec.credentials,
             durability=spec.durability,
             grants=spec.grants,
+            purpose=spec.purpose,
+            subagents=spec.subagents,
         )
         if made.spec != spec:
             said = "; ".join(differences(spec, made.spec))
@@ -162,6 +170,8 @@ class Agent:
             credentials=credentials,
             durability=self.spec.durability,
             grants=self.spec.grants,
+            purpose=self.spec.purpose,
+            subagents=self.spec.subagents,
         )
 
     @property
@@ -229,7 +239,8 @@ def _spec(fields: dict[str, Any], where: str) -> AgentSpec:
     for field, choices in _CHOICES.items():
         if fields[field] not in choices:
             raise InvalidInput(f"{where}: {field} is one of {choices}, not {fields[field]!r}")
-    for field, kind in (("limits", Limits), ("context", ContextPolicy)):
+    kinds = (("limits", Limits), ("context", ContextPolicy), ("subagents", Subagents))
+    for field, kind in kinds:
         if not isinstance(fields[field], kind):
             raise InvalidInput(f"{where}: {field} is {kind.__name__}(...), not {fields[field]!r}")
     try:
@@ -248,6 +259,10 @@ def _check_ranges(spec: AgentSpec, where: str) -> None:
         ("context.compact_at_tokens", spec.context.compact_at_tokens, None),
         ("context.keep_messages", spec.context.keep_messages, window_max),
         ("max_tokens", spec.max_tokens, None),
+        ("subagents.depth_max", spec.subagents.depth_max, None),
+        ("subagents.children_max", spec.subagents.children_max, None),
+        ("subagents.restarts_max", spec.subagents.restarts_max, RESTARTS_MAX),
+        ("subagents.restart_window_ms", spec.subagents.restart_window_ms, None),
     ):
         if value is not None and (value < 1 or (most is not None and value > most)):
             to = f"between 1 and {most}" if most is not None else "at least 1"

@@ -14,6 +14,7 @@ WARNINGS = frozenset(
         "cluster.unavailable",
         "endpoint.disabled",
         "gate.failed",
+        "letter.refused",
         "service.failed",
         "session.conflict",
         "session.fenced",
