@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.core import commands as c
@@ -183,7 +184,8 @@ class TestStrategies:
 def test_who_is_there_is_listed_with_purposes() -> None:
     story = family()
     assert story.reply(call("list_agents"))[1:3] == ["tool_call_intended", "tool_call_succeeded"]
-    assert story.messages()[-1].content[0] == {"name": "ann", "purpose": "Is ann."}
+    told = msgspec.json.decode(story.messages()[-1].content)
+    assert told[0] == {"name": "ann", "purpose": "Is ann."}
     closed = family(Subagents(may_list=False))
     closed.reply(call("list_agents"))
     assert closed.denial()[0] == "list_agents_disabled"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from perdure.core import commands as c
 from perdure.core import events as e
 from perdure.core import ids
@@ -21,6 +23,7 @@ from perdure.core.limits import clip
 from perdure.core.messages import INHERITED_CONTEXT, AssistantMessage, Message, UserMessage
 from perdure.core.state import Call, Run
 
+_encode = msgspec.json.Encoder().encode
 BUSY, ABORTED, FAILED = "busy", "aborted", "child_failed"
 NAME_CHARS_MAX = 64
 INHERITED_META = ("gard",)
@@ -113,8 +116,8 @@ def end(draft: Draft, command: c.EndChild) -> Any:
 
 
 def list_agents(draft: Draft, call: str) -> None:
-    """Answer which agents there are."""
-    told = listed(draft.context.peers, draft.context.agent.spec)
+    """Answer which agents there are, as JSON: providers take no other lists for an answer."""
+    told = _encode(listed(draft.context.peers, draft.context.agent.spec)).decode()
     draft.add(e.ToolCallSucceeded(at=draft.now, call=call, content=told, by="runtime"))
 
 
