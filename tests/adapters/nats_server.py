@@ -1,4 +1,4 @@
-"""The one nats-server that the tests of a process share, and names of their own for each."""
+"""The nats-servers that the tests of a process share, and names of their own for each test."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from perdure.adapters.nats.connection import Connection
 from perdure.adapters.nats.log import Log
+from perdure.adapters.nats.place import Place
 from perdure.testing.nodes.proxy import Proxy
 from perdure.testing.servers import ServerMissing
+from perdure.testing.servers.nats import NatsCluster as Servers
 from perdure.testing.servers.nats import NatsServer
 
 _names = itertools.count(1)
@@ -25,6 +28,17 @@ def nats_server() -> Iterator[NatsServer]:
         pytest.skip(f"no server: {missing}")
     with server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def three_servers() -> Iterator[Servers]:
+    """Return three servers that keep each other's streams."""
+    try:
+        servers = Servers.start()
+    except ServerMissing as missing:
+        pytest.skip(f"no server: {missing}")
+    with servers:
+        yield servers
 
 
 def fresh_name() -> str:
@@ -48,3 +62,14 @@ def deafen_once_written(log: Log, proxy: Proxy) -> None:
         post(key, addition)
 
     log._post = hold_and_post  # type: ignore[method-assign]
+
+
+async def leader_of(servers: Servers, stream: str) -> NatsServer:
+    """Return the server that leads a stream."""
+    connection = await Connection.open(Place.parse(servers.url))
+    try:
+        found = await connection.api(f"STREAM.INFO.{stream}")
+    finally:
+        await connection.close()
+    (leader,) = (one for one in servers.members if one.name == found["cluster"]["leader"])
+    return leader

@@ -32,26 +32,21 @@ from perdure.testing.conformance.claimant import (
     submit,
 )
 from perdure.testing.nodes.proxy import Proxy
-from perdure.testing.servers import ServerMissing
 from perdure.testing.servers.nats import NatsCluster as Servers
 from perdure.testing.servers.nats import NatsServer
 from tests.adapters.nats_load import Load
-from tests.adapters.nats_server import deafen_once_written, fresh, fresh_name, nats_server
+from tests.adapters.nats_server import (
+    deafen_once_written,
+    fresh,
+    fresh_name,
+    leader_of,
+    nats_server,
+    three_servers,
+)
 
-__all__ = ["nats_server"]
+__all__ = ["nats_server", "three_servers"]
 
 T = TypeVar("T")
-
-
-@pytest.fixture(scope="module")
-def three_servers() -> Iterator[Servers]:
-    """Return three servers that keep each other's streams."""
-    try:
-        servers = Servers.start()
-    except ServerMissing as missing:
-        pytest.skip(f"no server: {missing}")
-    with servers:
-        yield servers
 
 
 @pytest.fixture
@@ -161,17 +156,6 @@ async def test_what_an_acknowledgement_is_worth_is_looked_up_with_every_renewal(
         assert (await store.accept(entry(worth))).durability == worth
     await connection.close()
     await store.close()
-
-
-async def leader_of(servers: Servers, stream: str) -> NatsServer:
-    """Return the server that leads a stream."""
-    connection = await Connection.open(Place.parse(servers.url))
-    try:
-        found = await connection.api(f"STREAM.INFO.{stream}")
-    finally:
-        await connection.close()
-    (leader,) = (one for one in servers.members if one.name == found["cluster"]["leader"])
-    return leader
 
 
 class Cutter:

@@ -169,6 +169,12 @@ class Connection:
         return self._client.is_connected
 
     @property
+    def server_version(self) -> tuple[int, int, int]:
+        """The version of the server at the other end."""
+        version = self._client.connected_server_version
+        return version.major, version.minor, version.patch
+
+    @property
     def message_bytes_max(self) -> int:
         """The largest message, headers included, that the server takes."""
         return self._client.max_payload

@@ -13,6 +13,8 @@ CREATE_SECONDS_MAX = 10.0
 RETRY_SECONDS = 0.25
 NO_SUITABLE_PEERS = 10005
 """A cluster that has just started does not know its members yet."""
+REPLICAS_SINCE = (2, 11)
+"""The first version whose replicas stay the same: see docs/decisions/0033."""
 
 
 async def ensure(
@@ -27,6 +29,7 @@ async def ensure(
 
     Raises `StoreRefused` for a stream that may forget what is in it, `Unavailable`.
     """
+    _check_version(connection, name, replicas)
     wanted = {
         "name": name,
         "subjects": [subjects],
@@ -40,6 +43,7 @@ async def ensure(
         "deny_purge": True,
     }
     found: dict[str, Any] = (await _info_or_create(connection, name, wanted))["config"]
+    _check_version(connection, name, int(found["num_replicas"]))
     limits = {
         "max_msgs": -1,
         "max_bytes": -1,
@@ -54,6 +58,17 @@ async def ensure(
                 f"set it to {expected}"
             )
     return found
+
+
+def _check_version(connection: Connection, name: str, replicas: int) -> None:
+    version = connection.server_version
+    if replicas > 1 and version < REPLICAS_SINCE:
+        raise StoreRefused(
+            f"the stream {name} is to have {replicas} replicas, and {connection.place.shown} is "
+            f"nats-server {'.'.join(map(str, version))}: before "
+            f"{'.'.join(map(str, REPLICAS_SINCE))} replicas come to differ when a server is "
+            "started again, and what was acknowledged is lost. Run a newer one on every server"
+        )
 
 
 async def _info_or_create(connection: Connection, name: str, wanted: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ A server keeps its streams in a folder that outlives `kill` and goes with `stop`
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -50,7 +51,7 @@ class NatsServer:
         self.name = name
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="perdure-nats-"))
-        self._health = free_port()
+        self._monitor = free_port()
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -82,6 +83,14 @@ class NatsServer:
         """What the server has written to its log."""
         path = self.folder / "log"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def last_of(self, stream: str) -> int:
+        """Return the number of the last message that this server has of a stream."""
+        place = f"http://127.0.0.1:{self._monitor}/jsz?streams=1"
+        with urlopen(place, timeout=READY_SECONDS_MAX) as answer:
+            accounts = json.load(answer)["account_details"]
+        found = (one for account in accounts for one in account["stream_detail"])
+        return next(int(one["state"]["last_seq"]) for one in found if one["name"] == stream)
 
     def kill(self) -> None:
         """End it with SIGKILL: what it had handed to the operating system is still there."""
@@ -152,14 +161,14 @@ class NatsServer:
         return "\n".join((
             f'server_name: "{self.name}"',
             f"listen: 127.0.0.1:{self.port}",
-            f"http: 127.0.0.1:{self._health}",
+            f"http: 127.0.0.1:{self._monitor}",
             f'log_file: "{self.folder / "log"}"',
             f'jetstream {{ store_dir: "{self.folder / "data"}" }}',
             self._settings,
         ))  # fmt: skip
 
     def _is_healthy(self) -> bool:
-        place = f"http://127.0.0.1:{self._health}/healthz"
+        place = f"http://127.0.0.1:{self._monitor}/healthz"
         try:
             with urlopen(place, timeout=1) as answer:
                 return bool(answer.status == 200)
