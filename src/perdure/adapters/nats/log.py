@@ -19,7 +19,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from perdure.adapters.nats.connection import Connection, Hearing, Refused, refusal, temporary
+from perdure.adapters.nats.connection import (
+    TEMPORARY,
+    Connection,
+    Hearing,
+    Refused,
+    refusal,
+    temporary,
+)
+from perdure.adapters.nats.streams import is_followed, is_led
 from perdure.core.errors import Broken, PerdureError, Unavailable
 
 if TYPE_CHECKING:
@@ -36,8 +44,12 @@ RESEND_SECONDS = 2.0
 but a leader that dies loses what it was about to store.
 """
 SWEEP_SECONDS = 0.1
-BELIEVED_SECONDS = 5.0
-"""How long a stream with replicas has to seem shorter than it was before that is believed."""
+MEETINGS = 2
+"""How often a leader has to meet a majority before it is believed that something is gone: one that
+is a leader no more learns of that at the first such meeting.
+"""
+MEETINGS_SECONDS_MAX = 5.0
+"""How long that may take even if patience is shorter; leaders meet their replicas every second."""
 IDLE_SECONDS = 0.5
 NANOSECONDS_PER_MS = 1_000_000
 
@@ -87,7 +99,12 @@ class _Addition:
     )
 
     def __init__(
-        self, subject: str, headers: dict[str, str], body: bytes, told: Told, deadline: float
+        self,
+        subject: str,
+        headers: dict[str, str],
+        body: bytes,
+        told: Told,
+        deadline: float,
     ) -> None:
         self.subject = subject
         self.headers = headers
@@ -185,7 +202,8 @@ class Log:
         headers = {HEADER: f"{key} {as_header(change)}"}
         if guard:
             headers[guard] = str(last)
-        addition = _Addition(subject, headers, body, told, self._loop.time() + self._patience)
+        deadline = self._loop.time() + self._patience
+        addition = _Addition(subject, headers, body, told, deadline)
         self._additions[key] = addition
         if self.failure is not None:
             self._loop.call_soon(self._settle, key, Broken(f"{self.stream}: {self.failure}"))
@@ -253,22 +271,30 @@ class Log:
     async def _last(self) -> int:
         """Return the number of the last message. Raises `Broken` if it was once a greater one.
 
-        A replica that has just become the leader may answer before it has applied what it knows:
-        of several, a smaller number is believed only when it stays that small.
+        Of several replicas only the leader is asked. It may be one no more and not know that yet:
+        a smaller number than before is believed when most replicas have met it since.
         """
-        highest, end = self._highest, self._loop.time() + BELIEVED_SECONDS
+        highest, asked = self._highest, self._loop.time()
+        end = asked + max(self._patience, MEETINGS_SECONDS_MAX)
+        since, met = asked, 0
         while True:
             try:
                 found = await self._connection.api(f"STREAM.INFO.{self.stream}", self._patience)
             except Refused as error:
                 raise Unavailable(f"{self.stream} cannot be read: {error}") from None
             last = int(found["state"]["last_seq"])
-            if last >= highest:
-                return last
-            if int(found["config"]["num_replicas"]) == 1 or self._loop.time() > end:
-                self._lose(last)
-                raise Broken(f"{self.stream}: {self.failure}")
+            if is_led(found):
+                if last >= highest:
+                    return last
+                if is_followed(found, asked - since):
+                    since, met = self._loop.time(), met + 1
+                if met == MEETINGS or int(found["config"]["num_replicas"]) == 1:
+                    self._lose(last)
+                    raise Broken(f"{self.stream}: {self.failure}")
+            if self._loop.time() > end:
+                raise Unavailable(f"{self.stream} has no leader that most replicas follow")
             await asyncio.sleep(SWEEP_SECONDS)
+            asked = self._loop.time()
 
     def _sync_next(self) -> None:
         self._syncing, waiting = None, self._next_sync
@@ -320,7 +346,7 @@ class Log:
             task = self._loop.create_task(self._overtaken(key, doubtful))
             self._tasks.append(task)
             task.add_done_callback(self._tasks.remove)
-        elif error.code == 503:
+        elif error.code == TEMPORARY:
             addition.again_at = 0.0
         else:
             self._settle(key, Unavailable(f"{self.stream} takes nothing: {error}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from perdure.adapters.nats.connection import NOT_FOUND, Connection, Refused
@@ -15,6 +16,7 @@ NO_SUITABLE_PEERS = 10005
 """A cluster that has just started does not know its members yet."""
 REPLICAS_SINCE = (2, 11)
 """The first version whose replicas stay the same: see docs/decisions/0033."""
+NANOSECONDS = 1_000_000_000
 
 
 async def ensure(
@@ -92,6 +94,27 @@ async def look(connection: Connection, name: str) -> dict[str, Any]:
     """Return the settings of a stream as they are now. Raises `Refused`, `Unavailable`."""
     found: dict[str, Any] = (await connection.api(f"STREAM.INFO.{name}"))["config"]
     return found
+
+
+def is_led(info: Mapping[str, Any]) -> bool:
+    """Say whether it is the leader of a stream that told this, who does not list himself.
+
+    Any replica may, while there is none; and it tells what it happens to have.
+    """
+    if int(info["config"]["num_replicas"]) == 1:
+        return True
+    leader = info["cluster"].get("leader")
+    return bool(leader) and all(one["name"] != leader for one in _others(info))
+
+
+def is_followed(info: Mapping[str, Any], seconds: float) -> bool:
+    """Say whether the leader that told this has met a majority in the last so many seconds."""
+    met = [one for one in _others(info) if 0 < one["active"] < seconds * NANOSECONDS]
+    return 1 + len(met) > int(info["config"]["num_replicas"]) // 2
+
+
+def _others(info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return info["cluster"].get("replicas") or []
 
 
 def durability(settings: list[dict[str, Any]]) -> Durability:
