@@ -173,6 +173,17 @@ async def test_what_a_leader_lacks_that_is_followed_is_gone(
     assert node.losses == 1
 
 
+async def test_of_rivals_one_is_stored_and_the_others_know_it(
+    three_servers: Servers, open_node: Open
+) -> None:
+    """Servers refuse the second in another way while the first is under way."""
+    url = f"{three_servers.url}?name={fresh_name()}&replicas=3"
+    nodes = [await open_node(url) for _ in range(3)]
+    for number in range(20):
+        outcomes = await asyncio.gather(*(written(node, f"r{number}", 0) for node in nodes))
+        assert sorted(type(one) is Overtaken for one in outcomes) == [False, True, True], outcomes
+
+
 async def test_replicas_are_the_same_after_rivals_and_a_restart(
     three_servers: Servers, open_node: Open
 ) -> None:

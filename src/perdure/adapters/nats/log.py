@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 HEADER = "Perdure"
 """Who wrote a message, a space, and what it changes, as JSON."""
 ON_SUBJECT, IN_STREAM = "Nats-Expected-Last-Subject-Sequence", "Nats-Expected-Last-Sequence"
-WRONG_LAST_SEQUENCE = 10071
+WRONG_LAST_SEQUENCE, ANOTHER_IS_UNDER_WAY = 10071, 10164
 HEARTBEAT_SECONDS = 1
 SILENCE_SECONDS_MAX = 3 * HEARTBEAT_SECONDS
 RESEND_SECONDS = 2.0
@@ -348,6 +348,8 @@ class Log:
             task.add_done_callback(self._tasks.remove)
         elif error.code == TEMPORARY:
             addition.again_at = 0.0
+        elif error.number == ANOTHER_IS_UNDER_WAY:
+            addition.copies, addition.again_at = addition.copies - 1, 0.0
         else:
             self._settle(key, Unavailable(f"{self.stream} takes nothing: {error}"))
 
