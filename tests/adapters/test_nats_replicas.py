@@ -173,6 +173,20 @@ async def test_what_a_leader_lacks_that_is_followed_is_gone(
     assert node.losses == 1
 
 
+async def test_a_number_that_another_message_had_shows_that_it_is_gone(
+    nats_server: NatsServer, open_node: Open
+) -> None:
+    node = await open_node(fresh(nats_server))
+    for _ in range(3):
+        await written(node, "a")
+    await node.log.sync()
+    settings = (await node.connection.api(f"STREAM.INFO.{node.log.stream}"))["config"]
+    await node.connection.api(f"STREAM.DELETE.{node.log.stream}")
+    await node.connection.api(f"STREAM.CREATE.{node.log.stream}", **settings)
+    assert isinstance(await written(node, "a"), Broken)
+    assert node.losses == 1
+
+
 async def test_of_rivals_one_is_stored_and_the_others_know_it(
     three_servers: Servers, open_node: Open
 ) -> None:

@@ -87,6 +87,7 @@ class _Addition:
     """A message on its way into a stream."""
 
     __slots__ = (
+        "after",
         "again_at",
         "body",
         "copies",
@@ -105,12 +106,14 @@ class _Addition:
         body: bytes,
         told: Told,
         deadline: float,
+        after: int,
     ) -> None:
         self.subject = subject
         self.headers = headers
         self.body = body
         self.told = told
         self.deadline = deadline
+        self.after = after
         self.reply = ""
         self.copies = 0
         self.again_at = 0.0
@@ -203,7 +206,7 @@ class Log:
         if guard:
             headers[guard] = str(last)
         deadline = self._loop.time() + self._patience
-        addition = _Addition(subject, headers, body, told, deadline)
+        addition = _Addition(subject, headers, body, told, deadline, self._highest)
         self._additions[key] = addition
         if self.failure is not None:
             self._loop.call_soon(self._settle, key, Broken(f"{self.stream}: {self.failure}"))
@@ -334,6 +337,9 @@ class Log:
         answer = json.loads(message.data)
         if "error" not in answer:
             seq = int(answer["seq"])
+            if seq <= addition.after:
+                self._lose(seq - 1)
+                return
             if seq > self.folded:
                 if not self._trimmed:
                     self._stored[seq] = key
