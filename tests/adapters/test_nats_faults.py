@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import random
 import shutil
-import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -37,6 +35,7 @@ from perdure.testing.servers.nats import NatsServer
 from tests.adapters.nats_load import Load
 from tests.adapters.nats_server import (
     deafen_once_written,
+    forget_broken_connections,
     fresh,
     fresh_name,
     leader_of,
@@ -54,10 +53,7 @@ def own_server(nats_server: NatsServer) -> Iterator[NatsServer]:
     """Return a server that may be killed."""
     with NatsServer.start() as server:
         yield server
-    # nats-py forgets a connection that breaks while hands are shaken, without closing it.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    forget_broken_connections()
 
 
 async def test_a_killed_server_has_lost_nothing_that_it_acknowledged(

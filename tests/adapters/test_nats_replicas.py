@@ -22,7 +22,14 @@ from perdure.adapters.stores.nats import NatsStore
 from perdure.core.errors import Broken, StoreRefused, Unavailable
 from perdure.testing.servers.nats import NatsCluster as Servers
 from perdure.testing.servers.nats import NatsServer
-from tests.adapters.nats_server import fresh, fresh_name, leader_of, nats_server, three_servers
+from tests.adapters.nats_server import (
+    forget_broken_connections,
+    fresh,
+    fresh_name,
+    leader_of,
+    nats_server,
+    three_servers,
+)
 
 __all__ = ["nats_server", "three_servers"]
 
@@ -80,6 +87,7 @@ async def open_node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
             return node
 
         yield open_one
+    forget_broken_connections()
 
 
 def _fold(message: Folded) -> None:
