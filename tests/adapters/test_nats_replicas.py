@@ -181,6 +181,23 @@ async def test_what_a_leader_lacks_that_is_followed_is_gone(
     assert node.losses == 1
 
 
+async def test_what_a_server_lacks_that_is_alone_is_gone(
+    nats_server: NatsServer, open_node: Open
+) -> None:
+    node = await open_node(fresh(nats_server))
+    for _ in range(3):
+        await written(node, "a")
+
+    def say(found: dict[str, Any]) -> dict[str, Any]:
+        alone = {name: value for name, value in found.items() if name != "cluster"}
+        return {**alone, "state": {**found["state"], "last_seq": 2}}
+
+    node.is_told(repeat(say))
+    with pytest.raises(Broken, match="messages after 2 are gone"):
+        await node.log.sync()
+    assert (node.asked, node.losses) == (1, 1)
+
+
 async def test_a_number_that_another_message_had_shows_that_it_is_gone(
     nats_server: NatsServer, open_node: Open
 ) -> None:

@@ -103,7 +103,7 @@ def is_led(info: Mapping[str, Any]) -> bool:
     """
     if int(info["config"]["num_replicas"]) == 1:
         return True
-    leader = info["cluster"].get("leader")
+    leader = info.get("cluster", {}).get("leader")
     return bool(leader) and all(one["name"] != leader for one in _others(info))
 
 
@@ -114,7 +114,8 @@ def is_followed(info: Mapping[str, Any], seconds: float) -> bool:
 
 
 def _others(info: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return info["cluster"].get("replicas") or []
+    # A server of 2.9 that is alone names no cluster.
+    return info.get("cluster", {}).get("replicas") or []
 
 
 def durability(settings: list[dict[str, Any]]) -> Durability:
