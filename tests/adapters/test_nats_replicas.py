@@ -19,6 +19,7 @@ from perdure.adapters.nats.log import ON_SUBJECT, Folded, Log, Outcome, Overtake
 from perdure.adapters.nats.place import Place
 from perdure.adapters.nats.streams import REPLICAS_SINCE, ensure
 from perdure.adapters.stores.nats import NatsStore
+from perdure.adapters.stores.nats.contents import Contents
 from perdure.core.errors import Broken, StoreRefused, Unavailable
 from perdure.testing.servers.nats import NatsCluster as Servers
 from perdure.testing.servers.nats import NatsServer
@@ -221,6 +222,20 @@ async def test_of_rivals_one_is_stored_and_the_others_know_it(
     for number in range(20):
         outcomes = await asyncio.gather(*(written(node, f"r{number}", 0) for node in nodes))
         assert sorted(type(one) is Overtaken for one in outcomes) == [False, True, True], outcomes
+
+
+async def test_who_keeps_what_another_keeps_just_now_waits_for_it(
+    three_servers: Servers, open_node: Open
+) -> None:
+    url = f"{three_servers.url}?name={fresh_name()}&replicas=3"
+    nodes = [await open_node(url) for _ in range(3)]
+    stream = nodes[0].log.stream
+    prefix = stream.replace("_", ".")
+    keepers = [Contents(node.connection, stream, prefix, 10) for node in nodes]
+    for number in range(20):
+        content = bytes([number])
+        await asyncio.gather(*(one.keep(f"blob {number}", content) for one in keepers))
+        assert await keepers[0].find(f"blob {number}") == content
 
 
 async def test_replicas_are_the_same_after_rivals_and_a_restart(

@@ -14,8 +14,14 @@ import zlib
 
 import msgspec
 
-from perdure.adapters.nats.connection import Connection, refusal, subject_part, temporary
-from perdure.adapters.nats.log import ON_SUBJECT, WRONG_LAST_SEQUENCE
+from perdure.adapters.nats.connection import (
+    TEMPORARY,
+    Connection,
+    refusal,
+    subject_part,
+    temporary,
+)
+from perdure.adapters.nats.log import ANOTHER_IS_UNDER_WAY, ON_SUBJECT, WRONG_LAST_SEQUENCE
 from perdure.core.errors import Unavailable
 
 PLAIN_BYTES_MAX = 64 * 1024
@@ -121,6 +127,6 @@ class Contents:
         error = refusal(answer["error"])
         if error.number == WRONG_LAST_SEQUENCE:
             return True
-        if error.code == 503 or temporary(message):
+        if error.code == TEMPORARY or temporary(message) or error.number == ANOTHER_IS_UNDER_WAY:
             return False
         raise Unavailable(f"{self.stream} takes nothing: {error}")
