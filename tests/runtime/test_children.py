@@ -171,7 +171,7 @@ async def test_a_cancelled_run_takes_all_below_it_along() -> None:
     )
     node = await world.node()
     run = await node.send("boss", "do it")
-    await until(lambda: statuses(node, world, run), ["running", "waiting"])
+    await until(lambda: statuses(node, world, run), ["waiting", "waiting"])
     await until(lambda: _all(node, "eve"), ["waiting"])
     await node.cancel(run.id)
     await until(lambda: statuses(node, world, run), ["cancelled", "cancelled"])
@@ -187,7 +187,7 @@ async def test_a_parent_that_waits_is_not_kept_in_memory() -> None:
     await until(lambda: statuses(node, world, run), ["waiting"])
     await world.pass_time(1)
     assert node._host.active() == 0
-    assert (await run.row()).status == "running"
+    assert [one["what"] for one in (await run.row()).waiting_for] == ["child"]
     (child,) = await children(world, run)
     await node.reply(child["run"], "yes")
     assert await run.result() == "told yes"

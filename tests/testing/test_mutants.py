@@ -24,6 +24,7 @@ from perdure.core.history import History
 from perdure.ports.session_store import SessionStore
 from perdure.runtime.dispatcher import Dispatcher
 from perdure.runtime.heartbeat import Heartbeat
+from perdure.runtime.post import Post
 from perdure.runtime.recovery import Recovery
 from perdure.runtime.tenancy import Tenancy
 from perdure.testing import governance
@@ -111,7 +112,7 @@ async def test_the_suite_of_stores_is_quiet_without_a_mutant() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_what_was_broken_is_whole_again(mutant: str) -> None:
-    parts = (LocalWorker, Dispatcher, Heartbeat, History, Recovery, Script, Tenancy)
+    parts = (LocalWorker, Dispatcher, Heartbeat, History, Post, Recovery, Script, Tenancy)
     parts = (*parts, session, approvals, sys.modules["perdure.core.evolve"])
     holders = (*STORES, *parts)
     before = [dict(vars(holder)) for holder in holders]

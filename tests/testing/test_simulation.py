@@ -42,6 +42,9 @@ SEEDS_NEEDED = {
     "duplicate_result_accepted": 10,
     "idempotency_key_ignored": 30,
     "split_tool_pair": 60,
+    "letters_marked_before_sent": 30,
+    "child_begun_anew": 60,
+    "children_left_alone": 300,
 }
 """Mutant -> within how many seeds, from 1 on, the simulation catches it."""
 

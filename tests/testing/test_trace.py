@@ -10,9 +10,12 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from perdure.core import commands as c
 from perdure.core import events as e
+from perdure.core.agent import Subagents
 from perdure.core.codec import Record, genesis, link, seal
 from perdure.core.export import _Line, verify_export
+from perdure.core.family import Parent
 from perdure.core.ids import SessionId, effect_key
 from perdure.core.messages import (
     AssistantMessage,
@@ -22,6 +25,7 @@ from perdure.core.messages import (
     UserMessage,
 )
 from perdure.testing.trace import RULES, LeftModel, check_log
+from tests.core.family import ABOVE, Family
 from tests.core.rules import Rules, ask
 from tests.core.story import SESSION, Story, call
 from tests.core.test_golden import LOGS, STATES
@@ -85,6 +89,19 @@ def governed() -> Log:
     story.result("save")
     story.settle("1.1.t1", "happened")
     story.reply(text="done")
+    return story.log
+
+
+def with_children() -> Log:
+    """Return a log with two children, of whom one is launched again and one is taken along."""
+    story = Family(Subagents(on_failure="restart"))
+    story.message("go", parent=ABOVE)
+    story.launch("ann", "bob")
+    story.tell(c.ReportDelivered(letters=tuple(one.id for one in story.state.outbox)))
+    story.ends(0, "failed", message="no luck")
+    story.ends(0, content="found")
+    story.cancel()
+    story.tell(c.ReportDelivered(letters=tuple(one.id for one in story.state.outbox)))
     return story.log
 
 
@@ -256,6 +273,36 @@ UNGOVERNED: dict[str, tuple[str, Callable[[Log], int]]] = {
 }
 
 
+NO_FAMILY: dict[str, tuple[str, Callable[[Log], int]]] = {
+    "a child has another id": ("child", changed(e.ChildLaunched, child="x")),
+    "a child has another parent": (
+        "child",
+        changed(e.ChildLaunched, parent=Parent("x", "1.1.t0", "r0", ())),
+    ),
+    "a child knows too few above it": (
+        "child",
+        changed(e.ChildLaunched, parent=Parent("r1", "1.1.t0", "r0", (("support", "s1"),))),
+    ),
+    "another run answers": ("child", changed(e.ToolCallSucceeded, by="child:x")),
+    "a child is launched unasked": ("W1", changed(e.ChildLaunched, ordinal=7)),
+    "a child that answered is launched again": (
+        "call table",
+        changed(e.ChildRestarted, call="1.1.t9"),
+    ),
+    "a letter is delivered twice": ("letters", twice(e.LettersDelivered)),
+    "a letter is delivered that nobody owes": (
+        "letters",
+        changed(e.LettersDelivered, 2, letters=("end:r9",)),
+    ),
+}
+TABLES = ((BROKEN, lawful), (UNGOVERNED, governed), (NO_FAMILY, with_children))
+
+
+def test_a_log_with_children_is_taken() -> None:
+    trace = check_log(SESSION, sealed(with_children()))
+    assert (trace.status, trace.ended, trace.owed) == ("idle", {"r1": "cancelled"}, set())
+
+
 def test_a_lawful_log_is_taken() -> None:
     trace = check_log(SESSION, sealed(lawful()))
     assert (trace.status, trace.run, dict(trace.calls)) == ("idle", None, {})
@@ -272,10 +319,9 @@ def test_a_fork_is_taken() -> None:
     assert trace.ended == {"r1": "completed", "r2": "completed"}
 
 
-@pytest.mark.parametrize("how", [*BROKEN, *UNGOVERNED])
+@pytest.mark.parametrize("how", [how for table, _ in TABLES for how in table])
 def test_a_broken_log_is_refused_at_the_right_event(how: str) -> None:
-    rule, breaks = {**BROKEN, **UNGOVERNED}[how]
-    log = lawful() if how in BROKEN else governed()
+    (rule, breaks), log = next((table[how], made()) for table, made in TABLES if how in table)
     seq = breaks(log)
     with pytest.raises(LeftModel) as left:
         check_log(SESSION, sealed(log))
@@ -299,7 +345,8 @@ def test_the_log_of_one_session_is_none_of_another() -> None:
 
 def test_every_rule_has_a_log_that_breaks_it() -> None:
     elsewhere = {"chain", "readable"}
-    assert {rule for rule, _ in (*BROKEN.values(), *UNGOVERNED.values())} == set(RULES) - elsewhere
+    broken = {rule for table, _ in TABLES for rule, _ in table.values()}
+    assert broken == set(RULES) - elsewhere
 
 
 def test_bytes_that_are_no_event_are_refused() -> None:

@@ -202,6 +202,7 @@ def waits_of(row: RunRow) -> tuple[Wait, ...]:
 def _wait(wait: dict[str, Any]) -> Wait:
     if "due_at" in wait:
         wait["due_at"] = timestamp_or_none(wait["due_at"])
+    wait.pop("run", None)  # a run's number is for the catalog to say
     if wait["what"] != "approval":
         return Wait(**wait)
     asked = {**wait, **{name: timestamp(wait[name]) for name in ("requested_at", "expires_at")}}

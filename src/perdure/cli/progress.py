@@ -163,6 +163,9 @@ def _wait_in_words(run: str | int, wait: Mapping[str, Any], option: str, session
             return f"Call {wait['call']} waits until {_due(wait['due_at'])}, and goes on by itself"
         case "retry":
             return f"A model call failed; it is made again by itself at {_due(wait['due_at'])}"
+        case "child":
+            child = wait.get("run_id", wait.get("run"))
+            return f"It waits for {plain(wait['agent'])}\n  perdure runs show {child}{option}"
         case other:
             return f"Call {wait['call']} waits: {plain(other)}"
 

@@ -17,7 +17,7 @@ RowStatus = Literal["queued", "running", "waiting", "completed", "failed", "canc
 SHOWN_BYTES_MAX = 16 * 1024
 """Arguments up to this size are in the row of a run that waits for their approval."""
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
-WAITING = frozenset({"pending", "asking", "undecided", "timing"})
+WAITING = frozenset({"pending", "asking", "undecided", "timing", "launched"})
 
 
 class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -27,8 +27,8 @@ class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     `first_seq` that of the first event that came with what asked for the run. `use` is what models
     were used for, and `messages`, `content_bytes` and `summary` are those of the session's state,
     as of position `seq`, when the row was written; a run that has not begun has none of these, nor
-    has a row that is older than these fields. `waiting_for` lists what a person or the clock must
-    give before the run can go on.
+    has a row that is older than these fields. `waiting_for` lists what a person, the clock
+    or another run must give before the run can go on.
     """
 
     id: str
@@ -110,7 +110,7 @@ def _standing(state: State) -> tuple[Any, ...]:
         return ()
     calls = state.calls.values()
     waits = tuple(
-        (call.id, call.status, call.digest, call.approval)
+        (call.id, call.status, call.digest, call.approval, call.child and call.child.run)
         for call in calls
         if call.status in WAITING
     )
@@ -172,7 +172,7 @@ def run_row(session: SessionId, state: State) -> RunRow:
 
 
 def waiting_for(state: State) -> tuple[dict[str, Any], ...]:
-    """Return what the session's open calls wait for: answers, decisions, times."""
+    """Return what the session's open calls wait for: answers, decisions, times, other runs."""
     found: list[dict[str, Any]] = []
     for call in state.calls.values():
         if call.status == "asking":
@@ -182,6 +182,9 @@ def waiting_for(state: State) -> tuple[dict[str, Any], ...]:
             found.append({"call": call.id, "what": "decision", **asked})
         elif call.status == "pending":
             found.append({"call": call.id, "what": "approval", **_asked(call)})
+        elif call.child is not None:
+            child = call.child
+            found.append({"call": call.id, "what": "child", "agent": child.name, "run": child.run})
         elif call.status == "timing":
             what = "retry" if call.kind == "backoff" else "time"
             found.append({"call": call.id, "what": what, "due_at": call.due_at})

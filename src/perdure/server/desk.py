@@ -492,6 +492,7 @@ class Desk:
         if ended:
             self._keep(row, shown)
             return shown
+        shown = replace(shown, waits=await self._numbered(shown.waits, joined))
         waits = [
             shapes.Wait(
                 what="worker",
@@ -504,6 +505,18 @@ class Desk:
         if joined.status in GOING_ON and (why := await self.runs.set_aside(joined.session)):
             waits.append(shapes.Wait(what="release", call="", needs=why))
         return replace(shown, waits=(*shown.waits, *waits)) if waits else shown
+
+    async def _numbered(self, waits: Sequence[shapes.Wait], row: RunRow) -> tuple[shapes.Wait, ...]:
+        """Return what a run waits for, with the numbers of the runs among that."""
+        runs = {one["call"]: one["run"] for one in row.waiting_for if "run" in one}
+        return tuple(
+            [
+                replace(one, run_id=await self.numbers.run(runs[one.call]))
+                if one.call in runs
+                else one
+                for one in waits
+            ]
+        )
 
     async def _costs(self, children: Sequence[str]) -> list[shapes.Cost]:
         """Return what runs cost with all that they launched; one without a row cost nothing."""

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from perdure.core.errors import InvalidInput
-from perdure.testing.mutation import engine, governance, nodes, stores
+from perdure.testing.mutation import engine, family, governance, nodes, stores
 from perdure.testing.mutation.patches import Patches
 
 BREAK_VARIABLE = "PERDURE_BREAK"
@@ -66,7 +66,7 @@ def _mutants() -> Iterator[Mutant]:
                 engine.idempotency_key_ignored,
             ),
         ),
-        ("simulation", (engine.split_tool_pair,)),
+        ("simulation", (engine.split_tool_pair, *family.MUTANTS)),
         ("leader", (stores.load_before_claim, nodes.ttl_on_token)),
         ("matrix", (nodes.renewal_from_thread, nodes.notify_as_truth)),
         ("core", (engine.late_outcome_accepted,)),

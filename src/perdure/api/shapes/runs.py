@@ -92,11 +92,11 @@ class Approval(Shape, frozen=True, kw_only=True):
 
 class Wait(Shape, frozen=True, kw_only=True):
     """What a run waits for: an answer, a decision, an approval, a time, its next attempt, a worker,
-    or that its session is released from quarantine. `needs` says what a worker must have, or why
-    it is there.
+    a run that it launched (`run_id`, of `agent`), or that its session is released from quarantine.
+    `needs` says what a worker must have, or why it is there.
     """
 
-    what: Literal["answer", "decision", "approval", "time", "retry", "worker", "release"]
+    what: Literal["answer", "decision", "approval", "time", "retry", "child", "worker", "release"]
     call: str
     approval: Approval | UnsetType = UNSET
     question: str | UnsetType = UNSET
@@ -105,6 +105,8 @@ class Wait(Shape, frozen=True, kw_only=True):
     attempt: int | UnsetType = UNSET
     due_at: Timestamp | UnsetType | None = UNSET
     needs: str | UnsetType = UNSET
+    agent: str | UnsetType = UNSET
+    run_id: Id | UnsetType = UNSET
 
 
 class Unpriced(Shape, frozen=True, kw_only=True):

@@ -11,13 +11,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from perdure.core.agent import ContextPolicy, Limits
+from perdure.core.agent import ContextPolicy, Limits, Subagents
 from perdure.core.messages import AssistantMessage, ModelReply, ToolRequest, Usage, UserMessage
 from perdure.ports.models import ModelError, ModelRequest, OnText
 from perdure.testing.simulation.ledger import Ledger
 from perdure.testing.simulation.weather import Draw, Weather
 from perdure.worker import Agent, ToolContext, tool
-from perdure.worker.builtin import ask_human, wait
+from perdure.worker.builtin import ask_human, launch_agent, wait
 
 STEPS_PER_RUN_MAX = 6
 DEADLINE_MS = 5_000
@@ -25,6 +25,8 @@ ASTRAY = 0.06
 ASTRAY_SECONDS_MAX = 15.0
 TOOL_SECONDS_MAX = 4.0
 MODEL_SECONDS_MAX = 6.0
+LAUNCHING = 0.5
+"""How often the chief launches somebody, where another would call a tool."""
 
 
 class Stage(Protocol):
@@ -71,8 +73,15 @@ class Cast:
             Agent("compact", limits=limits, context=compact, **common),
             Agent("lazy", limits=limits, context=window, resume="lazy", **common),
             Agent("curt", limits=limits, on_failure="stop", **common),
+            self._chief(limits, **common),
         )
         self.definitions = {agent.name: agent.definition for agent in self.agents}
+
+    def _chief(self, limits: Limits, **common: Any) -> Agent:
+        """Return the one who launches others, and launches those again that fail."""
+        common["tools"] = [*common["tools"], launch_agent]
+        policy = Subagents(on_failure="restart", restarts_max=1, children_max=6)
+        return Agent("chief", limits=limits, subagents=policy, **common)
 
     def _tools(self) -> list[Any]:
         @tool(effect="read", timeout=TOOL_SECONDS_MAX)
@@ -188,6 +197,8 @@ class _Model:
             )
             requests = tuple(ToolRequest(f"c{n}", *one) for n, one in enumerate(both))
             return ModelReply("", requests, "tool_call", usage)
+        if any(one.builtin == "launch_agent" for one in request.tools) and draw() < LAUNCHING:
+            return ModelReply("", _launches(draw, count), "tool_call", usage)
         requests = tuple(_request(draw, place, weather.bad) for place in range(count))
         return ModelReply("", requests, "tool_call", usage)
 
@@ -200,6 +211,21 @@ def _fail(mood: float) -> None:
         raise ConnectionError("the connection was reset")
     if mood < 0.85:
         raise ModelError("bad request", status=400)
+
+
+_CHILDREN = ("plain", "hurried", "lazy", "curt", "nobody")
+
+
+def _launches(draw: Draw, count: int) -> tuple[ToolRequest, ...]:
+    """Return calls that launch agents, some of them in one session."""
+    found = []
+    for place in range(count):
+        name = _CHILDREN[int(len(_CHILDREN) * draw())]
+        asked = {"agent_name": name, "message": f"child {place}"}
+        if draw() < 0.2:
+            asked["session"] = "shared"
+        found.append(ToolRequest(f"c{place}", "launch_agent", asked))
+    return tuple(found)
 
 
 _WISHES = (

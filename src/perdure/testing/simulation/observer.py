@@ -48,6 +48,7 @@ class Observer:
         self.holders: dict[SessionId, str] = {}
         self.messages: dict[str, tuple[SessionId, SendMessage]] = {}
         self.inboxes: dict[SessionId, set[str]] = {}
+        self._accepted: set[str] = set()
         self.was_paused: set[str] = set()
         self.on_takeover: Callable[[str], None] = lambda life: None
         self._reports: set[tuple[SessionId, str, int, bool]] = set()
@@ -73,8 +74,10 @@ class Observer:
         """A command was accepted, or known."""
         if receipt.duplicate:
             self.probes["duplicate delivery"] += 1
+            self.probes["a letter twice"] += entry.id.startswith("end:")
             return
         self.inboxes.setdefault(entry.session, set()).add(entry.id)
+        self._accepted.add(entry.id)
         command = decode_command(entry.command, entry.accepted_at)
         if isinstance(command, SendMessage):
             row = RunQuery(tenant=entry.session.tenant, run=entry.id)
@@ -195,7 +198,7 @@ class Observer:
     def _succeeded(self, trace: Trace, event: e.ToolCallSucceeded) -> None:
         call = trace.calls.get(event.call)
         self._check_reported(trace, event.call, event.by, ok=True)
-        if call is not None and call.effect != "read":
+        if call is not None and call.kind == "tool" and call.effect != "read":
             known = self._ledger.effects[trace.session, event.call]
             if not known:
                 self.wrong(f"{trace.session} {event.call} succeeded, and took no effect")
@@ -217,6 +220,16 @@ class Observer:
             self.counts["unknowns told"] += 1
             self.probes["the model hears of doubt"] += 1
 
+    def _restarted(self, trace: Trace, event: e.ChildRestarted) -> None:
+        self.probes["a child launched again"] += 1
+
+    def _delivered(self, trace: Trace, event: e.LettersDelivered) -> None:
+        for letter in event.letters:
+            if not {letter, letter.removeprefix("start:")} & self._accepted:
+                self.wrong(f"{trace.session} has noted that {letter} arrived, and it has not")
+        along = any(letter.startswith("cancel:") for letter in event.letters)
+        self.probes["a child taken along"] += along
+
     def _reopened(self, trace: Trace, event: e.ToolCallReopened) -> None:
         self.probes["probe says it did not"] += event.by == "probe"
         self.probes["a person decides"] += event.by.startswith("person")
@@ -234,7 +247,8 @@ class Observer:
         self.probes["lost and sent again"] += 1
 
     def _withdrawn(self, trace: Trace, event: e.RunWithdrawn) -> None:
-        self.probes["cancel before the run began"] += 1
+        self.probes["cancel before the run began"] += event.code != "busy"
+        self.probes["a child in a busy session"] += event.code == "busy"
 
     def _given_up(self, trace: Trace, event: e.ToolCallCancelled) -> None:
         trace_call = trace.calls.get(event.call)
@@ -323,6 +337,7 @@ class Observer:
                 continue
             trace = self.traces[session]
             self.probes["crash during a retry"] += trace.status == "delayed"
+            self.probes["crash with letters owed"] += bool(trace.owed)
             self.probes["crash after a snapshot"] += session in self._snapshots
             for call_id, call in trace.calls.items():
                 acted = self._ledger.effects[session, call_id] > 0
@@ -335,6 +350,8 @@ _EVENTS: dict[type[e.Event], Any] = {
     e.ToolCallSucceeded: Observer._succeeded,
     e.ToolCallFailed: Observer._failed,
     e.ToolCallReopened: Observer._reopened,
+    e.ChildRestarted: Observer._restarted,
+    e.LettersDelivered: Observer._delivered,
     e.ToolCallUnknown: Observer._unknown,
     e.ToolCallLost: Observer._lost,
     e.DecisionRequested: Observer._asked,

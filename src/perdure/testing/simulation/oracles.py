@@ -6,6 +6,8 @@ rows, the ledger of what really happened, and what clients were told.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from perdure.core import events as e
 from perdure.core.codec import Record, decode_event
 from perdure.core.errors import PerdureError
@@ -43,6 +45,7 @@ def _judge(world: World) -> None:
         if world.ledger.effects[call] > 1:
             wrong(f"{call[0]} {call[1]} took effect more than once, with key {key}")
     _the_forks(world, events, heads)
+    _the_children(world, events)
     rows = {row.id: row for row in world.rows()}
     _the_accepted(world, events, rows)
     _the_clients(world, events, rows)
@@ -91,6 +94,37 @@ def _the_forks(
                 world.observer.wrong(f"{session} is a fork of what {source} has not")
 
 
+def _the_children(world: World, events: dict[SessionId, list[e.Event]]) -> None:
+    """A child began once or never, and what its parent was told is how it ended."""
+    wrong = world.observer.wrong
+    begun: Counter[str] = Counter()
+    answers: dict[str, object] = {}
+    for log in events.values():
+        for event in log:
+            if isinstance(event, e.RunStarted | e.RunWithdrawn):
+                begun[event.run] += 1
+            if isinstance(event, e.RunCompleted):
+                reply = log[event.answer - 1]
+                assert isinstance(reply, e.ModelReplied)
+                answers[event.run] = reply.content
+            elif isinstance(event, e.RunFailed | e.RunCancelled | e.RunWithdrawn):
+                answers[event.run] = event
+    for session, log in events.items():
+        for event in log:
+            if isinstance(event, e.ChildLaunched | e.ChildRestarted):
+                world.observer.counts["children"] += 1
+                if begun[event.child] > 1:
+                    wrong(f"{session} launched {event.child} once, and it began more than once")
+            elif isinstance(event, e.ToolCallSucceeded) and event.by.startswith("child:"):
+                said = answers.get(event.by.removeprefix("child:"))
+                if said != event.content:
+                    wrong(f"{session} was told {event.content!r} by {event.by}, which said {said}")
+            elif isinstance(event, e.ToolCallFailed) and event.by.startswith("child:"):
+                ended = event.by.removeprefix("child:") in answers
+                if not ended:
+                    wrong(f"{session} was told that {event.by} failed, and it never ended")
+
+
 def _the_ledger(world: World, session: SessionId, events: list[e.Event]) -> None:
     """Every class was done as often as it may be; what is recorded as done was done."""
     wrong, ledger = world.observer.wrong, world.ledger
@@ -108,8 +142,10 @@ def _the_ledger(world: World, session: SessionId, events: list[e.Event]) -> None
             if ledger.executions[session, entry.call, entry.attempt] > 1:
                 wrong(f"{session} {entry.call} is once, and ran more than once")
     for event in events:
-        if isinstance(event, e.ToolCallSucceeded) and intended[event.call].effect != "read":
-            _recorded(world, ledger, session, event.call)
+        if isinstance(event, e.ToolCallSucceeded) and not event.by.startswith("child:"):
+            changes = intended[event.call].effect != "read"
+            if changes:
+                _recorded(world, ledger, session, event.call)
 
 
 def _recorded(world: World, ledger: Ledger, session: SessionId, call: str) -> None:

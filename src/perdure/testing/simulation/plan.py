@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from perdure.ports import faults
 
-AGENTS = ("plain", "plain", "hurried", "compact", "lazy", "curt")
+AGENTS = ("plain", "chief", "hurried", "compact", "lazy", "curt")
 SITES = tuple(site for site in faults.SITES if not site.startswith("store."))
 HOUR_MS = 3_600_000
 TAKEOVER_US = 11_000_000

@@ -43,6 +43,11 @@ PROBES: Mapping[str, str] = {
     "given up": "a call was lost as often as it may be",
     "a run retried": "a failed or cancelled run was gone on with",
     "a run forked": "a new session went on from the middle of a run",
+    "a letter twice": "a child told its end a second time, which was known",
+    "crash with letters owed": "a node died when its session owed another one a letter",
+    "a child launched again": "a child failed and was launched again",
+    "a child taken along": "a child was cancelled because nobody waited for it any more",
+    "a child in a busy session": "a launch found another run in its session, and was refused",
     "late effect refused": "an effect came after its far end had said that it never will",
     "woken by a skewed clock": "a timer fired minutes before or after its true time",
 }

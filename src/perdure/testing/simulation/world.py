@@ -32,6 +32,7 @@ from perdure.testing.simulation.weather import Weather
 TICK_US = 400_000
 HEALED_US_MAX = 120_000_000
 JUMP_MS_MIN = 8_000
+NEVER_MS = 1 << 62
 AIMED_US_MAX = 6_000_000
 RESTART_US_MAX = 4_000_000
 ROWS = RunQuery(tenant="default", limit=1_000)
@@ -404,20 +405,22 @@ class World:
         for session in tuple(self.observer.inboxes):
             self._release_by_hand(session)
         left = [row for row in rows if row.status not in OVER]
-        if not left and not any(self.observer.inboxes.values()):
+        owed = any(trace.owed for trace in self.observer.traces.values())
+        if not left and not owed and not any(self.observer.inboxes.values()):
             self.finished = True
             return
         if self.loop.now_us - self.healed_at_us > HEALED_US_MAX:
             stuck = [(str(row.session), row.id, row.status, row.waiting_for) for row in left]
             inboxes = {str(s): sorted(i) for s, i in self.observer.inboxes.items() if i}
-            self.observer.wrong(f"stuck: {stuck}, inboxes {inboxes}")
+            letters = {str(s): sorted(t.owed) for s, t in self.observer.traces.items() if t.owed}
+            self.observer.wrong(f"stuck: {stuck}, inboxes {inboxes}, letters {letters}")
             self.finished = True
             return
         self._nudge_the_lazy(left)
         now = EPOCH_MS + self.loop.now_us // 1000
         at = [_only_time(row) for row in left if row.status != "queued"]
         times = [time for time in at if time is not None]
-        if times and len(times) == len(at) and min(times) > now + JUMP_MS_MIN:
+        if times and len(times) == len(at) and now + JUMP_MS_MIN < min(times) < NEVER_MS:
             self._jump(min(times) - now)
 
     def _nudge_the_lazy(self, rows: list[RunRow]) -> None:
@@ -464,6 +467,7 @@ def _settle(answer: asyncio.Future[str], done: str) -> None:
 
 def _only_time(row: RunRow) -> int | None:
     """Return when a run goes on by itself, if it waits for nothing but the clock."""
-    if row.status != "waiting" or any(w["what"] not in ("time", "retry") for w in row.waiting_for):
+    waits = [wait for wait in row.waiting_for if wait["what"] != "child"]
+    if row.status != "waiting" or any(w["what"] not in ("time", "retry") for w in waits):
         return None
-    return min(int(wait["due_at"]) for wait in row.waiting_for)
+    return min((int(wait["due_at"]) for wait in waits), default=NEVER_MS)
