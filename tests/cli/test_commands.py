@@ -106,6 +106,39 @@ def test_a_question_is_answered_from_another_process(terminal: Terminal) -> None
     assert terminal.perdure("runs", "reply", run, "again").code == 6
 
 
+TEAM = """
+from perdure import Agent, ask_human, launch_agent
+from perdure.testing import ScriptedModel, asks, call
+
+def last(request):
+    return str(request.messages[-1].content)
+
+ask = asks(call("launch_agent", agent_name="ann", message="What does tea cost?"))
+boss = Agent("boss", model=ScriptedModel(ask, last), tools=[launch_agent])
+which = asks(call("ask_human", question="Which tea?"))
+ann = Agent("ann", model=ScriptedModel(which, last), tools=[ask_human])
+"""
+
+
+def test_a_child_that_asks_parks_them_all_and_is_answered(terminal: Terminal) -> None:
+    """The agents of a file may launch one another; what is asked is answered by its own run."""
+    (terminal.directory / "team.py").write_text(TEAM, encoding="utf-8")
+    asked = terminal.perdure("run", "team.py:boss", "hello")
+    assert asked.code == 9, asked.err
+    assert "Which tea?" in asked.out
+    rows = terminal.perdure("runs", "list", "--json").lines
+    child = next(row["run"] for row in rows if row["agent"] == "ann")
+    assert f"perdure runs reply {child} 'ANSWER'" in asked.out
+    assert terminal.perdure("runs", "reply", child, "black").code == 0
+    finished = terminal.perdure("resume", "--json")
+    assert finished.code == 0, finished.err
+    rows = terminal.perdure("runs", "list", "--json").lines
+    assert {row["agent"]: row["status"] for row in rows} == {
+        "ann": "completed",
+        "boss": "completed",
+    }
+
+
 def test_a_run_is_cancelled_and_listed_so(terminal: Terminal) -> None:
     run = terminal.run("ask me").lines[-1]["run"]
     assert terminal.perdure("runs", "cancel", run, "--reason", "enough").code == 0

@@ -53,6 +53,12 @@ def gist(event: e.Event) -> str:
             return f"{event.call} {calls or short(event.content)}"
         case e.ToolCallIntended():
             return f"{event.call} {event.name} [{event.effect}]"
+        case e.ChildLaunched():
+            return f"{event.call} {event.agent_name} as run {event.child}"
+        case e.ChildRestarted():
+            return f"{event.call} again as run {event.child}: {event.reason}"
+        case e.LettersDelivered():
+            return ", ".join(event.letters)
         case e.ToolCallDenied():
             return f"{event.call} {event.name}: {short(event.content)}"
         case e.ApprovalRequested():

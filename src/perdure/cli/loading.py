@@ -18,6 +18,12 @@ def load_agent(reference: str) -> tuple[Agent, str]:
 
     Without `:NAME` the file must have exactly one agent. Raises `InvalidInput`.
     """
+    agent, _, source = load_team(reference)
+    return agent, source
+
+
+def load_team(reference: str) -> tuple[Agent, tuple[Agent, ...], str]:
+    """Return an agent as `load_agent` does, and the others in its file, which it may launch."""
     place, colon, name = reference.rpartition(":")
     if not colon or name.endswith(".py"):
         place, name = reference, ""
@@ -27,11 +33,17 @@ def load_agent(reference: str) -> tuple[Agent, str]:
     if name:
         if name not in agents:
             raise InvalidInput(f"{place} has no agent {name!r}; its agents are: {listed}")
-        return agents[name], f"{absolute}:{name}"
+        return agents[name], _others(agents, name), f"{absolute}:{name}"
     if len(agents) != 1:
         raise InvalidInput(f"name one agent as {place}:AGENT; {place} has: {listed}")
     name = next(iter(agents))
-    return agents[name], f"{absolute}:{name}"
+    return agents[name], (), f"{absolute}:{name}"
+
+
+def _others(agents: dict[str, Agent], name: str) -> tuple[Agent, ...]:
+    by_name = {one.name: one for one in agents.values()}
+    by_name.pop(agents[name].name)
+    return tuple(by_name.values())
 
 
 def load_policy(path: str) -> tuple[Policy, str]:

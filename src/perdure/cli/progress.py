@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import click
 import msgspec
@@ -59,7 +59,66 @@ async def follow(node: Node, run: Run, output: Output, after: int = 0) -> int:
 
 
 async def _watch(node: Node, run: Run, output: Output, after: int) -> int:
-    async for item in _items(run, output, after):
+    """Watch a run and all that it launches: one that waits for a person parks them all."""
+    parked = asyncio.Event()
+    async with _Watchers() as watchers:
+
+        async def look(child: str) -> None:
+            below = await node.run(child)
+            if await _watch_one(node, below, output, _unseen(below), launched):
+                parked.set()
+
+        def launched(child: str) -> None:
+            watchers.add(look(child))
+
+        items = _items(run, output, after)
+        whole = watchers.add(_watch_one(node, run, output, items, launched))
+        stopping = watchers.add(parked.wait())
+        await asyncio.wait((whole, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if parked.is_set() or whole.result():
+            return PARKED
+        return await finish(run, output)
+
+
+class _Watchers:
+    """Tasks that are cancelled when nobody needs them any more."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Future[Any]] = []
+
+    def add(self, work: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
+        """Begin something."""
+        self._tasks.append(asyncio.ensure_future(work))
+        return self._tasks[-1]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _unseen(run: Run) -> AsyncIterator[RecordedEvent]:
+    async for item in run.stream(0, text=False):
+        if not isinstance(item, TextDelta):
+            yield item
+
+
+async def _watch_one(
+    node: Node,
+    run: Run,
+    output: Output,
+    items: AsyncIterator[RecordedEvent],
+    launched: Callable[[str], None],
+) -> bool:
+    """Watch one run; say whether it waits for a person who says nothing."""
+    async for item in items:
+        if isinstance(item.event, e.LettersDelivered):
+            for letter in item.event.letters:
+                if letter.startswith("start:"):
+                    launched(letter.removeprefix("start:"))
         if not isinstance(item.event, e.QuestionAsked | e.DecisionRequested | e.ApprovalRequested):
             continue
         if item.event.call not in {wait["call"] for wait in (await run.row()).waiting_for}:
@@ -67,9 +126,10 @@ async def _watch(node: Node, run: Run, output: Output, after: int) -> int:
         asked = item.event.question if isinstance(item.event, e.QuestionAsked) else None
         answer = None if asked is None else await answer_here(asked, output)
         if not answer:
-            return await _parked(run, output)
+            await _parked(run, output)
+            return True
         await node.reply(run.id, answer, call=item.event.call, by="terminal")
-    return await finish(run, output)
+    return False
 
 
 async def _items(run: Run, output: Output, after: int) -> AsyncIterator[RecordedEvent]:
@@ -111,12 +171,11 @@ async def _read_line() -> str:
         loop.remove_reader(sys.stdin.fileno())
 
 
-async def _parked(run: Run, output: Output) -> int:
+async def _parked(run: Run, output: Output) -> None:
     row = await run.row()
     output.say(f"\nThe run waits for a person. {describe_waiting(row.id, row.waiting_for)}")
     if output.as_json:
         output.record(row_fields(row), "")
-    return PARKED
 
 
 def describe_waiting(

@@ -6,7 +6,7 @@ import click
 
 from perdure.bootstrap import Agent, Runtime
 from perdure.cli.common import command_body, json_option, policy_option, store_option
-from perdure.cli.loading import load_agent, load_policy
+from perdure.cli.loading import load_policy, load_team
 from perdure.cli.output import Output
 from perdure.cli.progress import follow
 from perdure.cli.source import agents_of, policy_of, reading, unfinished, whole_log
@@ -45,14 +45,14 @@ async def run(
     Ctrl-C stops it at the next commit; `perdure resume` goes on from there.
     """
     output = Output(as_json)
-    found, source = load_agent(agent)
+    found, others, source = load_team(agent)
     if model is not None:
         found = found.with_model(model)
     meta = {"source": source} if model is None else {"source": source, "model": model}
     gate: Gate = NO_RULES
     if policy is not None:
         gate, meta["policy"] = load_policy(policy)
-    async with Runtime(store, agents=[found], policy=gate) as node:
+    async with Runtime(store, agents=[found, *others], policy=gate) as node:
         handle = await node.send(
             found.name,
             message,

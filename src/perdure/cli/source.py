@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from perdure.bootstrap import Agent, is_shared, open_reader, quarantined, sqlite_path
 from perdure.cli.access import FOLDER, home_url, kept_key
-from perdure.cli.loading import load_agent, load_policy
+from perdure.cli.loading import load_policy, load_team
 from perdure.core.codec import Record, decode_event
 from perdure.core.commands import SendMessage, decode_command
 from perdure.core.errors import BrokenChain, InvalidInput, NotFound
@@ -124,17 +124,17 @@ async def agents_of(
     """Load the agents of these runs from where they were first run; `override` is one reference."""
     agents: dict[str, Agent] = {}
     if override is not None:
-        agent, _ = load_agent(override)
-        agents[agent.name] = agent
+        agent, others, _ = load_team(override)
+        agents |= {one.name: one for one in (*others, agent)}
     for row in rows:
         if row.session.agent in agents:
             continue
         meta = await meta_of(reader, row)
         if meta and meta.get("source"):
-            agent, _ = load_agent(meta["source"])
+            agent, others, _ = load_team(meta["source"])
             if meta.get("model"):
                 agent = agent.with_model(meta["model"])
-            agents[agent.name] = agent
+            agents = {**{one.name: one for one in others}, **agents, agent.name: agent}
     return agents
 
 

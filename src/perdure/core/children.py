@@ -26,8 +26,9 @@ from perdure.core.state import Call, Run
 _encode = msgspec.json.Encoder().encode
 BUSY, ABORTED, FAILED = "busy", "aborted", "child_failed"
 NAME_CHARS_MAX = 64
-INHERITED_META = ("gard",)
-"""What a child has of what came with its parent's message."""
+INHERITED_META = ("gard", "source", "policy")
+"""What a child has of what came with its parent's message: where it is run, and where agents and
+policy are loaded from."""
 
 
 def why_not(draft: Draft, arguments: dict[str, Any], call: str) -> tuple[str, str] | None:
