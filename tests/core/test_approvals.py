@@ -113,6 +113,15 @@ def test_exactly_one_decision_wins_and_the_late_are_told_whose() -> None:
         assert f"denied by ann at {story.now}" in story.refused.message
 
 
+def test_who_comes_late_is_told_so_also_while_a_newer_run_is_in_progress() -> None:
+    story = paying(Rules(save=ask()))
+    story.decide("deny", by="ann")
+    story.reply(text="Then not.")
+    story.message("Something else.")
+    assert story.decide(by="bob", run="r1") == []
+    assert refusal(story) == "already_decided"
+
+
 def test_nobody_decided_in_time() -> None:
     story = paying(Rules(save=ask(expires_ms=1_000)))
     story.now += 1_000

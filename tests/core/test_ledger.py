@@ -6,7 +6,10 @@ import pytest
 
 from perdure.core import commands as c
 from perdure.core.agent import ToolSpec
+from perdure.core.gate import NO_RULES
+from perdure.core.limits import DOUBTS_MAX
 from perdure.core.session import wake_at
+from tests.core.rules import Rules, ask
 from tests.core.story import Story, agent, call
 
 WINDOW_MS = 1_000_000
@@ -84,6 +87,37 @@ def test_a_begun_call_that_is_cancelled_is_in_doubt() -> None:
     story.cancel()
     story.message("Again.")
     assert story.reply(call("risky", cents=5))[-1] == "approval_requested"
+
+
+def full_of_doubt() -> Story:
+    """Return a story in which as many calls as a session remembers have an unknown outcome."""
+    story = Story()
+    story.message("Do it all.")
+    story.reply(*(call("risky", f"id-{n}", n=n) for n in range(DOUBTS_MAX)))
+    for n in range(DOUBTS_MAX):
+        found = story.state.calls[f"1.1.t{n}"]
+        story.tell(c.ReportToolBegin(call=found.id, attempt=1, worker="w1"))
+        story.tell(c.ReportToolLost(call=found.id, attempt=1, reason="gone"))
+    assert len(story.state.doubts) == DOUBTS_MAX
+    return story
+
+
+@pytest.mark.parametrize("arguments", [{"n": 0}, {"n": DOUBTS_MAX}], ids=["old", "new"])
+def test_with_too_much_in_doubt_nothing_is_made_until_some_is_resolved(
+    arguments: dict[str, int],
+) -> None:
+    """A session that forgot the oldest of them would make that one once more."""
+    for gate in (NO_RULES, Rules(risky=ask())):
+        story = full_of_doubt()
+        story.gate = gate
+        story.reply(call("risky", "next", **arguments), call("look"))
+        assert story.log[-2].rule == "too_many_unresolved_calls"
+        assert "the oldest is 1.1.t0" in story.log[-2].content
+        assert story.result("look")[0] == "tool_call_succeeded", "reading changes nothing"
+        story.settle("1.1.t7", "did_not_happen")
+        asked = arguments["n"] == 0 or gate is not NO_RULES
+        expected = "approval_requested" if asked else "tool_call_intended"
+        assert story.reply(call("risky", "again", **arguments))[-1] == expected
 
 
 def keyed() -> Story:

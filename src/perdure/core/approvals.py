@@ -15,11 +15,13 @@ from perdure.core.agent import ToolSpec
 from perdure.core.decision import Draft, Refusal
 from perdure.core.evolve_calls import EXPIRED
 from perdure.core.gate import Asked, Terms, Verdict
-from perdure.core.limits import APPROVERS_MAX, ROLES_MAX, clip
+from perdure.core.limits import APPROVERS_MAX, DOUBTS_MAX, ROLES_MAX, clip
 from perdure.core.state import Approval, Call, Decided
 
 UNRESOLVED = "unresolved_call"
 """The rule by which people are asked about a call that may have been made before."""
+TOO_MANY_UNRESOLVED = "too_many_unresolved_calls"
+"""The rule that denies what may change something while too much is in doubt to remember more."""
 UNSURE_PART = 10
 UNSURE_MS_MAX = 60_000
 """A key is taken for forgotten a tenth of its window early, at most a minute."""
@@ -35,11 +37,11 @@ def propose(
 
 
 def _verdict(draft: Draft, tool: ToolSpec, arguments: dict[str, Any], digest: str) -> Verdict:
-    """Return what the gate says, and ask besides about what may have been done before."""
+    """Return what the gate says, unless it allows what is in doubt."""
     verdict = _judged(draft, tool, arguments)
-    if verdict.effect == "allow" and tool.effect != "read":
-        return _unless_in_doubt(draft, verdict, tool.name, digest)
-    return verdict
+    if tool.effect == "read" or verdict.effect == "deny":
+        return verdict
+    return _unless_in_doubt(draft, verdict, tool.name, digest)
 
 
 def _judged(draft: Draft, tool: ToolSpec, arguments: dict[str, Any]) -> Verdict:
@@ -54,9 +56,13 @@ def _judged(draft: Draft, tool: ToolSpec, arguments: dict[str, Any]) -> Verdict:
 
 
 def _unless_in_doubt(draft: Draft, verdict: Verdict, tool: str, digest: str) -> Verdict:
-    """Ask people about a call that was made before and may have taken effect then."""
-    for doubt in draft.state.doubts:
-        if (doubt.name, doubt.digest) == (tool, digest):
+    """Ask people about a call that may have been made before; deny where too much is in doubt."""
+    doubts = draft.state.doubts
+    if len(doubts) >= DOUBTS_MAX:
+        why = f"the outcome of {len(doubts)} calls is unknown, the oldest is {doubts[0].call}"
+        return Verdict("deny", TOO_MANY_UNRESOLVED, f"{why}: people have to resolve some first")
+    for doubt in doubts:
+        if verdict.effect == "allow" and (doubt.name, doubt.digest) == (tool, digest):
             why = f"call {doubt.call} had the same arguments, and its outcome is unknown"
             return Verdict("ask", UNRESOLVED, why, Terms())
     return verdict
@@ -135,10 +141,12 @@ def decide_approval(draft: Draft, command: c.DecideApproval) -> Refusal | None:
     """Take what a person decided on a call that waits for approval."""
     call = draft.state.calls.get(command.call)
     run = draft.state.run
+    if (decided := _decided(draft, command.call)) is not None:
+        return Refusal("already_decided", f"call {command.call!r} was {_in_words(decided)}")
     if run is None or run.id != command.run:
         return Refusal("not_running", f"run {command.run!r} is not in progress")
     if call is None or (approval := call.approval) is None or call.status != "pending":
-        return _too_late(draft, command.call)
+        return Refusal("not_pending", f"call {command.call!r} does not wait for approval")
     if call.due_at is not None and draft.now >= call.due_at:
         return Refusal("expired", f"the time to decide on call {call.id!r} was over")
     refusal = _not_entitled(approval, command) or _other_arguments(call, command)
@@ -174,11 +182,9 @@ def _said_no(command: c.DecideApproval) -> str:
     return f"This call was not made. {command.by} denied it{why}"
 
 
-def _too_late(draft: Draft, call: str) -> Refusal:
-    decided = {one.call: one for one in draft.state.decided}.get(call)
-    if decided is None:
-        return Refusal("not_pending", f"call {call!r} does not wait for approval")
-    return Refusal("already_decided", f"call {call!r} was {_in_words(decided)}")
+def _decided(draft: Draft, call: str) -> Decided | None:
+    """Return what was decided on a call, if that is remembered: no two calls have one id."""
+    return next((one for one in draft.state.decided if one.call == call), None)
 
 
 def _in_words(decided: Decided) -> str:

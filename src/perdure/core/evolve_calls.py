@@ -11,7 +11,7 @@ from perdure.core import events as e
 from perdure.core import family
 from perdure.core.errors import IllegalTransition
 from perdure.core.family import Child
-from perdure.core.limits import DECIDED_MAX, DOUBTS_MAX, RESTARTS_MAX
+from perdure.core.limits import DECIDED_MAX, RESTARTS_MAX
 from perdure.core.state import Approval, Call, Decided, Doubtful, State
 from perdure.core.transitions import CALL
 
@@ -270,7 +270,7 @@ def _closed_in_doubt(state: State, event: Any, version: int, status: Any) -> Sta
         told = isinstance(event, e.ToolCallCancelled) or event.kind == "unknown"
         if told:
             one = Doubtful(call.id, call.name, call.digest, call.key, call.attempt)
-            doubts = (*doubts, one)[-DOUBTS_MAX:]
+            doubts = (*doubts, one)  # so many calls a step may have, and none while they are many
     calls = without(state, event)
     return replace(state, version=version, status=status, calls=calls, doubts=doubts)
 

@@ -17,7 +17,10 @@ ROLES_MAX = 16
 DECIDED_MAX = 32
 """So many decisions on approvals a session remembers, for those who come late."""
 DOUBTS_MAX = 64
-"""So many calls of unknown outcome a session remembers, lest they are made once more."""
+"""With so many calls of unknown outcome, no other call that may change something is made.
+
+None of them is forgotten: the calls of one step may become as many more.
+"""
 RESTARTS_MAX = 100
 """So many restarts of a child its parent remembers; more in one window are not allowed."""
 WINDOW_MESSAGES_MAX = 400

@@ -23,7 +23,16 @@ from perdure.policy.rules import EXPECTED, OPERATORS, Document, Hours, Predicate
 Path = tuple[str | int, ...]
 """Where something stands: ("rule", 2, "tools", 0)."""
 
-RESERVED = frozenset({"declared", "gate_failed", "granted", "not_granted", "unresolved_call"})
+RESERVED = frozenset(
+    {
+        "declared",
+        "gate_failed",
+        "granted",
+        "not_granted",
+        "too_many_unresolved_calls",
+        "unresolved_call",
+    }
+)
 """Verdicts without a rule have these names; a rule that bore one could pass for it."""
 
 FOUND_CHARS_MAX = 60
