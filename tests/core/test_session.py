@@ -10,6 +10,7 @@ import pytest
 from perdure.core import commands as c
 from perdure.core import events as e
 from perdure.core.agent import ContextPolicy
+from perdure.core.codec import decode_event, encode_event
 from perdure.core.ids import effect_key
 from perdure.core.limits import ATTEMPTS_PER_TOOL_CALL_MAX
 from perdure.core.messages import ModelReply, ToolMessage, ToolRequest, UserMessage
@@ -247,6 +248,38 @@ class TestEffects:
         assert story.reply(request_) == ["model_replied", "tool_call_denied", "model_call_intended"]
         assert story.log[-2].rule == rule
         assert story.messages()[-1].is_error
+
+    @pytest.mark.parametrize("tool", ["look", "save"])
+    @pytest.mark.parametrize(
+        ("value", "rule"),
+        [
+            (2**64, None),
+            (-(2**63) - 1, None),
+            (10**5_000, "undecodable_arguments"),
+            ("\ud800", "undecodable_arguments"),
+            ({"\udc00": 1}, "undecodable_arguments"),
+            (float("nan"), None),
+            (float("-inf"), None),
+        ],
+        ids=["wide", "far below", "endless", "half a pair", "half a key", "nan", "infinite"],
+    )
+    def test_arguments_that_are_no_json_are_told_to_the_model(
+        self, tool: str, value: object, rule: str | None
+    ) -> None:
+        story = Story()
+        story.message()
+        story.reply(call(tool, value=value))
+        found = next(one for one in story.log if getattr(one, "name", "") == tool)
+        if rule is None:
+            assert isinstance(found, e.ToolCallIntended)
+            replied = next(one for one in story.log if isinstance(one, e.ModelReplied))
+            recorded = decode_event(encode_event(replied))
+            assert recorded == replied, "what is judged is what is recorded"
+        else:
+            assert found.rule == rule
+            assert story.messages()[-1].is_error
+        for event in story.log:
+            encode_event(event)
 
     def test_a_repeated_call_id_is_denied_and_renamed_in_the_history(self) -> None:
         story = Story()

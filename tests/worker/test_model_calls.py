@@ -11,7 +11,7 @@ import pytest
 from perdure.core.commands import ReportModelError, ReportReply
 from perdure.core.errors import InvalidInput, LimitExceeded
 from perdure.core.limits import REPLY_BYTES_MAX
-from perdure.core.messages import ModelReply
+from perdure.core.messages import ModelReply, ToolRequest
 from perdure.ports.models import ModelError
 from tests.worker.helpers import Desk, Speaker, reached
 
@@ -209,6 +209,17 @@ async def test_what_is_no_reply_is_named(
         report = await desk.finish(desk.model_task())
         assert (report.error_class, report.code) == (error_class, code)
         assert message in report.message
+
+
+async def test_arguments_that_are_no_json_are_told_to_the_model() -> None:
+    """They spoil a call, and not the run."""
+    asked = (ToolRequest("a", "pay", {"to": "\ud800"}), ToolRequest("b", "pay", {"cents": 5}))
+    async with Desk(model=Speaker(ModelReply("", asked))) as desk:
+        report = await desk.finish(desk.model_task())
+        assert isinstance(report, ReportReply)
+        spoiled, sound = report.reply.tool_calls
+        assert "surrogates not allowed" in (spoiled.undecodable or "")
+        assert sound == asked[1]
 
 
 class Silent:

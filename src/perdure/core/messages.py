@@ -20,6 +20,29 @@ class ToolRequest(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     undecodable: str | None = None
 
 
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(ToolRequest).decode
+
+
+def recordable(request: ToolRequest) -> ToolRequest:
+    """Return a tool call as it can be recorded: what is judged is what the log will hold.
+
+    NaN and the infinities are null, as JSON has no such numbers. A call that cannot be JSON, for
+    half of a surrogate pair or a number of thousands of digits, is `undecodable`.
+    """
+    try:
+        body = _encode(request)
+        return _decode(body) if b"null" in body else request
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        id_, name = (_in_utf8(text) for text in (request.id, request.name))
+        why = f"{type(error).__name__}: {error}"
+        return ToolRequest(id_, name, undecodable=_in_utf8(request.undecodable or why))
+
+
+def _in_utf8(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
 class Usage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Tokens spent by one model call; `input_tokens` includes what the cache served."""
 

@@ -21,6 +21,7 @@ from perdure.core.decision import Context, Decision, Draft, Refusal
 from perdure.core.evolve import evolve
 from perdure.core.ledger import forget_key
 from perdure.core.limits import clip
+from perdure.core.messages import recordable
 from perdure.core.plan import act, next_run, next_step, start_run
 from perdure.core.retry import Failure, delay_before_retry
 from perdure.core.state import Call, State
@@ -179,19 +180,20 @@ def _report_reply(draft: Draft, command: c.ReportReply) -> Any:
             )
         )
     else:
+        requests = tuple(map(recordable, reply.tool_calls))
         draft.add(
             e.ModelReplied(
                 at=draft.now,
                 call=call.id,
                 content=reply.content,
-                tool_calls=reply.tool_calls,
+                tool_calls=requests,
                 finish=reply.finish,
                 usage=reply.usage,
                 model=reply.model,
                 extra=reply.extra,
             )
         )
-        act(draft, call.id, reply.tool_calls)
+        act(draft, call.id, requests)
     next_step(draft)
     return None
 

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any, cast, get_args
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.core.commands import Report, ReportModelError, ReportReply
 from perdure.core.errors import InvalidInput
 from perdure.core.events import ErrorClass
 from perdure.core.limits import JSON_DEPTH_MAX, REPLY_BYTES_MAX, may_be_too_deep, too_deep
-from perdure.core.messages import ModelReply
+from perdure.core.messages import ModelReply, recordable
 from perdure.core.retry import classify
 from perdure.ports import faults
 from perdure.ports.models import Model, ModelError, ModelRequest, OnText
@@ -109,6 +110,8 @@ def checked(call: str, reply: object) -> Report:
         message = f"the model returned {reply!r:.200}, which is not a ModelReply"
         return _error(call, "internal", "not_a_reply", message)
     try:
+        if reply.tool_calls:
+            reply = replace(reply, tool_calls=tuple(map(recordable, reply.tool_calls)))
         body = msgspec.json.encode(reply)
         as_recorded = _reply_decoder.decode(body)
     except Exception as error:  # noqa: BLE001  a reply may hold anything
