@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,7 +58,8 @@ def test_what_waits_is_listed_and_shown_with_what_cannot_be_seen(server: Hosted)
 
 def test_it_is_approved_from_elsewhere_and_the_story_is_told(server: Hosted) -> None:
     run = asking(server)
-    approved = server.ok("approvals", "approve", run)
+    seen = server.one("approvals", "show", run)["digest"]
+    approved = server.ok("approvals", "approve", run, "--digest", seen)
     assert "I got 5 to ann" in approved.out
     assert server.perdure("approvals", "deny", run).code == 3
     late = server.perdure("approvals", "deny", run, "1.1.t0")
@@ -77,12 +82,14 @@ def test_arguments_are_changed_and_approved_anew(server: Hosted) -> None:
     old = server.perdure("approvals", "approve", run, "--digest", digest)
     assert old.code == 6
     assert digest in old.err
-    assert "I got 1 to bob" in server.ok("approvals", "approve", run).out
+    assert "I got 1 to bob" in server.ok("approvals", "approve", run, "--yes").out
 
 
 @pytest.mark.parametrize(
     "arguments,code,said",
     [
+        (("approve", "RUN"), 2, "say what you approve: --digest "),
+        (("approve", "RUN", "--json"), 2, "say what you approve: --digest "),
         (("approve", "999"), 3, "there is no run 999"),
         (("edit", "RUN", "--arguments", "{"), 2, "is no JSON"),
         (("edit", "RUN", "--arguments", "[]"), 2, "is a JSON object"),
@@ -109,7 +116,7 @@ def test_without_a_server_the_store_is_asked(tmp_path: Path) -> None:
     assert asked.code == 9, asked.err
     run = asked.lines[-1]["run"]
     assert "pay be called with" in terminal.perdure("approvals", "list").out
-    done = terminal.perdure("approvals", "approve", run[:8], "--by", "ann", "--json")
+    done = terminal.perdure("approvals", "approve", run[:8], "--yes", "--by", "ann", "--json")
     assert done.code == 0, done.err
     assert done.lines[-1]["output"] == "done: paid"
     assert terminal.ran() == ["pay 5"]
@@ -131,3 +138,29 @@ def test_a_policy_is_put_shown_and_removed(tmp_path: Path) -> None:
 def test_what_nobody_sees_is_written_out() -> None:
     assert marked("a\u200bb\u202e\n") == "a<U+200B>b<U+202E><U+000A>"
     assert marked("Grüße, 世界 🙂") == "Grüße, 世界 🙂"
+
+
+@pytest.mark.parametrize("said,code", [("y", 0), ("n", 1), ("", 1)])
+def test_whoever_sits_at_a_terminal_sees_what_is_approved_and_is_asked(
+    tmp_path: Path, said: str, code: int
+) -> None:
+    terminal = Terminal(tmp_path)
+    (tmp_path / "rules.toml").write_text(RULES)
+    asked = terminal.perdure("run", "agents.py:helper", "pay", "--policy", "rules.toml", "--json")
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        command = [sys.executable, "-m", "perdure", "approvals", "approve"]
+        os.execve(sys.executable, [*command, asked.lines[-1]["run"]], terminal.environment)
+    seen = b""
+    while b"> " not in seen:
+        seen += os.read(fd, 1024)
+    assert b'"cents": 5' in seen
+    os.write(fd, f"{said}\r".encode())
+    with contextlib.suppress(OSError):
+        while chunk := os.read(fd, 1024):
+            seen += chunk
+    _, status = os.waitpid(pid, 0)
+    os.close(fd)
+    assert os.waitstatus_to_exitcode(status) == code, seen
+    assert terminal.ran() == (["pay 5"] if code == 0 else [])

@@ -99,7 +99,7 @@ def test_a_refund_that_was_interrupted_is_paid_once(tmp_path: Path) -> None:
     run = json.loads(printed.splitlines()[-1])
     assert run["waiting_for"][0]["arguments"] == {"order": "42", "cents": 1999}
 
-    paying = perdure("approvals", "approve", run["run"])
+    paying = perdure("approvals", "approve", run["run"], "--yes")
     assert paying.stdout is not None
     assert any(line.startswith("paid: ") for line in paying.stdout)
     paying.kill()

@@ -12,7 +12,7 @@ from perdure.bootstrap import Node, Run
 from perdure.cli.access import Access, place_options
 from perdure.cli.common import command_body, json_option
 from perdure.cli.output import Output, marked, plain
-from perdure.cli.progress import FOR_A_PERSON, asks_approval
+from perdure.cli.progress import FOR_A_PERSON, answer_here, asks_approval, is_at_terminal
 from perdure.cli.runs import agent_option, tell_run
 from perdure.cli.served import served
 from perdure.cli.source import TENANT, reading, row_of
@@ -70,6 +70,21 @@ async def show(
     output.record({"run": run_id, **wait}, described(wait))
 
 
+async def _is_meant(wait: Wait, output: Output) -> bool:
+    """Show what is approved, and have whoever sits at the terminal say so.
+
+    Raises `InvalidInput` without a terminal: what was not looked at here has to be named.
+    """
+    output.say(described(wait))
+    said = await answer_here("Let this call be made? [y/N]", output)
+    if said is None and not is_at_terminal(output):
+        raise InvalidInput(
+            f"say what you approve: --digest {wait['digest']} if that is what you looked at, or "
+            "--yes for whatever the arguments are now"
+        )
+    return said is not None and said.lower() in ("y", "yes")
+
+
 def _deciding(name: str, decision: Decision, help: str) -> Callable[..., Any]:
     """Make the command that takes one decision."""
 
@@ -77,6 +92,7 @@ def _deciding(name: str, decision: Decision, help: str) -> Callable[..., Any]:
     @click.argument("run_id")
     @click.argument("call", required=False)
     @click.option("--digest", help="Of the arguments that you looked at; others are refused.")
+    @click.option("--yes", is_flag=True, help="Approve what the arguments are now, unseen.")
     @click.option("--reason", default="", help="Why; the model is told of a denial.")
     @click.option("--arguments", help="JSON: what the call is to be made with instead.")
     @click.option("--role", "roles", multiple=True, help="Who is to decide instead; repeatable.")
@@ -90,6 +106,7 @@ def _deciding(name: str, decision: Decision, help: str) -> Callable[..., Any]:
         run_id: str,
         call: str | None,
         digest: str | None,
+        yes: bool,
         reason: str,
         arguments: str | None,
         roles: Sequence[str],
@@ -109,6 +126,10 @@ def _deciding(name: str, decision: Decision, help: str) -> Callable[..., Any]:
             if call is None:
                 raise
             wait = {"call": call, "digest": None}  # whoever comes late is told who decided
+        seen = digest is not None or yes or wait["digest"] is None
+        if decision == "approve" and not seen and not await _is_meant(wait, output):
+            output.say("Nothing was decided.")
+            return 1
         said: dict[str, Any] = {
             "digest": digest or wait["digest"],
             "reason": reason,

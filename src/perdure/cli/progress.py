@@ -148,11 +148,16 @@ async def _items(run: Run, output: Output, after: int) -> AsyncIterator[Recorded
 
 async def answer_here(question: str, output: Output) -> str | None:
     """Ask whoever sits at the terminal; None if nobody does, or wants to say nothing."""
-    if output.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not is_at_terminal(output):
         return None
     click.echo(f"\n{plain(question)}")
     click.echo("> ", nl=False)
     return await _read_line() or None
+
+
+def is_at_terminal(output: Output) -> bool:
+    """Say whether somebody sits there who can be asked."""
+    return not output.as_json and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 async def _read_line() -> str:
