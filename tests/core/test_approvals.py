@@ -10,7 +10,9 @@ from perdure.core import commands as c
 from perdure.core import ids
 from perdure.core.agent import ToolSpec
 from perdure.core.gate import Asked, Verdict, covers
+from perdure.core.limits import TOOL_CALLS_PER_STEP_MAX, USES_MAX
 from perdure.core.runs import run_row
+from perdure.core.state import decode_snapshot, encode_snapshot
 from tests.core.rules import HOUR_MS, Rules, ask
 from tests.core.story import SESSION, Story, agent, call
 
@@ -225,3 +227,32 @@ def test_a_run_that_ends_gives_its_approvals_up() -> None:
     assert "was not made" in story.log[-2].content
     assert story.decide() == []
     assert refusal(story) in ("not_pending", "not_running")
+
+
+def test_each_use_of_a_standing_approval_is_counted_where_it_is_recorded() -> None:
+    class Ahead(Rules):
+        def judge(self, asked: Asked) -> Verdict:
+            return Verdict("allow", "standing:7") if asked.uses.get("7", 0) < 3 else ask()
+
+    story = Story(gate=Ahead())
+    story.message("Pay four.")
+    kinds = story.reply(*(call("save", f"id-{n}", n=n) for n in range(4)))
+    assert kinds[1:] == ["tool_call_intended"] * 3 + ["approval_requested"]
+    assert story.state.uses == {"7": 3}
+    story.lose("save")
+    assert story.state.uses == {"7": 3}, "it is one use, however often it is sent"
+    assert decode_snapshot(encode_snapshot(story.state)) == story.state
+
+
+def test_so_many_standing_approvals_are_counted() -> None:
+    class Many(Rules):
+        def judge(self, asked: Asked) -> Verdict:
+            return Verdict("allow", f"standing:{asked.arguments['n']}")
+
+    story = Story(gate=Many())
+    story.message("Pay.")
+    story.reply(*(call("save", f"id-{n}", n=n) for n in range(TOOL_CALLS_PER_STEP_MAX)))
+    for _ in range(TOOL_CALLS_PER_STEP_MAX):
+        story.result("save")
+    story.reply(call("save", n=USES_MAX))
+    assert len(story.state.uses) == USES_MAX

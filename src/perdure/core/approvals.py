@@ -47,7 +47,8 @@ def _verdict(draft: Draft, tool: ToolSpec, arguments: dict[str, Any], digest: st
 def _judged(draft: Draft, tool: ToolSpec, arguments: dict[str, Any]) -> Verdict:
     """Return what the gate says; a gate that fails denies."""
     context = draft.context
-    asked = Asked(context.session.tenant, context.agent.spec, tool, arguments, context.now)
+    tenant, agent = context.session.tenant, context.agent.spec
+    asked = Asked(tenant, agent, tool, arguments, context.now, draft.state.uses)
     try:
         gate = children.gate_for(context.gate, draft.state.run, context.peers)
         return gate.judge(asked)

@@ -6,10 +6,16 @@ questions neither need be the weaker one: what answers both is put together of t
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from perdure.core.agent import AgentSpec, ToolSpec
 from perdure.core.gate import Asked, Gate, Terms, Verdict
+from perdure.core.limits import USES_MAX
 
 _ORDER = ("deny", "ask", "allow")
+_UNCOUNTED = dict.fromkeys(map(str, range(-USES_MAX, 0)), 0)
+"""In a child's session the uses of its parents' standing approvals are not counted: those that are
+limited answer nothing there."""
 
 
 def weaker(one: Verdict, other: Verdict) -> Verdict:
@@ -61,7 +67,7 @@ class Bounded:
         """Return the weakest of the verdicts on the child and on each of its parents."""
         verdict = self.gate.judge(asked)
         for parent in self.parents:
-            as_parent = Asked(asked.tenant, parent, asked.tool, asked.arguments, asked.at)
+            as_parent = replace(asked, agent=parent, uses=_UNCOUNTED)
             verdict = weaker(verdict, self.gate.judge(as_parent))
         return verdict
 

@@ -11,7 +11,8 @@ from perdure.core import events as e
 from perdure.core import family
 from perdure.core.errors import IllegalTransition
 from perdure.core.family import Child
-from perdure.core.limits import DECIDED_MAX, RESTARTS_MAX
+from perdure.core.gate import STANDING
+from perdure.core.limits import DECIDED_MAX, RESTARTS_MAX, USES_MAX
 from perdure.core.state import Approval, Call, Decided, Doubtful, State
 from perdure.core.transitions import CALL
 
@@ -96,7 +97,18 @@ def _intended(state: State, event: e.ToolCallIntended, version: int, status: Any
         call = replace(call, reply=waited.reply, arguments=edited)
         decided = _decided(state, Decided(call.id, "approved", ", ".join(approval.by), event.at))
     calls = opened(state, call, event)
-    return replace(state, version=version, status=status, calls=calls, decided=decided)
+    uses = _used(state.uses, event.rule)
+    return replace(state, version=version, status=status, calls=calls, decided=decided, uses=uses)
+
+
+def _used(uses: dict[str, int], rule: str) -> dict[str, int]:
+    """Return the uses of standing approvals, with one more if the rule names one."""
+    if not rule.startswith(STANDING):
+        return uses
+    name = rule.removeprefix(STANDING)
+    if name not in uses and len(uses) >= USES_MAX:
+        return uses
+    return {**uses, name: uses.get(name, 0) + 1}
 
 
 def _decided(state: State, one: Decided) -> tuple[Decided, ...]:

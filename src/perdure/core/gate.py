@@ -13,6 +13,8 @@ import msgspec
 from perdure.core.agent import AgentSpec, ToolSpec
 
 APPROVAL_MS = 24 * 3600 * 1000
+STANDING = "standing:"
+"""The rule of a call that somebody approved ahead: this, and the id of the standing approval."""
 
 
 class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -27,13 +29,17 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
-    """May this agent make this call? `at` is in milliseconds since 1970."""
+    """May this agent make this call? `at` is in milliseconds since 1970.
+
+    `uses` is how often the session has used each standing approval, by their ids.
+    """
 
     tenant: str
     agent: AgentSpec
     tool: ToolSpec
     arguments: dict[str, Any]
     at: int
+    uses: dict[str, int] = {}
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):

@@ -16,6 +16,9 @@ APPROVERS_MAX = 16
 ROLES_MAX = 16
 DECIDED_MAX = 32
 """So many decisions on approvals a session remembers, for those who come late."""
+USES_MAX = 64
+"""Of so many standing approvals a session counts the uses: with more, a limited one does not apply.
+"""
 DOUBTS_MAX = 64
 """With so many calls of unknown outcome, no other call that may change something is made.
 

@@ -168,7 +168,8 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `messages` counts all that was said, also what is shown no more, and `content_bytes` its bytes:
     of a text its characters, of anything else its JSON. `policy` is the version that the log named
     last, `doubts` are calls of unknown outcome, and `decided` the last approvals that were decided.
-    `outbox` is what the session owes to others.
+    `outbox` is what the session owes to others. `uses` counts the calls that each standing approval
+    let through here, by their ids.
     """
 
     version: int = 0
@@ -192,6 +193,7 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     doubts: tuple[Doubtful, ...] = ()
     decided: tuple[Decided, ...] = ()
     outbox: tuple[Letter, ...] = ()
+    uses: dict[str, int] = {}
 
 
 EMPTY = State()

@@ -113,14 +113,15 @@ def changing(rule: Rule) -> dict[str, Changing]:
     """Return the other conditions of a rule: `arguments[0]` and so on, and `hours`."""
     found: dict[str, Changing] = {}
     for number, predicate in enumerate(rule.arguments):
-        found[f"arguments[{number}]"] = _on_argument(predicate, rule.verdict != "allow")
+        found[f"arguments[{number}]"] = on_argument(predicate, rule.verdict != "allow")
     if rule.hours is not None:
         spans = windows(rule.hours)
         found["hours"] = lambda arguments, at: within(spans, minute_of_week(at))
     return found
 
 
-def _on_argument(predicate: Predicate, if_unknown: bool) -> Changing:
+def on_argument(predicate: Predicate, if_unknown: bool) -> Changing:
+    """Return what says whether a predicate holds; `if_unknown` where it cannot be judged."""
     judge = outcome(predicate)
     parts = tuple(predicate.path.split("."))
 

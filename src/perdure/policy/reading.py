@@ -80,6 +80,20 @@ def read_json(body: bytes, where: str) -> Document:
     return _document(value, where, lambda path: _line_of_json(text, value, path))
 
 
+def read_predicates(value: list[Any], where: str) -> tuple[Predicate, ...]:
+    """Return predicates on arguments, as a rule has them. Raises `InvalidInput`."""
+    rule = {"id": "rule", "verdict": "allow", "arguments": value}
+    try:
+        document = _converted({"version": 1, "name": "rule", "rule": [rule]})
+        _check(document)
+        msgspec.json.encode(document)
+    except _Wrong as wrong:
+        raise InvalidInput(f"{where}: {wrong.said}") from None
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{where}: expected texts in Unicode: {error}") from None
+    return document.rule[0].arguments
+
+
 def _check_size(size_bytes: int, where: str) -> None:
     if size_bytes > POLICY_BYTES_MAX:
         raise InvalidInput(
