@@ -85,11 +85,42 @@ def test_arguments_are_changed_and_approved_anew(server: Hosted) -> None:
     assert "I got 1 to bob" in server.ok("approvals", "approve", run, "--yes").out
 
 
+def test_what_is_like_it_is_approved_ahead_listed_and_revoked(server: Hosted) -> None:
+    run = asking(server)
+    where = ("--where", '{"path": "cents", "at_most": 9}', "--days", "7")
+    seen = server.one("approvals", "show", run)["digest"]
+    always = server.ok("approvals", "always", run, *where, "--digest", seen, "--uses", "3")
+    assert "is in force until" in always.out
+    assert "I got 5 to ann" in always.out
+    assert server.perdure("send", "helper", "pay", "--wait").code == 0
+    [listed] = server.json("approvals", "standing")
+    assert (listed["tool"], listed["standing"], listed["uses_per_session"]) == (
+        "pay", "in_force", 3,
+    )  # fmt: skip
+    assert "in_force" in server.ok("approvals", "standing").out
+    number = str(listed["id"])
+    assert f"standing approval {number} is revoked" in server.ok("approvals", "revoke", number).out
+    assert server.perdure("approvals", "revoke", number).code == 3
+    asking(server)
+
+
 @pytest.mark.parametrize(
     "arguments,code,said",
     [
         (("approve", "RUN"), 2, "say what you approve: --digest "),
         (("approve", "RUN", "--json"), 2, "say what you approve: --digest "),
+        (("always", "RUN", "--days", "1", "--where", "cents"), 2, "--where is a JSON object"),
+        (("always", "RUN", "--where", '{"path": "cents", "over": 1}'), 2, "say for how long"),
+        (
+            ("always", "RUN", "--days", "1", "--where", '{"path": "cents", "over": 9}', "--yes"),
+            6,
+            "the arguments are not like these",
+        ),
+        (
+            ("always", "RUN", "--days", "1", "--where", '{"path": "cents", "over": 9}'),
+            2,
+            "say what you approve",
+        ),
         (("approve", "999"), 3, "there is no run 999"),
         (("edit", "RUN", "--arguments", "{"), 2, "is no JSON"),
         (("edit", "RUN", "--arguments", "[]"), 2, "is a JSON object"),

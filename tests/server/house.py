@@ -15,6 +15,7 @@ from perdure.adapters.cluster.memory import Hub, MemoryCluster
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.api.operations import PREFIX, Operation
 from perdure.core.messages import AssistantMessage
+from perdure.ports import entries
 from perdure.ports.catalog import TenantCatalog
 from perdure.runtime.settings import NodeSettings
 from perdure.server.app import application
@@ -303,6 +304,8 @@ class Things(dict[str, Any]):
         body = dict(BODIES.get(operation.id, {}))
         if "agent_id" in body:
             body["agent_id"] = self["agents"]
+        if "run_id" in body:
+            body["run_id"] = self["runs"]
         return path, body if operation.body is not None else None
 
 
@@ -315,6 +318,12 @@ BODIES: dict[str, dict[str, Any]] = {
     "cancel_run": {"reason": "enough"},
     "update_policy": {
         "policy": {"version": 1, "name": "ours", "rule": [{"id": "all", "verdict": "allow"}]}
+    },
+    "create_standing_approval": {
+        "run_id": 0,
+        "call": "1.1.t0",
+        "arguments": [{"path": "cents", "at_most": 5000}],
+        "expires_minutes": 60,
     },
     "decide_approval": {"call": "1.1.t0", "decision": "approve"},
     "fork_run": {"step": 0, "message": "otherwise"},
@@ -351,6 +360,20 @@ async def furnished(h: House, tenant: str = "acme") -> Things:
     ids["endpoints"] = (await h.make("/endpoints", endpoint, tenant=tenant))["id"]
     tested = await h.make(f"/endpoints/{ids['endpoints']}/test", None, tenant=tenant)
     ids["deliveries"] = tested["id"]
+    ids["standing_approvals"] = await approve_ahead(h, tenant)
     ids["nodes"] = h.service.node.owner
     ids["api_keys"] = (await h.make("/api_keys", {"scope": "read"}, tenant=tenant))["id"]
     return ids
+
+
+async def approve_ahead(h: House, tenant: str = "acme") -> int:
+    """Keep a standing approval of a tool that nobody has; return its id."""
+    entry = entries.StandingApproval(
+        agent=BOT["name"],
+        tool="pay",
+        declared="",
+        policy="",
+        arguments=[{"path": "cents", "at_most": 5000}],
+        expires_at=h.clock.now_ms() + 60_000,
+    )
+    return (await TenantCatalog(h.catalog, tenant).create(entry)).id

@@ -15,6 +15,7 @@ MISSING = 10**9
 
 CONFLICTING = {
     "retry_run", "reply_to_run", "resolve_call", "decide_approval", "cancel_run", "release_session",
+    "create_standing_approval",
 }  # fmt: skip
 """These are refused where `furnished` has left the run; see the tests of their own."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -41,11 +41,13 @@ def pays(task: LlmTask | ToolTask) -> Result:
 
 
 @asynccontextmanager
-async def till(policy: dict[str, Any] = POLICY) -> AsyncIterator[tuple[House, int]]:
+async def till(
+    policy: dict[str, Any] = POLICY, does: Callable[[LlmTask | ToolTask], Result] = pays
+) -> AsyncIterator[tuple[House, int]]:
     """Open a server with a policy, on which a run has asked for a payment."""
     async with house() as h:
         assert (await h.ask("PUT", "/policy", {"policy": policy})).status_code == 200
-        Peer(h.service.pool, registration("w1", "pay"), tenant="acme", does=pays)
+        Peer(h.service.pool, registration("w1", "pay"), tenant="acme", does=does)
         known = ToolRecord(name="pay", description="Pay.", input_schema={"type": "object"})
         await h.service.agents.learn("acme", [known])
         agent = await h.make("/agents", BOT)

@@ -15,7 +15,7 @@ from tests.server.house import BODIES, BOT, House, Things, echo, furnished, hous
 
 KEY = {"Idempotency-Key": "k-1"}
 TAKING = [operation for operation in OPERATIONS if operation.idempotent]
-REFUSED = {"resolve_call", "decide_approval"}
+REFUSED = {"resolve_call", "decide_approval", "create_standing_approval"}
 GOOD = [operation for operation in TAKING if operation.id not in REFUSED]
 """A call whose outcome is unknown takes a worker that dies; see the tests of dispatch."""
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from perdure.api.operations import EVENT_STREAM, OPERATIONS
-from tests.server.house import House, Things, furnished, house
+from tests.server.house import House, Things, approve_ahead, furnished, house
 
 MARK = "zeta-only"
 MISSING = 10**9
@@ -146,6 +146,7 @@ async def test_every_list_is_the_same_page_by_page() -> None:
         for number in range(7):
             await h.make("/agents", {"name": f"a{number}", "system_prompt": "x"})
             await h.make("/gards", {"name": "g"})
+            await approve_ahead(h)
             await h.make("/api_keys", {"scope": "read"})
             await h.make("/endpoints", {"name": f"e{number}", "url": "https://e.example"})
             body = {"agent_id": things["agents"], "name": f"n{number}"}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from perdure.api import shapes as s
-from perdure.api.limits import ENDPOINTS_MAX
+from perdure.api.limits import ENDPOINTS_MAX, STANDING_MAX
 from perdure.api.operation import (
     EVENT_STREAM,
     HTML,
@@ -208,6 +208,37 @@ WAITS = (
         s.Page[s.Waiting],
         "What waits for people: questions, decisions and approvals, the newest run first",
         query=s.WaitsQuery,
+    ),
+)
+
+STANDING = (
+    get(
+        "list_standing_approvals",
+        "/standing_approvals",
+        s.Page[s.StandingApproval],
+        "What people approved ahead, by id",
+        query=s.PageQuery,
+    ),
+    post(
+        "create_standing_approval",
+        "/standing_approvals",
+        s.Data[s.StandingApproval],
+        "Approve ahead what is like a call that waits for approval",
+        body=s.StandingApprovalCreate,
+        status=201,
+        conflicts=(
+            "call does not wait for approval",
+            "it would not let the call through, and why",
+            f"there are {STANDING_MAX} standing approvals already",
+        ),
+        other_errors={404: "There is no such run."},
+        idempotent=True,
+    ),
+    delete(
+        "revoke_standing_approval",
+        "/standing_approvals/{id}",
+        "Have people asked again, from the next call on",
+        scope="run",
     ),
 )
 
@@ -519,6 +550,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *AGENTS,
     *RUNS,
     *WAITS,
+    *STANDING,
     *SESSIONS,
     *CONNECTED,
     *TRIGGERS,

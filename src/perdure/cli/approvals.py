@@ -66,11 +66,16 @@ async def show(
 ) -> None:
     """Show what a call would do, with every character that cannot be seen."""
     output = Output(as_json)
-    wait = await _pending(run_id, call, store, server, output)
+    wait = await pending(run_id, call, store, server, output)
     output.record({"run": run_id, **wait}, described(wait))
 
 
-async def _is_meant(wait: Wait, output: Output) -> bool:
+def is_seen(digest: str | None, yes: bool) -> bool:
+    """Say whether somebody has said what he looked at, or that he need not."""
+    return digest is not None or yes
+
+
+async def is_meant(wait: Wait, output: Output) -> bool:
     """Show what is approved, and have whoever sits at the terminal say so.
 
     Raises `InvalidInput` without a terminal: what was not looked at here has to be named.
@@ -121,13 +126,13 @@ def _deciding(name: str, decision: Decision, help: str) -> Callable[..., Any]:
         if server is not None and by is not None:
             raise InvalidInput("--by is for a store; a server goes by the key")
         try:
-            wait = await _pending(run_id, call, store, server, output)
+            wait = await pending(run_id, call, store, server, output)
         except NotFound:
             if call is None:
                 raise
             wait = {"call": call, "digest": None}  # whoever comes late is told who decided
-        seen = digest is not None or yes or wait["digest"] is None
-        if decision == "approve" and not seen and not await _is_meant(wait, output):
+        seen = is_seen(digest, yes) or wait["digest"] is None
+        if decision == "approve" and not seen and not await is_meant(wait, output):
             output.say("Nothing was decided.")
             return 1
         said: dict[str, Any] = {
@@ -179,7 +184,7 @@ async def _rows(store: str) -> list[RunRow]:
         return sorted(found, key=lambda row: (row.created_at, row.id), reverse=True)
 
 
-async def _pending(
+async def pending(
     run_id: str, call: str | None, store: str, server: Access | None, output: Output
 ) -> Wait:
     """Return the approval that a run waits for. Raises `NotFound`, and if there are several."""

@@ -20,6 +20,7 @@ from perdure.cli.runs import runs
 from perdure.cli.send import send
 from perdure.cli.server import dev, server, worker
 from perdure.cli.sessions import sessions
+from perdure.cli.standing import COMMANDS
 from perdure.cli.store import store
 from perdure.cli.verify import verify
 
@@ -51,3 +52,5 @@ OF_A_SERVER = (send, chat, *NOUNS)
 
 for command in (*OF_THIS_MACHINE, *OF_A_SERVER, runs, approvals, sessions):
     main.add_command(command)
+for command in COMMANDS:
+    approvals.add_command(command)

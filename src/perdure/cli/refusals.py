@@ -30,7 +30,11 @@ MEANS: Mapping[int, type[PerdureError]] = {
     503: Unavailable,
 }
 """The error that an answer's status stands for; any other is one without a kind."""
-NOUNS = {"api_keys": "key", "deliveries": "delivery"}
+NOUNS = {
+    "api_keys": "key",
+    "deliveries": "delivery",
+    "standing_approvals": "standing approval",
+}
 """Nouns of the API that are not called so here, or whose plural has more than an `s`."""
 NOT_FOUND = "not found"
 CONVERSATION = "/conversations/"

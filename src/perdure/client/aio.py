@@ -136,6 +136,15 @@ class AsyncClient:
         found: s.Page[s.Waiting] = await self.call("list_waits", query=d.waits_query(what, limit))
         return list(found.data)
 
+    async def standing_approvals(self) -> list[s.StandingApproval]:
+        """Return what people approved ahead."""
+        found: s.Page[s.StandingApproval] = await self.call("list_standing_approvals")
+        return list(found.data)
+
+    async def revoke_standing_approval(self, id_: int) -> None:
+        """Have people asked again, from the next call on."""
+        await self.call("revoke_standing_approval", id=id_)
+
     async def sessions(
         self, *, archived: bool = False, limit: int | None = None
     ) -> list[s.Session]:
@@ -342,3 +351,32 @@ class AsyncRunHandle:
         await self._client.call(
             "decide_approval", id=self.id, body=body, idempotency_key=d.fresh_key()
         )
+
+    async def approve_ahead(
+        self,
+        call: str,
+        arguments: list[dict[str, Any]],
+        *,
+        expires_minutes: int,
+        uses_per_session: int | None = None,
+        digest: str | None = None,
+        reason: str = "",
+    ) -> s.StandingApproval:
+        """Approve ahead what is like a call that waits for approval; decide on that one as well.
+
+        `arguments` are predicates as a policy's rules have them, as in
+        `{"path": "cents", "at_most": 5000}`. Raises `ApiError` (409) with what stands against it.
+        """
+        body = s.StandingApprovalCreate(
+            run_id=self.id,
+            call=call,
+            arguments=arguments,
+            expires_minutes=expires_minutes,
+            uses_per_session=uses_per_session,
+            digest=digest,
+            reason=reason or None,
+        )
+        made: s.StandingApproval = await self._client.call(
+            "create_standing_approval", body=body, idempotency_key=d.fresh_key()
+        )
+        return made

@@ -125,6 +125,29 @@ class Policy(Entry, frozen=True, kw_only=True):
         return "policy" if self.archived_at is None else None
 
 
+class StandingApproval(Entry, frozen=True, kw_only=True):
+    """What a person approved ahead: calls of a tool by an agent, with arguments like these.
+
+    `arguments` are predicates as a rule of a policy has them. It is bound to the `policy`, by its
+    version, and to what was `declared` of the tool, by its content. Each session may use it
+    `uses_per_session` times; None is without limit. `by` had the `roles`. A revoked or expired one
+    is archived, so that the log's word on it can be looked up.
+    """
+
+    kind: ClassVar[str] = "standing_approval"
+
+    agent: str
+    tool: str
+    declared: str
+    policy: str
+    arguments: list[dict[str, Any]]
+    expires_at: int
+    uses_per_session: int | None = None
+    by: str = ""
+    roles: tuple[str, ...] = ()
+    reason: str = ""
+
+
 def unique_tool(name: str, gard: int | None) -> str:
     """Return what a tool is found by: its name, and the gard it belongs to."""
     return name if gard is None else f"{gard}\x1f{name}"

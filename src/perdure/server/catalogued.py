@@ -18,10 +18,10 @@ from perdure.core.errors import InvalidInput
 from perdure.core.gate import NO_RULES, Gate
 from perdure.core.template import read_template
 from perdure.ports.catalog import Catalog, TenantCatalog
-from perdure.ports.entries import Agent, Policy, ToolRecord
+from perdure.ports.entries import Agent, Policy, StandingApproval, ToolRecord
 from perdure.ports.telemetry import Telemetry
 from perdure.server.changes import Changes
-from perdure.server.policies import gate_of
+from perdure.server.policies import gate_of, with_standing
 
 OWN_CONFIG = "perdure"
 """Under this name in `model_config` a worker of ours keeps an agent's definition as it is."""
@@ -48,14 +48,22 @@ class Catalogued:
         self._entries: dict[tuple[str, str], Agent] = {}
         self._tools: dict[str, list[ToolRecord]] = {}
         self._gates: dict[str, Gate] = {}
+        self._bare: dict[str, Gate] = {}
 
     def of(self, tenant: str, agent: str) -> Definition | None:
         """Return how an agent is defined; archived ones go on with what they have begun."""
         return self._definitions.get(tenant, {}).get(agent)
 
     def gate(self, tenant: str) -> Gate:
-        """Return a tenant's policy."""
-        return self._gates.get(tenant, NO_RULES)
+        """Return a tenant's policy, with what was approved ahead.
+
+        A server that may not know yet what was revoked goes by the policy alone.
+        """
+        return (self._gates if self._changes.is_current() else self._bare).get(tenant, NO_RULES)
+
+    def policy(self, tenant: str) -> Gate:
+        """Return a tenant's policy alone."""
+        return self._bare.get(tenant, NO_RULES)
 
     def names(self, tenant: str) -> Sequence[str]:
         """Return the ids of a tenant's agents, in order."""
@@ -108,12 +116,13 @@ class Catalogued:
         self._begun = begun = self._begun + 1
         catalog = TenantCatalog(self._catalog, tenant)
         tools, agents = await catalog.list(ToolRecord), await catalog.list(Agent, archived=True)
-        policies = await catalog.list(Policy)
+        policies, ahead = await catalog.list(Policy), await catalog.list(StandingApproval)
         if self._read.get(tenant, 0) > begun:
             return  # who began later, and was sooner, has read something newer
         self._read[tenant] = begun
         self._tools[tenant] = tools
-        self._gates[tenant] = gate_of(policies[0]) if policies else NO_RULES
+        bare = self._bare[tenant] = gate_of(policies[0]) if policies else NO_RULES
+        self._gates[tenant] = with_standing(bare, ahead)
         in_order = sorted(tools, key=lambda tool: tool.gard or 0)
         self._entries.update({(tenant, str(agent.id)): agent for agent in agents})
         defined = {str(agent.id): self._define(tenant, agent, in_order) for agent in agents}

@@ -1,11 +1,15 @@
-"""The policies of tenants: kept in the catalog, and in force from the next call on."""
+"""The policies of tenants, and what people approved ahead, as the catalog keeps them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from perdure.core.agent import AgentSpec, ToolSpec
 from perdure.core.errors import InvalidInput
 from perdure.core.gate import Asked, Gate, Verdict
 from perdure.policy.policy import Policy
+from perdure.policy.reading import read_predicates
+from perdure.policy.standing import Standing, StandingApproval
 from perdure.ports import entries
 from perdure.ports.catalog import TenantCatalog
 
@@ -34,6 +38,31 @@ def gate_of(entry: entries.Policy) -> Gate:
         return Policy.from_json(entry.body.encode(), "the catalog")
     except InvalidInput as error:
         return Unreadable(entry.version, str(error))
+
+
+def with_standing(gate: Gate, ahead: Sequence[entries.StandingApproval]) -> Gate:
+    """Return a gate with what was approved ahead; what this version cannot read answers nothing."""
+    found = [one for one in map(standing_of, ahead) if one is not None]
+    return Standing(gate, found) if found else gate
+
+
+def standing_of(entry: entries.StandingApproval) -> StandingApproval | None:
+    """Return the standing approval that an entry describes; None if that is not understood."""
+    try:
+        arguments = read_predicates(entry.arguments, "the catalog")
+    except InvalidInput:
+        return None
+    return StandingApproval(
+        id=str(entry.id),
+        agent=entry.agent,
+        tool=entry.tool,
+        declared=entry.declared,
+        policy=entry.policy,
+        arguments=arguments,
+        expires_at=entry.expires_at,
+        uses_per_session=entry.uses_per_session,
+        roles=entry.roles,
+    )
 
 
 async def put_policy(catalog: TenantCatalog, policy: Policy) -> entries.Policy:

@@ -79,6 +79,7 @@ from perdure.api.shapes.sessions import (
     SessionUpdate,
     SessionWhole,
 )
+from perdure.api.shapes.standing import StandingApproval, StandingApprovalCreate
 from perdure.api.shapes.summary import (
     Counters,
     Drill,
@@ -169,6 +170,8 @@ __all__ = [
     "SessionWhole",
     "Shape",
     "Signal",
+    "StandingApproval",
+    "StandingApprovalCreate",
     "Status",
     "Summary",
     "SummaryAgent",

@@ -25,6 +25,7 @@ from perdure.server.handlers import (
     public,
     runs,
     sessions,
+    standing,
     triggers,
     usage,
     workers,
@@ -47,6 +48,7 @@ MODULES: tuple[ModuleType, ...] = (
     keys,
     nodes,
     policies,
+    standing,
     public,
 )
 _FOUND = {
