@@ -46,6 +46,9 @@ POST   /runs/{id}/resolve                     resolve_call
 POST   /runs/{id}/decide                      decide_approval
 POST   /runs/{id}/cancel                      cancel_run
 GET    /waits                                 list_waits
+GET    /standing_approvals                    list_standing_approvals
+POST   /standing_approvals                    create_standing_approval
+DELETE /standing_approvals/{id}               revoke_standing_approval
 GET    /policy                                get_policy
 PUT    /policy                                update_policy
 DELETE /policy                                delete_policy

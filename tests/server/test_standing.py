@@ -112,7 +112,7 @@ async def test_another_policy_or_another_tool_is_asked_about() -> None:
         ({"arguments": []}, 422, "arguments"),
         ({"arguments": [{"path": "cents"}]}, 422, "expected exactly one of"),
         ({"call": "9.9.t9"}, 409, "does not wait for approval"),
-        ({"run_id": 999}, 404, "not found"),
+        ({"run_id": 999}, 422, "does not exist"),
         ({"digest": "other"}, 409, "have changed"),
         ({"expires_minutes": 0}, 422, "expires_minutes"),
         ({"expires_minutes": 10**6}, 422, "expires_minutes"),

@@ -231,7 +231,6 @@ STANDING = (
             "it would not let the call through, and why",
             f"there are {STANDING_MAX} standing approvals already",
         ),
-        other_errors={404: "There is no such run."},
         idempotent=True,
     ),
     delete(

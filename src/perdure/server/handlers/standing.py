@@ -42,7 +42,10 @@ async def create_standing_approval(desk: Desk, request: Request) -> Answer:
     body: shapes.StandingApprovalCreate = request.body
     principal = request.by
     assert principal is not None, "nothing is approved without a key"
-    row = await desk.row(body.run_id)
+    try:
+        row = await desk.row(body.run_id)
+    except Rejected:
+        raise Rejected(422, {"run_id": ["does not exist"]}) from None
     wait = _waiting(row, body)
     agent = desk.agents.of(desk.tenant, row.session.agent)
     tool = None if agent is None else agent.tools_by_name.get(wait["tool"])
