@@ -183,6 +183,8 @@ LIMITS_SAID: Final = {
     "ROLES_MAX": "roles of which one is needed to approve a call",
     "DECIDED_MAX": "decisions on approvals that a session remembers, for those who come late",
     "RESTARTS_MAX": "The largest `restarts_max` of sub-agents.",
+    "REMINDERS_MAX": "how often people are reminded of one thing, at most",
+    "REMIND_MS_MIN": "the shortest time between two reminders",
     "USES_MAX": "standing approvals whose uses a session counts; others with a limit do not apply",
     "DOUBTS_MAX": "calls of unknown outcome; from then on none is made that may change something",
     "WINDOW_MESSAGES_MAX": "The largest `window_messages` and `keep_messages` of a context policy.",

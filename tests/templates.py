@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from hypothesis import strategies as st
 
-from perdure.core.agent import AgentSpec, ContextPolicy, Limits, Subagents, ToolSpec
+from perdure.core.agent import AgentSpec, ContextPolicy, Limits, Reminders, Subagents, ToolSpec
 
 NAMES: Final = st.from_regex(r"[A-Za-z][a-z0-9_]{0,12}", fullmatch=True).filter(
     lambda name: name not in ("wait", "ask_human", "launch_agent", "list_agents", "model")
@@ -43,6 +43,7 @@ FIELDS: Final[dict[type[msgspec.Struct], dict[str, st.SearchStrategy[Any]]]] = {
         "then": st.sampled_from(["tell", "escalate", "abort"]),
         "session": st.sampled_from(["fresh", "per_parent"]),
     },
+    Reminders: {"after_ms": st.integers(1_000, 10**9), "times": st.integers(1, 100)},
     ToolSpec: {
         "name": NAMES,
         "description": TEXTS,
@@ -85,6 +86,7 @@ FIELDS[AgentSpec] = {
     "grants": st.lists(NAMES, max_size=2).map(tuple),
     "purpose": TEXTS,
     "subagents": _structs(Subagents),
+    "reminders": st.none() | _structs(Reminders),
 }
 
 SPECS: Final[st.SearchStrategy[AgentSpec]] = _structs(AgentSpec)

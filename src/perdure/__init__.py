@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from perdure.core.agent import ContextPolicy, Limits, Subagents
+from perdure.core.agent import ContextPolicy, Limits, Reminders, Subagents
 from perdure.core.errors import (
     InvalidInput,
     KeyReused,
@@ -83,6 +83,7 @@ __all__ = [
     "RecordedEvent",
     "RedactingFilter",
     "Refused",
+    "Reminders",
     "Run",
     "RunCancelled",
     "RunFailed",

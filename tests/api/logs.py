@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.api.shapes import Event
 from perdure.api.timeline import Timeline
 from perdure.core import commands as c
 from perdure.core import events as e
-from perdure.core.agent import Subagents
+from perdure.core.agent import Reminders, Subagents
 from perdure.core.codec import decode_event
+from perdure.core.gate import Verdict
 from perdure.core.messages import (
     INHERITED_CONTEXT,
     AssistantMessage,
@@ -21,11 +23,13 @@ from perdure.core.messages import (
     ToolRequest,
     UserMessage,
 )
+from perdure.core.session import due
 from tests.core.family import Family
 from tests.core.rules import Rules, ask
 from tests.core.story import Story, agent, call, compacting, limited
 
-DEFINITIONS = {made.digest: made.spec for made in (agent(), compacting(100, 2))}
+REMINDED = agent(reminders=Reminders(60_000, 1))
+DEFINITIONS = {made.digest: made.spec for made in (agent(), REMINDED, compacting(100, 2))}
 GOLDEN = Path(__file__).parents[1] / "golden" / "logs"
 
 
@@ -176,6 +180,25 @@ def with_children() -> Story:
     return story
 
 
+def with_reminders() -> Story:
+    """A question that nobody answers for a while, and an approval that goes to others."""
+    [terms] = [ask(1, "finance").terms]
+    later = replace(terms, escalate_ms=90_000, escalate_to=("board",))
+    rules = Rules(save=Verdict("ask", "large", "more than 10 euros", later))
+    story = Story(REMINDED, rules)
+    story.message("hello")
+    story.reply(call("ask_human", question="?"), call("save", cents=1))
+    for _ in range(3):
+        story.now += 60_000
+        for one in due(story.state, story.now):
+            story.tell(c.FireTimer(call=one))
+    story.answer("yes")
+    story.decide(name="1.1.t1", by="bob", held=("board",))
+    story.result("save", "saved")
+    story.reply(text="done")
+    return story
+
+
 def with_an_inheritance() -> Story:
     """A fork of another run, and a message with a context."""
     story = Story()
@@ -211,6 +234,7 @@ STORIES = (
     with_cancellations,
     with_approvals,
     with_children,
+    with_reminders,
     with_an_inheritance,
     out_of_steps,
 )

@@ -62,8 +62,8 @@ WRONG: list[tuple[Any, type[Any], Any]] = [
         {
             "events": [
                 (
-                    "is invalid: expected run.started, run.waiting, run.completed, run.failed or "
-                    "run.cancelled at [1]"
+                    "is invalid: expected run.started, run.waiting, run.reminded, run.completed, "
+                    "run.failed or run.cancelled at [1]"
                 )
             ]
         },

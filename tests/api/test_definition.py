@@ -13,8 +13,8 @@ from perdure.api.definition import (
     context_strategy,
     context_window,
 )
-from perdure.core.agent import ContextPolicy, Subagents, ToolSpec, define
-from perdure.core.limits import WINDOW_MESSAGES_MAX
+from perdure.core.agent import ContextPolicy, Reminders, Subagents, ToolSpec, define
+from perdure.core.limits import WAIT_SECONDS_MAX, WINDOW_MESSAGES_MAX
 
 WINDOW = ContextPolicy("window", 20)
 
@@ -135,3 +135,19 @@ def test_an_agents_object_shows_what_is_used() -> None:
 def test_a_definition_has_an_address() -> None:
     assert define(spec()).digest == define(spec({})).digest
     assert define(spec()).digest != define(spec({"max_tokens": 1})).digest
+
+
+@pytest.mark.parametrize(
+    "reminders,found",
+    [
+        ({"after_seconds": 60}, Reminders(60_000, 3)),
+        ({"after_seconds": "60", "times": 5}, Reminders(60_000, 5)),
+        ({"after_seconds": 10**9, "times": 10**6}, Reminders(WAIT_SECONDS_MAX * 1000, 100)),
+        ({"after_seconds": 0}, None),
+        ({"after_seconds": 60, "times": 0}, None),
+        ({"times": 3}, None),
+        ("hourly", None),
+    ],
+)
+def test_people_are_reminded_as_it_says(reminders: Any, found: Any) -> None:
+    assert spec({"reminders": reminders}).reminders == found

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from perdure.core.agent import AgentSpec, ContextPolicy, Limits, Subagents, ToolSpec, define
+from perdure.core.agent import (
+    AgentSpec,
+    ContextPolicy,
+    Limits,
+    Reminders,
+    Subagents,
+    ToolSpec,
+    define,
+)
 from perdure.core.errors import InvalidInput
 from perdure.core.template import differences, read_template, template
 from tests.templates import EVERY_FIELD, FIELDS, SPECS, changes
@@ -22,7 +30,8 @@ def test_every_field_is_known_to_these_tests() -> None:
     """Whoever adds one to a definition says here what it may hold."""
     for kind, fields in FIELDS.items():
         assert list(fields) == list(kind.__struct_fields__)
-    inner = {type(getattr(AgentSpec("a", "m"), name)) for name in AgentSpec.__struct_fields__}
+    whole = AgentSpec("a", "m", reminders=Reminders(1_000))
+    inner = {type(getattr(whole, name)) for name in AgentSpec.__struct_fields__}
     structs = {kind for kind in inner if issubclass(kind, msgspec.Struct)} | {AgentSpec, ToolSpec}
     assert structs == set(FIELDS)
 
@@ -45,7 +54,7 @@ def test_a_template_is_the_whole_definition(spec: AgentSpec) -> None:
 @given(data=st.data())
 def test_every_field_counts(kind: Any, name: str, data: st.DataObject) -> None:
     """Two definitions that differ in it have other digests, and the difference is named."""
-    spec = AgentSpec("a", "openai:gpt-5")
+    spec = AgentSpec("a", "openai:gpt-5", reminders=Reminders(1_000))
     if (kind, name) == (ToolSpec, "builtin"):
         one, other = None, "wait"
     else:
@@ -63,7 +72,12 @@ def _with(spec: AgentSpec, kind: Any, name: str, value: Any) -> AgentSpec:
         return replace(spec, **{name: value})
     if kind is ToolSpec:
         return replace(spec, tools=(replace(PAY, **{name: value}),))
-    field = {Limits: "limits", ContextPolicy: "context", Subagents: "subagents"}[kind]
+    field = {
+        Limits: "limits",
+        ContextPolicy: "context",
+        Subagents: "subagents",
+        Reminders: "reminders",
+    }[kind]
     return replace(spec, **{field: replace(getattr(spec, field), **{name: value})})
 
 

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from perdure.core.agent import AgentSpec
 from perdure.core.authority import Bounded, weaker
@@ -15,11 +16,18 @@ from tests.policy.desk import allow, ask, call, deny, policy, says
 from tests.policy.made_up import made_up_call, made_up_policy
 
 ROLES = ("finance", "board", "support")
+NEVER = 10
 TERMS = st.builds(
     Terms,
     needed=st.integers(1, 3),
     roles=st.lists(st.sampled_from(ROLES), unique=True).map(tuple),
     expires_ms=st.integers(1, 3),
+).flatmap(
+    lambda terms: st.builds(
+        lambda ms, to: replace(terms, escalate_ms=ms, escalate_to=tuple(to)) if to else terms,
+        st.integers(1, 3),
+        st.lists(st.sampled_from(ROLES), unique=True),
+    )
 )
 VERDICTS = st.one_of(
     st.builds(Verdict, st.sampled_from(("allow", "deny")), st.sampled_from("abc")),
@@ -38,6 +46,8 @@ def at_most(one: Verdict, other: Verdict) -> bool:
         and one.terms.expires_ms <= other.terms.expires_ms
         and (not other.terms.roles or len(one.terms.roles) > 0)
         and (not other.terms.roles or set(one.terms.roles) <= set(other.terms.roles))
+        and set(one.terms.escalate_to) <= set(other.terms.escalate_to)
+        and (one.terms.escalate_ms or NEVER) >= (other.terms.escalate_ms or 0)
     )
 
 
@@ -46,7 +56,8 @@ def worth(verdict: Verdict) -> tuple[object, ...]:
     if verdict.effect != "ask":
         return (verdict.effect,)
     terms = verdict.terms
-    return (verdict.effect, terms.needed, set(terms.roles), terms.expires_ms)
+    later = (terms.escalate_ms, set(terms.escalate_to))
+    return (verdict.effect, terms.needed, set(terms.roles), terms.expires_ms, later)
 
 
 @given(VERDICTS, VERDICTS)

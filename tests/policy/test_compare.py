@@ -37,6 +37,7 @@ CHANGES: list[tuple[dict[str, Any], str, str]] = [
     ({"arguments": [{"path": "tools", "over": 1000}]}, "ask large", "allow declared"),
     ({"roles": ["board"]}, "ask large", "ask large"),
     ({"expires_minutes": 5}, "ask large", "ask large"),
+    ({"escalate_minutes": 5, "escalate_to": ["board"]}, "ask large", "ask large"),
     ({"verdict": "deny", "roles": None}, "ask large", "deny large"),
 ]
 

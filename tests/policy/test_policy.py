@@ -82,6 +82,8 @@ def test_a_question_has_its_terms() -> None:
     terms = Terms(2, ("finance", "board"), 90 * 60_000)
     assert policy(rule).judge(call()) == Verdict("ask", "who", "somebody should look", terms)
     assert policy(ask()).judge(call()).terms == Terms()
+    later = policy(ask(escalate_minutes=5, escalate_to=["board"])).judge(call()).terms
+    assert later == Terms(escalate_ms=5 * 60_000, escalate_to=("board",))
 
 
 def test_a_policy_is_a_gate() -> None:

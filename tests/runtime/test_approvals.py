@@ -6,21 +6,25 @@ from typing import Any
 
 import pytest
 
+from perdure.core.agent import Reminders
 from perdure.core.errors import Refused
-from perdure.core.gate import Verdict
+from perdure.core.events import type_of
+from perdure.core.gate import Terms, Verdict
 from perdure.core.ids import digest
 from perdure.core.messages import ToolRequest
 from perdure.ports.models import ModelReply, ModelRequest
 from perdure.runtime.agents import Registered
 from perdure.worker import Agent, tool
-from tests.core.rules import Rules, ask
+from tests.core.rules import HOUR_MS, Rules, ask
 from tests.runtime.test_many_nodes import Town
 from tests.runtime.world import World, last, turn
 
 RULES = Rules(pay=ask())
 
 
-def clerk(world: list[World], shown: list[Any] | None = None) -> Agent:
+def clerk(
+    world: list[World], shown: list[Any] | None = None, reminders: Reminders | None = None
+) -> Agent:
     """Return an agent that pays once and says what came of it."""
 
     @tool(effect="once")
@@ -36,13 +40,15 @@ def clerk(world: list[World], shown: list[Any] | None = None) -> Agent:
             return f"done: {last(request)}"
         return ModelReply(tool_calls=(ToolRequest("c", "pay", {"cents": 5}),))
 
-    return Agent("clerk", model=model, tools=[pay])
+    return Agent("clerk", model=model, tools=[pay], reminders=reminders)
 
 
-def governed(rules: Rules = RULES, shown: list[Any] | None = None) -> World:
+def governed(
+    rules: Rules = RULES, shown: list[Any] | None = None, reminders: Reminders | None = None
+) -> World:
     """Return a world in which the clerk may not pay without asking."""
     here: list[World] = []
-    world = World(clerk(here, shown))
+    world = World(clerk(here, shown, reminders))
     here.append(world)
     world.gate = rules
     return world
@@ -90,6 +96,31 @@ async def test_nobody_decides_and_time_does() -> None:
     run = await asked(world, node)
     await world.pass_time(6)
     assert "Nobody approved it in time" in await run.result()
+    await node.stop()
+
+
+async def test_reminders_and_escalation_outlive_the_node() -> None:
+    """Their times are in the store, and a session that waits is only rows."""
+    later = Verdict("ask", "large", "much", Terms(1, ("finance",), HOUR_MS, 90_000, ("board",)))
+    world = governed(Rules(pay=later), reminders=Reminders(after_ms=60_000, times=2))
+    node = await world.node()
+    run = await asked(world, node)
+    await world.crash(node)
+    node = await world.node()
+    await world.pass_time(70)
+    await world.pass_time(30)
+    await world.crash(node)
+    await world.pass_time(40)
+    node = await world.node()
+    await world.pass_time(100)
+    here = await node.run(run.id)
+    events = node.read((await here.row()).session, 5)
+    told = [type_of(one.event) async for one in events]
+    assert told == ["people_reminded", "approval_reassigned", "people_reminded"]
+    [wait] = (await here.row()).waiting_for
+    assert (wait["reminded"], wait["roles"]) == (2, ("board",))
+    await node.decide(run.id, "approve", call="1.1.t0", by="bob", held=("board",))
+    assert await here.result() == "done: paid 5"
     await node.stop()
 
 

@@ -198,3 +198,25 @@ async def test_a_policy_is_in_force_on_every_server() -> None:
         assert (await two.get("/policy"))["policy"]["name"] == "till"
         assert two.service.agents.gate("acme").version == one.service.agents.gate("acme").version
         assert two.service.agents.gate("zeta").version == ""
+
+
+async def test_after_a_while_others_are_asked() -> None:
+    [rule] = POLICY["rule"]
+    later = {"roles": ["finance"], "escalate_minutes": 10, "escalate_to": ["board"]}
+    async with till({**POLICY, "rule": [{**rule, **later}]}) as (h, run):
+        await key(h, "ann", "finance")
+        await key(h, "bob", "board")
+        [waiting] = (await h.ask("GET", "/waits")).json()["data"]
+        asked = waiting["wait"]["approval"]
+        assert (asked["roles"], asked["escalate_to"]) == (["finance"], ["board"])
+        assert asked["escalate_at"] > asked["requested_at"]
+        assert "none of the roles" in (await decide(h, run, scope="bob")).text
+        await h.pass_time(601)
+        [waiting] = (await h.ask("GET", "/waits")).json()["data"]
+        assert waiting["wait"]["approval"]["roles"] == ["board"]
+        assert waiting["wait"]["approval"]["escalate_at"] is None
+        assert "none of the roles" in (await decide(h, run, scope="ann")).text
+        assert (await decide(h, run, scope="bob")).status_code == 202
+        events = (await h.ask("GET", f"/runs/{run}/events")).json()["data"]
+        [moved] = [one for one in events if one["event_type"] == "approval_reassigned"]
+        assert (moved["payload"]["by"], moved["source"]) == ("rule:large", "system")

@@ -72,6 +72,27 @@ async def test_what_runs_do_is_told() -> None:
         assert len(still) == 2, "the runs that ask and that are silent go on"
 
 
+async def test_whoever_is_asked_is_reminded_from_outside() -> None:
+    """So often and no more, also by a server that began later."""
+    async with listening() as listener, house(egress=LOOPBACK) as h:
+        h.worker(echo)
+        config = {"reminders": {"after_seconds": 600, "times": 2}}
+        agent = (await h.make("/agents", {**BOT, "model_config": config}))["id"]
+        url = f"http://127.0.0.1:{listener.port}/"
+        await h.make("/endpoints", {"name": "ci", "url": url, "events": ["run.reminded"]})
+        run = await h.run(agent, "ask")
+        for seconds in (601, 601, 601, 601):
+            await h.pass_time(seconds)
+        first, second = await posts(h, listener, 2)
+        assert [one["data"]["event"]["payload"]["count"] for one in (first, second)] == [1, 2]
+        assert first["type"] == "run.reminded"
+        assert first["data"]["event"]["payload"]["name"] == "ask_human"
+        [wait] = (await h.get(f"/runs/{run}"))["waits"]
+        assert wait["reminded"] == 2
+        await h.settle()
+        assert len(listener.requests) == 2
+
+
 async def test_runs_that_end_before_they_begin_and_after_a_retry_are_told() -> None:
     """A run that was queued and withdrawn; one that goes on under another number."""
     async with told_house() as (h, agent, listener, _):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from perdure.core.agent import ContextPolicy, Limits, define
+from perdure.core.agent import ContextPolicy, Limits, Reminders, define
 from perdure.core.errors import InvalidInput
 from perdure.worker import Agent, tool, wait
 from tests.worker.helpers import Speaker
@@ -85,6 +85,9 @@ TWIN = tool(name="look")(plain)
         ({"name": "-a"}, "'-a' cannot be the name of an agent"),
         ({"name": "a\n"}, "cannot be the name of an agent"),
         ({"name": "a" * 65}, "cannot be the name of an agent"),
+        ({"reminders": 60}, "agent 'a': reminders is Reminders(...), not 60"),
+        ({"reminders": Reminders(999)}, "reminders.after_ms is between 1000 and"),
+        ({"reminders": Reminders(1_000, 101)}, "reminders.times is between 1 and 100, not 101"),
         ({"name": 3}, "3 cannot be the name of an agent"),
         ({"model": ""}, "agent 'a': model is a name as in 'anthropic:claude-sonnet-5'"),
         ({"model": "gpt 5"}, "model is a name"),

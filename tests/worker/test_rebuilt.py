@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from msgspec.structs import replace
 
-from perdure import Agent, ContextPolicy, InvalidInput, Limits, Tool, ask_human, tool, wait
+from perdure import (
+    Agent,
+    ContextPolicy,
+    InvalidInput,
+    Limits,
+    Reminders,
+    Tool,
+    ask_human,
+    tool,
+    wait,
+)
 from perdure.core.agent import AgentSpec, Subagents, ToolSpec
 from perdure.core.template import template
 from perdure.worker.schema import Parameters
@@ -71,6 +81,7 @@ def test_what_code_can_say_is_in_the_definition() -> None:
         "grants": ["net.http"],
         "purpose": "Knows prices.",
         "subagents": Subagents(mode="disabled"),
+        "reminders": Reminders(after_ms=60_000),
     }
     assert set(inspect.signature(Agent.__init__).parameters) - LOCAL == set(said)
     before = Agent("a", **plain).spec

@@ -14,7 +14,9 @@ which was stored once can always be run. What a `model_config` may hold:
 - `subagents`: `{"mode": "open" | "allowlist" | "disabled", "allowed_agents": [...],
   "allow_list_agents": true, "max_depth": 3}` says which agents it may launch; also `max_children`,
   `on_failure`, `max_restarts`, `restart_window_ms` and `then`, see `Subagents`;
-- `subagent_conversation`: `per_parent` has it run always in one session for the same parent.
+- `subagent_conversation`: `per_parent` has it run always in one session for the same parent;
+- `reminders`: `{"after_seconds": n, "times": n}` reminds people of what they are asked; three times
+  if `times` is not given.
 """
 
 from __future__ import annotations
@@ -23,8 +25,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from perdure.core.agent import AgentSpec, ContextPolicy, Limits, Subagents, ToolSpec
-from perdure.core.limits import RESTARTS_MAX, WINDOW_MESSAGES_MAX
+from perdure.core.agent import AgentSpec, ContextPolicy, Limits, Reminders, Subagents, ToolSpec
+from perdure.core.limits import (
+    REMINDERS_MAX,
+    RESTARTS_MAX,
+    WAIT_SECONDS_MAX,
+    WINDOW_MESSAGES_MAX,
+)
 
 CONTEXT_WINDOW = 20
 KEEP_MESSAGES = 20
@@ -127,6 +134,7 @@ def agent_spec(
         durability=_text(config.get("durability")),
         purpose=purpose,
         subagents=subagents(config),
+        reminders=reminders(config),
     )
 
 
@@ -213,6 +221,18 @@ def compaction_policy(config: Mapping[str, Any]) -> dict[str, int] | None:
     if compact_at is None or keep is None:
         return None
     return {"compact_at": compact_at, "keep": min(keep, WINDOW_MESSAGES_MAX)}
+
+
+def reminders(config: Mapping[str, Any]) -> Reminders | None:
+    """Return how often people are reminded; None for never."""
+    wanted = config.get("reminders")
+    if not isinstance(wanted, Mapping):
+        return None
+    after_s = _count(wanted.get("after_seconds"))
+    times = _count(wanted.get("times", Reminders(0).times))
+    if after_s is None or times is None:
+        return None
+    return Reminders(min(after_s, WAIT_SECONDS_MAX) * 1000, min(times, REMINDERS_MAX))
 
 
 def _text(value: Any) -> str | None:

@@ -18,6 +18,8 @@ TYPES: Mapping[str, NoticeType] = {
     "waiting_for_user": "run.waiting",
     "decision_requested": "run.waiting",
     "approval_requested": "run.waiting",
+    "approval_reassigned": "run.waiting",
+    "people_reminded": "run.reminded",
     "run_completed": "run.completed",
     "run_failed": "run.failed",
 }

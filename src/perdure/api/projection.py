@@ -206,8 +206,9 @@ def _wait(wait: dict[str, Any]) -> Wait:
     if wait["what"] != "approval":
         return Wait(**wait)
     asked = {**wait, **{name: timestamp(wait[name]) for name in ("requested_at", "expires_at")}}
-    call, what = asked.pop("call"), asked.pop("what")
-    return Wait(what=what, call=call, approval=msgspec.convert(asked, Approval))
+    asked["escalate_at"] = timestamp_or_none(wait.get("escalate_at"))
+    about = {name: asked.pop(name) for name in ("call", "what", "reminded") if name in asked}
+    return Wait(**about, approval=msgspec.convert(asked, Approval))
 
 
 def glimpse(event: Event) -> EventGlimpse:

@@ -17,6 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from perdure.api.payloads import given, is_blank, source_of, usage_of
 from perdure.api.shapes.common import timestamp
 from perdure.api.shapes.runs import Event, Source
 from perdure.api.transcript import add_context
@@ -183,7 +184,7 @@ class Timeline:
         payload: dict[str, Any] = {"message": event.message, "content": event.content}
         yield (
             "message_received",
-            _given({**payload, "mode": event.mode}, sender=event.sender),
+            given({**payload, "mode": event.mode}, sender=event.sender),
             "user",
         )
 
@@ -205,7 +206,7 @@ class Timeline:
         self.parent = event.parent
         origin, self._fork_of = self._fork_of, None
         forked = None if origin is None else {"run": origin.run, "step": origin.step}
-        yield "run_started", _given({}, retry_of=event.retry_of, fork_of=forked), "system"
+        yield "run_started", given({}, retry_of=event.retry_of, fork_of=forked), "system"
 
     def _run_withdrawn(self, seq: int, event: e.RunWithdrawn) -> Told:
         if event.run == self.run:
@@ -214,7 +215,7 @@ class Timeline:
     def _model_call_intended(self, seq: int, event: e.ModelCallIntended) -> Told:
         self.agent, self.step = event.agent or self.agent, event.step
         spec = self._definition()
-        shown = _given({"first": event.first, "upto": event.upto}, summary=event.summary)
+        shown = given({"first": event.first, "upto": event.upto}, summary=event.summary)
         payload = {
             "step": event.step,
             "message_count": self.message_count(event.first, event.upto, event.summary),
@@ -234,7 +235,7 @@ class Timeline:
         }
         self._use(event.model, event.usage)
         self._reply = (seq, event.content)
-        if not _blank(event.content):
+        if not is_blank(event.content):
             self._said = event.content
         calls = [{"id": one.id, "name": one.name, "arguments": one.arguments} for one in requests]
         payload = {
@@ -242,7 +243,7 @@ class Timeline:
             "content": event.content,
             "tool_calls": calls,
             "finish_reason": "tool_call" if calls else _FINISH.get(event.finish, event.finish),
-            "usage": _usage(event.usage),
+            "usage": usage_of(event.usage),
             **({"model": event.model} if event.model else self._model()),
         }
         yield "llm_response", payload, "worker"
@@ -270,7 +271,7 @@ class Timeline:
 
     def _compaction_intended(self, seq: int, event: e.CompactionIntended) -> Told:
         self.agent, self._compaction = event.agent or self.agent, event
-        shown = _given({"first": event.first, "upto": event.upto}, summary=event.summary)
+        shown = given({"first": event.first, "upto": event.upto}, summary=event.summary)
         yield "compaction_intended", {"step": event.step, **self._model(), "log": shown}, "system"
 
     def _context_compacted(self, seq: int, event: e.ContextCompacted) -> Told:
@@ -281,7 +282,7 @@ class Timeline:
             "dropped": self._messages_in(first, event.keep_from - 1),
             "kept": self._messages_in(event.keep_from, seq),
             "summary": event.content,
-            "usage": _usage(event.usage),
+            "usage": usage_of(event.usage),
             **self._model(),
         }
         yield "context_compacted", payload, "worker"
@@ -303,7 +304,7 @@ class Timeline:
             effect=event.effect,
             verdict="allow",
             rule=event.rule,
-            **_given({}, policy=event.policy or None),
+            **given({}, policy=event.policy or None),
         )
 
     def _approval_requested(self, seq: int, event: e.ApprovalRequested) -> Told:
@@ -320,15 +321,19 @@ class Timeline:
             "roles": event.roles,
             "expires_at": timestamp(event.expires_at),
         }
+        if event.escalate_at is not None:
+            payload["escalate_at"] = timestamp(event.escalate_at)
+            payload["escalate_to"] = event.escalate_to
         yield "approval_requested", payload, "system"
 
     def _approval_given(self, seq: int, event: e.ApprovalGiven) -> Told:
-        more = _given({"digest": event.digest, "by": event.by}, role=event.role or None)
+        more = given({"digest": event.digest, "by": event.by}, role=event.role or None)
         yield "approval_given", {**self._about(event.call), **more}, "user"
 
     def _approval_reassigned(self, seq: int, event: e.ApprovalReassigned) -> Told:
         more = {"roles": event.roles, "by": event.by, "reason": event.reason}
-        yield "approval_reassigned", {**self._about(event.call), **more}, "user"
+        source: Source = "system" if event.by.startswith("rule:") else "user"
+        yield "approval_reassigned", {**self._about(event.call), **more}, source
 
     def _arguments_edited(self, seq: int, event: e.ArgumentsEdited) -> Told:
         self._keep(event.call, arguments=event.arguments)
@@ -336,8 +341,8 @@ class Timeline:
         yield "arguments_edited", {**self._about(event.call), **more}, "user"
 
     def _tool_call_resolved(self, seq: int, event: e.ToolCallResolved) -> Told:
-        more = _given({"happened": event.happened, "by": event.by}, content=event.content)
-        yield "tool_call_resolved", {**self._about(event.call), **more}, _source(event.by)
+        more = given({"happened": event.happened, "by": event.by}, content=event.content)
+        yield "tool_call_resolved", {**self._about(event.call), **more}, source_of(event.by)
 
     def _child_launched(self, seq: int, event: e.ChildLaunched) -> Told:
         self.children.append(event.child)
@@ -348,7 +353,7 @@ class Timeline:
             idempotency_key=event.child,
             verdict="allow",
             rule=event.rule,
-            **_given({}, policy=event.policy or None),
+            **given({}, policy=event.policy or None),
         )
         payload = {
             **self._about(event.call),
@@ -356,7 +361,7 @@ class Timeline:
             "child_run_id": event.child,
             "depth": event.parent.depth,
         }
-        yield "subagent_launched", _given(payload, context=event.context), "system"
+        yield "subagent_launched", given(payload, context=event.context), "system"
 
     def _child_restarted(self, seq: int, event: e.ChildRestarted) -> Told:
         self.children.append(event.child)
@@ -378,7 +383,7 @@ class Timeline:
             "reason": event.rule,
             "step": event.step,
             "call": event.call,
-            **_given({}, by=event.by or None, policy=event.policy or None),
+            **given({}, by=event.by or None, policy=event.policy or None),
         }
         yield from self._asked_for(
             event.call, side_effect=False, idempotency_key=None, verdict="deny", rule=event.rule
@@ -412,11 +417,14 @@ class Timeline:
 
     def _tool_call_reopened(self, seq: int, event: e.ToolCallReopened) -> Told:
         payload = {**self._about(event.call), "by": event.by}
-        yield "tool_call_reopened", payload, _source(event.by)
+        yield "tool_call_reopened", payload, source_of(event.by)
 
     def _decision_requested(self, seq: int, event: e.DecisionRequested) -> Told:
         payload = {**self._about(event.call), "question": event.question}
         yield "decision_requested", payload, "system"
+
+    def _people_reminded(self, seq: int, event: e.PeopleReminded) -> Told:
+        yield "people_reminded", {**self._about(event.call), "count": event.count}, "system"
 
     def _tool_call_cancelled(self, seq: int, event: e.ToolCallCancelled) -> Told:
         self.questions.pop(event.call, None)
@@ -455,7 +463,7 @@ class Timeline:
 
     def _run_completed(self, seq: int, event: e.RunCompleted) -> Told:
         position, content = self._reply
-        self.output = self._said if position != event.answer or _blank(content) else content
+        self.output = self._said if position != event.answer or is_blank(content) else content
         self._close(event)
         yield "run_completed", {"output": self.output}, "system"
 
@@ -466,7 +474,7 @@ class Timeline:
 
     def _run_cancelled(self, seq: int, event: e.RunCancelled | e.RunWithdrawn) -> Told:
         self._close(event)
-        self.failure = failure(event.reason, "policy", "cancelled", _given({}, by=event.by))
+        self.failure = failure(event.reason, "policy", "cancelled", given({}, by=event.by))
         yield "run_failed", self.failure, "user" if event.by else "system"
 
     def _close(self, event: e.Event) -> None:
@@ -496,8 +504,8 @@ class Timeline:
         }
         if isinstance(event, e.QuestionAnswered):
             by = f"person:{event.by or 'somebody'}"
-        more = _given({}, kind=kind, data=data, by=by if by != "worker" else None)
-        source = _source(by) if isinstance(event, _BROUGHT) else "system"
+        more = given({}, kind=kind, data=data, by=by if by != "worker" else None)
+        source = source_of(by) if isinstance(event, _BROUGHT) else "system"
         yield "tool_result", {**payload, **more}, source
 
 
@@ -519,24 +527,6 @@ def definition_of(event: e.Event) -> str | None:
     if isinstance(event, e.RunStarted | e.ModelCallIntended | e.CompactionIntended):
         return event.agent
     return None
-
-
-def _given(payload: dict[str, Any], **optional: Any) -> dict[str, Any]:
-    return payload | {name: value for name, value in optional.items() if value is not None}
-
-
-def _usage(usage: Usage) -> dict[str, int]:
-    told = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
-    read, written = usage.cache_read_tokens, usage.cache_write_tokens
-    return _given(told, cache_read_tokens=read or None, cache_write_tokens=written or None)
-
-
-def _blank(content: Any) -> bool:
-    return not (content.strip() if isinstance(content, str) else content)
-
-
-def _source(by: str) -> Source:
-    return "user" if by.startswith("person") else "worker"
 
 
 _BROUGHT = (e.ToolCallSucceeded, e.ToolCallFailed, e.QuestionAnswered)
@@ -584,6 +574,7 @@ BECOMES: Mapping[type[e.Event], Row] = {
     e.ToolCallUnknown: Row(Timeline._tool_call_unknown, ("tool_call_unknown",)),
     e.ToolCallReopened: Row(Timeline._tool_call_reopened, ("tool_call_reopened",)),
     e.DecisionRequested: Row(Timeline._decision_requested, ("decision_requested",)),
+    e.PeopleReminded: Row(Timeline._people_reminded, ("people_reminded",)),
     e.ToolCallCancelled: Row(Timeline._tool_call_cancelled, _RESULT),
     e.TimerStarted: Row(Timeline._timer_started, ("tool_call", "waiting_for_timer")),
     e.TimerFired: Row(Timeline._timer_fired, _RESULT),

@@ -234,6 +234,10 @@ def described(wait: Wait) -> str:
     ]
     if wait["roles"]:
         lines.append(f"roles     {', '.join(wait['roles'])}")
+    if wait.get("escalate_at"):
+        lines.append(f"later     {', '.join(wait['escalate_to'])}, at {wait['escalate_at']}")
+    if wait.get("reminded"):
+        lines.append(f"reminded  {wait['reminded']} times")
     if wait["edited_by"]:
         lines.append(f"edited by {wait['edited_by']}")
     return "\n".join(marked(line) for line in lines)

@@ -325,7 +325,11 @@ def _explained(
 def _who(terms: Terms) -> str:
     people = "one person" if terms.needed == 1 else f"{terms.needed} people"
     roles = f" with the role {' or '.join(terms.roles)}" if terms.roles else ""
-    return f"{people}{roles}, for {terms.expires_ms // 60_000} minutes"
+    later = ""
+    if terms.escalate_ms is not None:
+        others = " or ".join(terms.escalate_to)
+        later = f"; after {terms.escalate_ms // 60_000} minutes those with the role {others}"
+    return f"{people}{roles}, for {terms.expires_ms // 60_000} minutes{later}"
 
 
 def _row(rule: Reading) -> tuple[str, ...]:

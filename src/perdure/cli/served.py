@@ -213,6 +213,8 @@ def gist(event: Event) -> str:
         case "approval_requested":
             call = f"{told['call']} {told['name']}({arguments_of(told['arguments'])})"
             return f"{call} [{told['rule']}: {told['reason']}]"
+        case "people_reminded":
+            return f"{told['call']} {told['name']}: reminder {told['count']}"
         case "waiting_for_timer":
             return f"{told['call']} until {told['due_at'][:19]}Z"
         case "retry":

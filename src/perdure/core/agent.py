@@ -89,6 +89,13 @@ class Subagents(msgspec.Struct, frozen=True, omit_defaults=True):
     session: Literal["fresh", "per_parent"] = "fresh"
 
 
+class Reminders(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How often people are reminded of what a run asks them: every `after_ms`, so many `times`."""
+
+    after_ms: int
+    times: int = 3
+
+
 class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """The definition of an agent, without code and without secrets.
 
@@ -96,7 +103,7 @@ class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     `perdure.core.references`. `model_timeout_ms` is how long one reply may take; None leaves it to
     whoever executes the call. `durability` is what the store has to give. `grants` are capabilities
     that its tools may need, as in `net.http`, or `net.*` for all of a kind. `purpose` is
-    what other agents are told that it is for.
+    what other agents are told that it is for. Without `reminders` people are asked once.
     """
 
     name: str
@@ -114,6 +121,7 @@ class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     grants: tuple[str, ...] = ()
     purpose: str = ""
     subagents: Subagents = Subagents()
+    reminders: Reminders | None = None
 
 
 class Definition(msgspec.Struct, frozen=True):

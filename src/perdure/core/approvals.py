@@ -16,6 +16,7 @@ from perdure.core.decision import Draft, Refusal
 from perdure.core.evolve_calls import EXPIRED
 from perdure.core.gate import Asked, Terms, Verdict
 from perdure.core.limits import APPROVERS_MAX, DOUBTS_MAX, ROLES_MAX, clip
+from perdure.core.reminding import first_reminder
 from perdure.core.state import Approval, Call, Decided
 
 UNRESOLVED = "unresolved_call"
@@ -99,6 +100,9 @@ def _carry_out(
                 version=tool.version,
                 needed=min(terms.needed, APPROVERS_MAX),
                 roles=terms.roles,
+                escalate_at=None if terms.escalate_ms is None else now + terms.escalate_ms,
+                escalate_to=terms.escalate_to,
+                remind_at=first_reminder(draft),
             )
         )
 

@@ -6,6 +6,8 @@ questions neither need be the weaker one: what answers both is put together of t
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from perdure.core.agent import AgentSpec, ToolSpec
@@ -22,7 +24,8 @@ def weaker(one: Verdict, other: Verdict) -> Verdict:
     """Return the most that both verdicts let through; of two alike, the first is named.
 
     Two questions become one that asks for the larger number of people, with roles that both take,
-    in the shorter time. Where both name roles and share none, nobody can answer: it is denied.
+    in the shorter time. Where both name roles and share none, nobody can answer: it is denied. It
+    is escalated only if both are, to roles that both name, in the longer time.
     """
     if one.effect != other.effect:
         return min(one, other, key=lambda verdict: _ORDER.index(verdict.effect))
@@ -37,6 +40,7 @@ def weaker(one: Verdict, other: Verdict) -> Verdict:
         needed=stricter.terms.needed,
         roles=roles,
         expires_ms=min(one.terms.expires_ms, other.terms.expires_ms),
+        **_escalated(one.terms, other.terms),
     )
     return Verdict("ask", stricter.rule, stricter.reason, terms)
 
@@ -46,6 +50,14 @@ def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | N
     if not one or not other:
         return one or other
     return tuple(role for role in one if role in other) or None
+
+
+def _escalated(one: Terms, other: Terms) -> dict[str, Any]:
+    """Return when, and to whom, both would escalate."""
+    roles = tuple(role for role in one.escalate_to if role in other.escalate_to)
+    if not roles or one.escalate_ms is None or other.escalate_ms is None:
+        return {}
+    return {"escalate_ms": max(one.escalate_ms, other.escalate_ms), "escalate_to": roles}
 
 
 class Bounded:

@@ -68,7 +68,8 @@ class ApprovalRequested(Event, frozen=True, tag="approval_requested"):
     """People have to approve a call before it is made: `needed` of those with one of the `roles`.
 
     It is bound to the `arguments` with this `digest`, to the `version` of the tool and to that of
-    the `policy` whose `rule` asks. At `expires_at` it is denied.
+    the `policy` whose `rule` asks. At `expires_at` it is denied, at `escalate_at` it is for those
+    with one of the roles `escalate_to`, and at `remind_at` people are reminded.
     """
 
     call: str
@@ -86,6 +87,9 @@ class ApprovalRequested(Event, frozen=True, tag="approval_requested"):
     policy: str = ""
     needed: int = 1
     roles: tuple[str, ...] = ()
+    escalate_at: int | None = None
+    escalate_to: tuple[str, ...] = ()
+    remind_at: int | None = None
 
 
 class ApprovalGiven(Event, frozen=True, tag="approval_given"):
@@ -98,7 +102,10 @@ class ApprovalGiven(Event, frozen=True, tag="approval_given"):
 
 
 class ApprovalReassigned(Event, frozen=True, tag="approval_reassigned"):
-    """Others are to approve the call: whoever has one of the `roles`."""
+    """Others are to approve the call: whoever has one of the `roles`.
+
+    `by` says who decided so: a person, or as `rule:ID` the rule that had asked.
+    """
 
     call: str
     roles: tuple[str, ...]
@@ -214,10 +221,19 @@ class ToolCallReopened(Event, frozen=True, tag="tool_call_reopened"):
 
 
 class DecisionRequested(Event, frozen=True, tag="decision_requested"):
-    """A person must say whether the call took effect."""
+    """A person must say whether the call took effect, and is reminded at `remind_at`."""
 
     call: str
     question: str
+    remind_at: int | None = None
+
+
+class PeopleReminded(Event, frozen=True, tag="people_reminded"):
+    """A call still waits for people: this is reminder number `count`, and `remind_at` the next."""
+
+    call: str
+    count: int
+    remind_at: int | None = None
 
 
 class ToolCallCancelled(Event, frozen=True, tag="tool_call_cancelled"):

@@ -25,6 +25,7 @@ from perdure.core.call_events import (
     DecisionRequested,
     Event,
     LettersDelivered,
+    PeopleReminded,
     ToolCallBegun,
     ToolCallCancelled,
     ToolCallDenied,
@@ -54,6 +55,7 @@ __all__ = [
     "Event",
     "LettersDelivered",
     "Mode",
+    "PeopleReminded",
     "ToolCallBegun",
     "ToolCallCancelled",
     "ToolCallDenied",
@@ -242,12 +244,13 @@ class TimerFired(Event, frozen=True, tag="timer_fired"):
 
 
 class QuestionAsked(Event, frozen=True, tag="question_asked"):
-    """The agent waits for a person's answer."""
+    """The agent waits for a person's answer; who should give it is reminded at `remind_at`."""
 
     call: str
     step: int
     ordinal: int
     question: str
+    remind_at: int | None = None
 
 
 class QuestionAnswered(Event, frozen=True, tag="question_answered"):
@@ -312,6 +315,7 @@ AnyEvent = (
     | ToolCallUnknown
     | ToolCallReopened
     | DecisionRequested
+    | PeopleReminded
     | ToolCallCancelled
     | ToolCallResolved
     | TimerStarted

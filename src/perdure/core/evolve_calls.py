@@ -155,7 +155,10 @@ def _pending(state: State, event: e.ApprovalRequested) -> Call:
             needed=event.needed,
             roles=event.roles,
             edited_by=edited,
+            escalate_at=event.escalate_at,
+            escalate_to=event.escalate_to,
         ),
+        remind_at=event.remind_at,
     )
 
 
@@ -176,7 +179,7 @@ def _approved(state: State, event: e.ApprovalGiven, version: int, status: Any) -
 
 
 def _reassigned(state: State, event: e.ApprovalReassigned, version: int, status: Any) -> State:
-    approval = replace(_approval(state, event), roles=event.roles)
+    approval = replace(_approval(state, event), roles=event.roles, escalate_at=None)
     calls = _changed(state, event, approval=approval)
     return replace(state, version=version, status=status, calls=calls)
 
@@ -210,6 +213,7 @@ def _question(state: State, event: e.QuestionAsked) -> Call:
         ordinal=event.ordinal,
         name=event.question,
         intended_at=event.at,
+        remind_at=event.remind_at,
     )
 
 
@@ -293,8 +297,14 @@ def _resolved(state: State, event: e.ToolCallResolved, version: int, status: Any
     return replace(state, version=version, status=status, doubts=doubts)
 
 
-def _moved(state: State, event: Any, version: int, status: Any) -> State:
-    return replace(state, version=version, status=status, calls=_changed(state, event))
+def _undecided(state: State, event: e.DecisionRequested, version: int, status: Any) -> State:
+    calls = _changed(state, event, remind_at=event.remind_at)
+    return replace(state, version=version, status=status, calls=calls)
+
+
+def _reminded(state: State, event: e.PeopleReminded, version: int, status: Any) -> State:
+    calls = _changed(state, event, remind_at=event.remind_at, reminded=event.count)
+    return replace(state, version=version, status=status, calls=calls)
 
 
 def _doubted(state: State, event: e.ToolCallUnknown, version: int, status: Any) -> State:
@@ -316,7 +326,7 @@ def _begun(state: State, event: e.ToolCallBegun, version: int, status: Any) -> S
 def _sent_again(state: State, event: Any, version: int, status: Any) -> State:
     call = state.calls.get(event.call)
     attempt = call.attempt + 1 if call is not None else 1
-    fields: dict[str, Any] = {"attempt": attempt, "worker": ""}
+    fields: dict[str, Any] = {"attempt": attempt, "worker": "", "remind_at": None, "reminded": 0}
     if isinstance(event, e.ToolCallReopened):
         fields["due_at"] = None  # whoever said so knows better than the clock
     calls = _changed(state, event, **fields)
@@ -339,8 +349,9 @@ CALL_HANDLERS: Mapping[type[e.Event], Handler] = {
     e.ToolCallLost: _sent_again,
     e.ToolCallUnknown: _doubted,
     e.ToolCallReopened: _sent_again,
-    e.DecisionRequested: _moved,
     e.ToolCallCancelled: _cancelled,
+    e.DecisionRequested: _undecided,
+    e.PeopleReminded: _reminded,
     e.ToolCallResolved: _resolved,
     e.TimerStarted: _opens(_timer),
     e.TimerFired: closed,

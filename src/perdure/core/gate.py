@@ -20,12 +20,15 @@ STANDING = "standing:"
 class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an approval takes: so many people, each with one of the roles (any, if none is named).
 
-    After `expires_ms` it comes too late, and the call is denied.
+    After `expires_ms` it comes too late, and the call is denied. After `escalate_ms` it is for
+    those who have one of the roles `escalate_to` instead.
     """
 
     needed: int = 1
     roles: tuple[str, ...] = ()
     expires_ms: int = APPROVAL_MS
+    escalate_ms: int | None = None
+    escalate_to: tuple[str, ...] = ()
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):

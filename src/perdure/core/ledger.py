@@ -14,6 +14,7 @@ from perdure.core import events as e
 from perdure.core.decision import Draft, Refusal
 from perdure.core.limits import ATTEMPTS_PER_TOOL_CALL_MAX, clip
 from perdure.core.plan import next_step
+from perdure.core.reminding import first_reminder
 from perdure.core.state import Call, Doubtful
 
 TOOL = ("tool",)
@@ -137,7 +138,8 @@ def _settle_unknown(draft: Draft, call: Call, probed: bool = False) -> None:
         return
     if tool is not None and tool.on_unknown == "ask":
         question = f"Did {call.name} (key {call.key}) take effect?"
-        draft.add(e.DecisionRequested(at=draft.now, call=call.id, question=question))
+        at = first_reminder(draft)
+        draft.add(e.DecisionRequested(at=draft.now, call=call.id, question=question, remind_at=at))
     else:
         draft.add(
             e.ToolCallFailed(at=draft.now, call=call.id, kind="unknown", content=UNKNOWN_TEXT)

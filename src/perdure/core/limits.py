@@ -27,6 +27,8 @@ None of them is forgotten: the calls of one step may become as many more.
 RESTARTS_MAX = 100
 """So many restarts of a child its parent remembers; more in one window are not allowed."""
 WINDOW_MESSAGES_MAX = 400
+REMINDERS_MAX = 100
+REMIND_MS_MIN = 1_000
 WAIT_SECONDS_MAX = 366 * 24 * 3600
 INBOX_ENTRIES_MAX = 1_000
 BLOB_THRESHOLD_BYTES = 64 * 1024

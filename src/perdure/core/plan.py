@@ -18,6 +18,7 @@ from perdure.core.limits import (
     clip,
 )
 from perdure.core.messages import ToolRequest
+from perdure.core.reminding import first_reminder
 from perdure.core.state import Mark, Run, State
 
 
@@ -93,9 +94,8 @@ def act(draft: Draft, model_call: str, requests: tuple[ToolRequest, ...]) -> Non
             reason = str(request.arguments.get("reason") or "")
             draft.add(e.TimerStarted(at=draft.now, **place, due_at=due_at, reason=reason))
         elif tool.builtin == "ask_human":
-            draft.add(
-                e.QuestionAsked(at=draft.now, **place, question=str(request.arguments["question"]))
-            )
+            question, at = str(request.arguments["question"]), first_reminder(draft)
+            draft.add(e.QuestionAsked(at=draft.now, **place, question=question, remind_at=at))
         else:
             run = _run(draft.state).id
             key = ids.effect_key(draft.context.session, run, step, ordinal, tool.name)

@@ -110,7 +110,10 @@ def _standing(state: State) -> tuple[Any, ...]:
         return ()
     calls = state.calls.values()
     waits = tuple(
-        (call.id, call.status, call.digest, call.approval, call.child and call.child.run)
+        (
+            *(call.id, call.status, call.digest, call.approval, call.reminded),
+            call.child and call.child.run,
+        )
         for call in calls
         if call.status in WAITING
     )
@@ -175,13 +178,14 @@ def waiting_for(state: State) -> tuple[dict[str, Any], ...]:
     """Return what the session's open calls wait for: answers, decisions, times, other runs."""
     found: list[dict[str, Any]] = []
     for call in state.calls.values():
+        more: dict[str, Any] = {"reminded": call.reminded} if call.reminded else {}
         if call.status == "asking":
-            found.append({"call": call.id, "what": "answer", "question": call.name})
+            found.append({"call": call.id, "what": "answer", "question": call.name, **more})
         elif call.status == "undecided":
-            asked = {"tool": call.name, "key": call.key, "attempt": call.attempt}
+            asked = {"tool": call.name, "key": call.key, "attempt": call.attempt, **more}
             found.append({"call": call.id, "what": "decision", **asked})
         elif call.status == "pending":
-            found.append({"call": call.id, "what": "approval", **_asked(call)})
+            found.append({"call": call.id, "what": "approval", **_asked(call), **more})
         elif call.child is not None:
             child = call.child
             found.append({"call": call.id, "what": "child", "agent": child.name, "run": child.run})
@@ -210,4 +214,6 @@ def _asked(call: Call) -> dict[str, Any]:
         "edited_by": approval.edited_by,
         "requested_at": call.intended_at,
         "expires_at": call.due_at,
+        "escalate_at": approval.escalate_at,
+        "escalate_to": approval.escalate_to,
     }

@@ -23,10 +23,11 @@ from perdure.core.ledger import forget_key
 from perdure.core.limits import clip
 from perdure.core.messages import recordable
 from perdure.core.plan import act, next_run, next_step, start_run
+from perdure.core.reminding import make_heard
 from perdure.core.retry import Failure, delay_before_retry
 from perdure.core.state import Call, State
 
-__all__ = ["Context", "Decision", "Refusal", "decide", "evolve", "owed", "wake_at"]
+__all__ = ["Context", "Decision", "Refusal", "decide", "due", "evolve", "owed", "wake_at"]
 
 SUSPECT_TEXT = (
     "the store was restored to an earlier state, or lost what it had acknowledged: this may have "
@@ -58,14 +59,26 @@ def wake_at(state: State) -> int | None:
     if state.run is not None and state.status != "idle":
         earliest = state.run.deadline_at
     for call in state.calls.values():
-        if call.due_at is not None and (earliest is None or call.due_at < earliest):
-            earliest = call.due_at
+        at = call.next_at()
+        if at is not None and (earliest is None or at < earliest):
+            earliest = at
     return earliest
+
+
+def due(state: State, now: int) -> list[str]:
+    """Return the calls of which the clock has something to say, and the run that is out of time."""
+    found = [c.id for c in state.calls.values() if (at := c.next_at()) is not None and at <= now]
+    run = state.run
+    if run is not None and run.deadline_at is not None and run.deadline_at <= now:
+        found.append(run.id)
+    return found
 
 
 POSTPONED = object()
 
 MODEL = ("model", "compaction")
+_TIMED = ("timer", "backoff", "tool", "question")
+_FOR_PEOPLE = ("pending", "asking", "undecided")
 
 
 def _send_message(draft: Draft, command: c.SendMessage) -> Any:
@@ -286,11 +299,11 @@ def _fire_timer(draft: Draft, command: c.FireTimer) -> Any:
             return Refusal("not_due", f"the deadline of run {run.id!r} has not come")
         _end_run(draft, "failed", "the run's wall time is over", code="wall_time_exceeded")
         return None
-    call = draft.call(command.call, ("timer", "backoff", "tool"), "timing", "pending", "intended")
+    call = draft.call(command.call, _TIMED, "timing", "intended", *_FOR_PEOPLE)
     if isinstance(call, Refusal):
         return call
     if call.due_at is None or now < call.due_at:
-        return Refusal("not_due", f"call {call.id!r} is due at {call.due_at}, and it is {now}")
+        return make_heard(draft, call)
     if call.status == "pending":
         expire(draft, call)
     elif call.kind == "tool":

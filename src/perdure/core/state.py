@@ -20,7 +20,8 @@ CallKind = Literal["model", "compaction", "tool", "timer", "question", "backoff"
 class Approval(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What a call waits for: `needed` people with one of the `roles`, of whom `by` have approved.
 
-    `rule` of the `policy` asks, for that `reason`. `edited_by` changed the arguments.
+    `rule` of the `policy` asks, for that `reason`. `edited_by` changed the arguments. At
+    `escalate_at` it is for the roles `escalate_to` instead.
     """
 
     rule: str
@@ -30,6 +31,8 @@ class Approval(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     roles: tuple[str, ...] = ()
     by: tuple[str, ...] = ()
     edited_by: str = ""
+    escalate_at: int | None = None
+    escalate_to: tuple[str, ...] = ()
 
 
 class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -39,7 +42,8 @@ class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     the one that was allowed to begin a `once` call: no other one may run this attempt. A call that
     waits for approval, or whose arguments a person edited, has its `arguments` here, and `approval`
     says what it waits for. `child` is the run that it launched. `due_at` is when a timer fires, an
-    approval expires, or the far end may have forgotten the key.
+    approval expires, or the far end may have forgotten the key. People were `reminded` so many
+    times, and next at `remind_at`.
     """
 
     id: str
@@ -64,6 +68,16 @@ class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     arguments: dict[str, Any] | None = None
     approval: Approval | None = None
     child: Child | None = None
+    remind_at: int | None = None
+    reminded: int = 0
+
+    def next_at(self) -> int | None:
+        """Return when the clock has something to say about it; None for never."""
+        if self.remind_at is None and self.approval is None:
+            return self.due_at
+        escalate_at = None if self.approval is None else self.approval.escalate_at
+        times = (self.due_at, self.remind_at, escalate_at)
+        return min((at for at in times if at is not None), default=None)
 
 
 class Doubtful(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -70,7 +70,7 @@ def _differences(wanted: msgspec.Struct, found: msgspec.Struct, where: str) -> I
             continue
         if field == "tools":
             yield from _of_tools(one, other)
-        elif isinstance(one, msgspec.Struct):
+        elif isinstance(one, msgspec.Struct) and isinstance(other, msgspec.Struct):
             yield from _differences(one, other, f"{where}{field}.")
         else:
             yield _differs(f"{where}{field}", one, other)

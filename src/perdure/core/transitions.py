@@ -34,6 +34,7 @@ _ACTING = (
     "tool_call_unknown",
     "tool_call_reopened",
     "decision_requested",
+    "people_reminded",
     "tool_call_cancelled",
     "timer_started",
     "timer_fired",
@@ -113,6 +114,7 @@ CALL: Mapping[str, Mapping[str, str]] = {
         "approval_given": "pending",
         "approval_reassigned": "pending",
         "arguments_edited": "pending",
+        "people_reminded": "pending",
         "tool_call_intended": "intended",
         "child_launched": "launched",
         "tool_call_denied": "done",
@@ -145,6 +147,7 @@ CALL: Mapping[str, Mapping[str, str]] = {
         "tool_call_cancelled": "done",
     },
     "undecided": {
+        "people_reminded": "undecided",
         "tool_call_succeeded": "done",
         "tool_call_failed": "done",
         "tool_call_reopened": "intended",
@@ -156,6 +159,7 @@ CALL: Mapping[str, Mapping[str, str]] = {
         "tool_call_cancelled": "done",
     },
     "asking": {
+        "people_reminded": "asking",
         "question_answered": "done",
         "tool_call_cancelled": "done",
     },

@@ -163,4 +163,6 @@ def _terms(rule: Rule) -> Terms:
         expires_ms=(
             rule.expires_minutes * _MINUTE_MS if rule.expires_minutes else default.expires_ms
         ),
+        escalate_ms=rule.escalate_minutes * _MINUTE_MS if rule.escalate_minutes else None,
+        escalate_to=rule.escalate_to or default.escalate_to,
     )

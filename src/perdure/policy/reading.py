@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from perdure.core.errors import InvalidInput
+from perdure.core.gate import APPROVAL_MS
 from perdure.core.limits import clip
 from perdure.policy.limits import NUMBER_ABS_MAX, POLICY_BYTES_MAX
 from perdure.policy.rules import EXPECTED, OPERATORS, Document, Hours, Predicate, Rule, operator
@@ -36,7 +37,7 @@ RESERVED = frozenset(
 """Verdicts without a rule have these names; a rule that bore one could pass for it."""
 
 FOUND_CHARS_MAX = 60
-_ASK_ONLY = ("needed", "roles", "expires_minutes")
+_ASK_ONLY = ("needed", "roles", "expires_minutes", "escalate_minutes", "escalate_to")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _AT_LINE = re.compile(r"at line (\d+)")
 _HEADER = re.compile(r"^\s*\[\[\s*\"?rule\"?\s*\]\]")
@@ -225,10 +226,24 @@ def _check(document: Document) -> None:
             if rule.verdict != "ask" and getattr(rule, name) is not None:
                 said = f"found {name!r} in a rule that says {rule.verdict!r}, expected it only"
                 raise _Wrong((*here, name), f"{said} where the verdict is 'ask'")
+        _check_escalation(rule, here)
         for number, predicate in enumerate(rule.arguments):
             _check_predicate(predicate, (*here, "arguments", number))
         if rule.hours is not None:
             _check_hours(rule.hours, (*here, "hours"))
+
+
+def _check_escalation(rule: Rule, here: Path) -> None:
+    minutes, roles = rule.escalate_minutes, rule.escalate_to
+    if (minutes is None) != (roles is None):
+        name, other = "escalate_minutes", "escalate_to"
+        if minutes is None:
+            name, other = other, name
+        raise _Wrong((*here, name), f"found {name!r} alone, expected {other!r} as well")
+    expires = rule.expires_minutes or APPROVAL_MS // 60_000
+    if minutes is not None and minutes >= expires:
+        said = f"'escalate_minutes': found {minutes}, expected less than the {expires} minutes"
+        raise _Wrong((*here, "escalate_minutes"), f"{said} after which nobody can approve it")
 
 
 def _check_predicate(predicate: Predicate, here: Path) -> None:

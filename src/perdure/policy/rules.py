@@ -84,7 +84,7 @@ class Rule(_Strict, frozen=True):
     """A verdict, and the conditions that must all hold; one that is missing always holds.
 
     `needed` people with one of the `roles` have to approve what an ask rule asks about, before
-    `expires_minutes` are over.
+    `expires_minutes` are over. After `escalate_minutes` those with a role of `escalate_to` have to.
     """
 
     id: Name
@@ -102,6 +102,8 @@ class Rule(_Strict, frozen=True):
     needed: Annotated[int, Meta(ge=1, le=APPROVERS_MAX)] | None = None
     roles: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=ROLES_MAX)] | None = None
     expires_minutes: Annotated[int, Meta(ge=1, le=EXPIRES_MINUTES_MAX)] | None = None
+    escalate_minutes: Annotated[int, Meta(ge=1, le=EXPIRES_MINUTES_MAX)] | None = None
+    escalate_to: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=ROLES_MAX)] | None = None
 
 
 class Document(_Strict, frozen=True):
@@ -155,6 +157,9 @@ EXPECTED = {
     "utc_offset_minutes": f"whole minutes between -{OFFSET_MINUTES_MAX} and {OFFSET_MINUTES_MAX}",
     "needed": f"a whole number from 1 to {APPROVERS_MAX}",
     "roles": f"a list of one to {ROLES_MAX} names of roles",
-    "expires_minutes": f"a whole number from 1 to {EXPIRES_MINUTES_MAX}",
+    **dict.fromkeys(
+        ("expires_minutes", "escalate_minutes"), f"a whole number from 1 to {EXPIRES_MINUTES_MAX}"
+    ),
+    "escalate_to": f"a list of one to {ROLES_MAX} names of roles",
 }
 """What a key has to be, in the words of an error."""

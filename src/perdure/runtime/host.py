@@ -39,7 +39,7 @@ from perdure.core.errors import (
 from perdure.core.ids import SessionId
 from perdure.core.limits import SNAPSHOT_EVERY_EVENTS
 from perdure.core.runs import RunRow, rows_of
-from perdure.core.session import Context, Decision, Refusal, decide, owed, wake_at
+from perdure.core.session import Context, Decision, Refusal, decide, due, wake_at
 from perdure.core.state import State, encode_snapshot
 from perdure.ports import faults
 from perdure.ports.clock import Clock, Timer
@@ -341,11 +341,7 @@ class Host:
         return None if actor.gone else self._handle(actor, report)
 
     def _fire_due(self, actor: Actor) -> None:
-        now, run = self._clock.now_ms(), actor.state.run
-        due = [c.id for c in owed(actor.state) if c.due_at is not None and c.due_at <= now]
-        if run is not None and run.deadline_at is not None and run.deadline_at <= now:
-            due.append(run.id)
-        for call in due:
+        for call in due(actor.state, self._clock.now_ms()):
             if not actor.gone:
                 self._handle(actor, FireTimer(call=call))
         self._timekeeper.arm(actor, wake_at(actor.state))

@@ -10,10 +10,24 @@ from typing import Any
 
 import msgspec
 
-from perdure.core.agent import AgentSpec, ContextPolicy, Definition, Limits, Subagents, define
+from perdure.core.agent import (
+    AgentSpec,
+    ContextPolicy,
+    Definition,
+    Limits,
+    Reminders,
+    Subagents,
+    define,
+)
 from perdure.core.durability import rung
 from perdure.core.errors import InvalidInput
-from perdure.core.limits import RESTARTS_MAX, WINDOW_MESSAGES_MAX
+from perdure.core.limits import (
+    REMIND_MS_MIN,
+    REMINDERS_MAX,
+    RESTARTS_MAX,
+    WAIT_SECONDS_MAX,
+    WINDOW_MESSAGES_MAX,
+)
 from perdure.core.references import MODEL, check_credentials
 from perdure.core.template import differences, read_template, tool_differences
 from perdure.worker.builtin import ask_human, launch_agent, list_agents, wait
@@ -40,7 +54,8 @@ class Agent:
     those that tools declare. `durability` is what a store has to give for this agent to run on it:
     `memory`, `os`, `fsynced` or `replicated(n)`. `grants` are the capabilities that its tools may
     need: `net.http`, or `net.*` for all that begin so. `purpose` is what other agents are told that
-    it is for, and `subagents` which of them it may launch.
+    it is for, and `subagents` which of them it may launch. `reminders` says how often people are
+    told again what a run asks them, as in `Reminders(after_ms=3_600_000, times=3)`.
 
     Raises `InvalidInput` that names what is wrong and what was expected.
     """
@@ -63,6 +78,7 @@ class Agent:
         grants: Iterable[str] = (),
         purpose: str = "",
         subagents: Subagents = _SUBAGENTS,
+        reminders: Reminders | None = None,
     ) -> None:
         where = f"agent {_checked_name(name)!r}"
         self.name = name
@@ -86,6 +102,7 @@ class Agent:
             "grants": strings(grants, where, "grants"),
             "purpose": purpose,
             "subagents": subagents,
+            "reminders": reminders,
         }
         if credentials is None:
             del fields["credentials"]
@@ -93,6 +110,7 @@ class Agent:
             check_credentials(fields["credentials"], where)
         self.spec = _spec(fields, where)
         _check_ranges(self.spec, where)
+        _check_reminders(self.spec.reminders, where)
         _check_declared(self.spec, where)
 
     @classmethod
@@ -140,6 +158,7 @@ class Agent:
             grants=spec.grants,
             purpose=spec.purpose,
             subagents=spec.subagents,
+            reminders=spec.reminders,
         )
         if made.spec != spec:
             said = "; ".join(differences(spec, made.spec))
@@ -172,6 +191,7 @@ class Agent:
             grants=self.spec.grants,
             purpose=self.spec.purpose,
             subagents=self.spec.subagents,
+            reminders=self.spec.reminders,
         )
 
     @property
@@ -243,6 +263,8 @@ def _spec(fields: dict[str, Any], where: str) -> AgentSpec:
     for field, kind in kinds:
         if not isinstance(fields[field], kind):
             raise InvalidInput(f"{where}: {field} is {kind.__name__}(...), not {fields[field]!r}")
+    if not isinstance(fields["reminders"], Reminders | None):
+        raise InvalidInput(f"{where}: reminders is Reminders(...), not {fields['reminders']!r}")
     try:
         return msgspec.convert(msgspec.to_builtins(fields, enc_hook=repr), AgentSpec)
     except msgspec.ValidationError as error:
@@ -267,6 +289,18 @@ def _check_ranges(spec: AgentSpec, where: str) -> None:
         if value is not None and (value < 1 or (most is not None and value > most)):
             to = f"between 1 and {most}" if most is not None else "at least 1"
             raise InvalidInput(f"{where}: {name} is {to}, not {value}")
+
+
+def _check_reminders(reminders: Reminders | None, where: str) -> None:
+    if reminders is None:
+        return
+    for name, value, least, most in (
+        ("after_ms", reminders.after_ms, REMIND_MS_MIN, WAIT_SECONDS_MAX * 1000),
+        ("times", reminders.times, 1, REMINDERS_MAX),
+    ):
+        if not least <= value <= most:
+            to = f"between {least} and {most}"
+            raise InvalidInput(f"{where}: reminders.{name} is {to}, not {value}")
 
 
 def _check_timeout(seconds: Any, where: str) -> None:

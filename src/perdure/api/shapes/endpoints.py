@@ -9,7 +9,9 @@ from msgspec import UNSET, Meta, UnsetType
 from perdure.api.limits import LINE_CHARS_MAX, LIST_ITEMS_MAX
 from perdure.api.shapes.common import Id, Name, Shape, Timestamp
 
-NoticeType = Literal["run.started", "run.waiting", "run.completed", "run.failed", "run.cancelled"]
+NoticeType = Literal[
+    "run.started", "run.waiting", "run.reminded", "run.completed", "run.failed", "run.cancelled"
+]
 Url = Annotated[str, Meta(min_length=1, max_length=LINE_CHARS_MAX)]
 NoticeTypes = Annotated[tuple[NoticeType, ...], Meta(max_length=LIST_ITEMS_MAX)]
 

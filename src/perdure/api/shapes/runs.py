@@ -73,6 +73,7 @@ class Approval(Shape, frozen=True, kw_only=True):
     The decision is on the arguments with this `digest`; large ones are left out here and in the
     event `approval_requested`. `needed` different people have to approve, each with one of the
     `roles`, if there are any; `approved_by` have. `rule` of the `policy` asks, for that `reason`.
+    At `escalate_at` it is for those with one of the roles `escalate_to` instead.
     """
 
     tool: str
@@ -88,12 +89,14 @@ class Approval(Shape, frozen=True, kw_only=True):
     edited_by: str = ""
     requested_at: Timestamp
     expires_at: Timestamp
+    escalate_at: Timestamp | None = None
+    escalate_to: tuple[str, ...] = ()
 
 
 class Wait(Shape, frozen=True, kw_only=True):
     """What a run waits for: an answer, a decision, an approval, a time, its next attempt, a worker,
     a run that it launched (`run_id`, of `agent`), or that its session is released from quarantine.
-    `needs` says what a worker must have, or why it is there.
+    `needs` says what a worker must have, or why it is there. People were `reminded` so many times.
     """
 
     what: Literal["answer", "decision", "approval", "time", "retry", "child", "worker", "release"]
@@ -107,6 +110,7 @@ class Wait(Shape, frozen=True, kw_only=True):
     needs: str | UnsetType = UNSET
     agent: str | UnsetType = UNSET
     run_id: Id | UnsetType = UNSET
+    reminded: int | UnsetType = UNSET
 
 
 class Unpriced(Shape, frozen=True, kw_only=True):
