@@ -85,6 +85,21 @@ def test_arguments_are_changed_and_approved_anew(server: Hosted) -> None:
     assert "I got 1 to bob" in server.ok("approvals", "approve", run, "--yes").out
 
 
+def test_questions_and_approvals_are_in_one_list_with_what_answers_them(server: Hosted) -> None:
+    paying, question = asking(server), server.perdure("send", "helper", "ask", "--wait", "--json")
+    asked = str(question.lines[0]["id"])
+    assert f"{asked} " not in server.ok("approvals", "list").out
+    listed = server.ok("approvals", "list", "--all").out
+    assert f"{asked} 1.1.t0  Shall I?\n  perdure runs reply {asked} 'ANSWER'" in listed
+    assert f"perdure approvals approve|deny {paying} 1.1.t0" in listed
+    kinds = {one["run"]: one["what"] for one in server.json("approvals", "list", "--all")}
+    assert (kinds[asked], kinds[paying]) == ("answer", "approval")
+    assert "I got yes" in server.ok("runs", "reply", asked, "yes").out
+    assert "I got 5" in server.ok("approvals", "approve", paying, "--yes").out
+    kinds = {one["run"]: one["what"] for one in server.json("approvals", "list", "--all")}
+    assert not {asked, paying} & set(kinds)
+
+
 def test_what_is_like_it_is_approved_ahead_listed_and_revoked(server: Hosted) -> None:
     run = asking(server)
     where = ("--where", '{"path": "cents", "at_most": 9}', "--days", "7")

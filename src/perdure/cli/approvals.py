@@ -11,8 +11,14 @@ import msgspec
 from perdure.bootstrap import Node, Run
 from perdure.cli.access import Access, place_options
 from perdure.cli.common import command_body, json_option
-from perdure.cli.output import Output, marked, plain
-from perdure.cli.progress import FOR_A_PERSON, answer_here, asks_approval, is_at_terminal
+from perdure.cli.output import Output, marked
+from perdure.cli.progress import (
+    FOR_A_PERSON,
+    answer_here,
+    asks_approval,
+    describe_waiting,
+    is_at_terminal,
+)
 from perdure.cli.runs import agent_option, tell_run
 from perdure.cli.served import served
 from perdure.cli.source import TENANT, reading, row_of
@@ -34,12 +40,17 @@ def approvals() -> None:
 
 
 @approvals.command("list", epilog="Example: perdure approvals list --url http://server:4000")
-@click.option("--all", "everything", is_flag=True, help="Questions and calls in doubt, too.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Questions and calls in doubt, too, each with what answers it.",
+)
 @json_option
 @command_body
 @place_options
 async def list_(everything: bool, store: str, server: Access | None, as_json: bool) -> None:
-    """List the calls that wait for approval, the newest run first."""
+    """List the calls that wait for approval, or all that waits for people, the newest run first."""
     output = Output(as_json)
     wanted = FOR_A_PERSON if everything else frozenset({"approval"})
     if server is not None:
@@ -49,8 +60,10 @@ async def list_(everything: bool, store: str, server: Access | None, as_json: bo
     else:
         waits = [(row.id, dict(wait)) for row in await _rows(store) for wait in row.waiting_for]
     shown = [(run, wait) for run, wait in waits if wait["what"] in wanted]
+    option = "" if server is None else server.option
     for run, wait in shown:
-        output.record({"run": run, **wait}, f"{run} {wait['call']}  {_in_a_line(wait)}")
+        said = describe_waiting(run, [wait], option) if everything else asks_approval(wait)
+        output.record({"run": run, **wait}, f"{run} {wait['call']}  {said}")
     if not shown:
         output.say("Nothing waits for approval." if not everything else "Nothing waits for people.")
 
@@ -208,12 +221,6 @@ def _flat(wait: Wait) -> Wait:
     """Return what a server tells of an approval as a store does: in one table."""
     asked = wait.pop("approval", {})
     return {**wait, **asked}
-
-
-def _in_a_line(wait: Wait) -> str:
-    if wait["what"] == "approval":
-        return asks_approval(wait)
-    return plain(wait.get("question") or f"{wait['what']} {wait.get('tool', '')}")
 
 
 def described(wait: Wait) -> str:
