@@ -134,6 +134,7 @@ SETTINGS_SAID: Final = {
     "one is claimed",
     "drain_ms": "How long a drain waits for `once` calls that have begun.",
     "read_batch_records": "How many events one read of the store returns at most.",
+    "prices": "What models cost: `DEFAULT_PRICES.with_overrides(...)` of `perdure.api.cost`.",
 }
 ENVIRONMENT_SAID: Final = {
     "PERDURE_STORE": "The store of the command line and of servers, where `--store` is not given.",
@@ -511,7 +512,7 @@ def _exit_codes() -> list[tuple[str, str]]:
 
 def _settings() -> str:
     rows = [
-        (f"`{field.name}`", f"{field.default:,}", SETTINGS_SAID[field.name])
+        (f"`{field.name}`", _setting(field.default), SETTINGS_SAID[field.name])
         for field in msgspec.structs.fields(NodeSettings)
     ]
     environment = [(f"`{name}`", text) for name, text in ENVIRONMENT_SAID.items()]
@@ -521,6 +522,10 @@ def _settings() -> str:
         "## Environment variables",
         _table(("variable", "meaning"), environment),
     )
+
+
+def _setting(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"those of {value.as_of}"
 
 
 def _limits() -> str:

@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from perdure.core.agent import AgentSpec, ContextPolicy, Limits, Reminders, Subagents, ToolSpec
+from perdure.core.budget import Budget
 
 NAMES: Final = st.from_regex(r"[A-Za-z][a-z0-9_]{0,12}", fullmatch=True).filter(
     lambda name: name not in ("wait", "ask_human", "launch_agent", "list_agents", "model")
@@ -68,6 +69,7 @@ def _structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     return st.builds(kind, **FIELDS[kind])
 
 
+ROLES = st.lists(NAMES, max_size=2).map(tuple)
 FIELDS[AgentSpec] = {
     "name": NAMES,
     "model": st.sampled_from(["openai:gpt-5", "anthropic:claude-sonnet-5"]),
@@ -87,6 +89,7 @@ FIELDS[AgentSpec] = {
     "purpose": TEXTS,
     "subagents": _structs(Subagents),
     "reminders": st.none() | _structs(Reminders),
+    "budget": st.none() | st.builds(Budget, tokens_max=st.none() | COUNTS, roles=ROLES),
 }
 
 SPECS: Final[st.SearchStrategy[AgentSpec]] = _structs(AgentSpec)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from perdure.core.agent import ContextPolicy, Limits, Reminders, Subagents
+from perdure.core.budget import Budget
 from perdure.core.errors import (
     InvalidInput,
     KeyReused,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "AssistantMessage",
+    "Budget",
     "ContextPolicy",
     "Credential",
     "CredentialError",

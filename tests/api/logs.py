@@ -26,7 +26,7 @@ from perdure.core.messages import (
 from perdure.core.session import due
 from tests.core.family import Family
 from tests.core.rules import Rules, ask
-from tests.core.story import Story, agent, call, compacting, limited
+from tests.core.story import Story, agent, call, compacting, limited, spending
 
 REMINDED = agent(reminders=Reminders(60_000, 1))
 DEFINITIONS = {made.digest: made.spec for made in (agent(), REMINDED, compacting(100, 2))}
@@ -199,6 +199,19 @@ def with_reminders() -> Story:
     return story
 
 
+def with_budgets() -> Story:
+    """A model and a tool that did not fit, and a model that was asked twice."""
+    story = Story(spending(tokens_max=2_000, calls_max={"look": 0}))
+    story.message("hello")
+    story.more(tokens=8_000)
+    story.tell(c.ResendModelCall(call="1.1.m1"))
+    story.reply(call("look"))
+    story.more(calls={"look": 1}, reason="go on")
+    story.result("look", "seen")
+    story.reply(text="done")
+    return story
+
+
 def with_an_inheritance() -> Story:
     """A fork of another run, and a message with a context."""
     story = Story()
@@ -235,6 +248,7 @@ STORIES = (
     with_approvals,
     with_children,
     with_reminders,
+    with_budgets,
     with_an_inheritance,
     out_of_steps,
 )

@@ -44,6 +44,7 @@ POST   /runs/{id}/fork                        fork_run
 POST   /runs/{id}/reply                       reply_to_run
 POST   /runs/{id}/resolve                     resolve_call
 POST   /runs/{id}/decide                      decide_approval
+POST   /runs/{id}/budget                      raise_budget
 POST   /runs/{id}/cancel                      cancel_run
 GET    /waits                                 list_waits
 GET    /standing_approvals                    list_standing_approvals

@@ -8,10 +8,12 @@ from typing import Any
 from perdure.core import commands as c
 from perdure.core import events as e
 from perdure.core.agent import AgentSpec, ContextPolicy, Definition, Limits, Peers, ToolSpec, define
+from perdure.core.budget import Budget
 from perdure.core.gate import NO_RULES, Gate
 from perdure.core.history import History, malformed, project
 from perdure.core.ids import SessionId
 from perdure.core.messages import Message, ModelReply, ToolRequest, Usage
+from perdure.core.prices import NO_PRICES, PriceList
 from perdure.core.session import Context, Decision, Refusal, decide
 from perdure.core.state import EMPTY, State
 from perdure.testing.trace import Trace
@@ -48,10 +50,12 @@ class Story:
         definition: Definition | None = None,
         gate: Gate = NO_RULES,
         peers: Sequence[Definition] = (),
+        prices: PriceList = NO_PRICES,
     ) -> None:
         self.agent = definition or agent()
         self.gate = gate
         self.peers = Peers({one.spec.name: one for one in (self.agent, *peers)})
+        self.prices = prices
         self.state: State = EMPTY
         self.log: list[e.Event] = []
         self.trace = Trace(SESSION)
@@ -63,7 +67,9 @@ class Story:
     def tell(self, command: c.AnyCommand) -> list[str]:
         """Decide a command; return the types of the events, and keep them."""
         waiting = tuple(self.waiting)
-        context = Context(SESSION, self.agent, self.now, 0.0, waiting, self.gate, self.peers)
+        context = Context(
+            SESSION, self.agent, self.now, 0.0, waiting, self.gate, self.peers, self.prices
+        )
         decision: Decision = decide(self.state, command, context)
         self.refused = decision.refusal
         if decision.postponed and isinstance(command, c.SendMessage):
@@ -162,6 +168,18 @@ class Story:
             c.DecideApproval(id=f"d{self._ids}", call=name, decision=decision, **named)
         )
 
+    def more(self, **more: Any) -> list[str]:
+        """Let a person, ann if nobody is named, raise the budget of the run."""
+        self._ids += 1
+        named = {"by": "ann", "run": self.state.run.id if self.state.run else "none", **more}
+        return self.tell(c.RaiseBudget(id=f"b{self._ids}", **named))
+
+    def no_more(self, **more: Any) -> list[str]:
+        """Let a person, ann if nobody is named, give no more."""
+        self._ids += 1
+        named = {"by": "ann", "run": self.state.run.id if self.state.run else "none", **more}
+        return self.tell(c.DenyBudget(id=f"b{self._ids}", **named))
+
     def settle(self, call: str, resolution: Any, content: Any = None, **more: Any) -> list[str]:
         """Let a person say what became of a call of which the model was told."""
         self._ids += 1
@@ -200,6 +218,11 @@ def compacting(compact_at_tokens: int, keep_messages: int) -> Definition:
     """Return an agent that compacts."""
     policy = ContextPolicy("compact", 40, compact_at_tokens, keep_messages)
     return agent(context=policy)
+
+
+def spending(**budget: Any) -> Definition:
+    """Return an agent with a budget, whose replies have at most 100 tokens."""
+    return agent(model="m", max_tokens=100, budget=Budget(**budget))
 
 
 def limited(**limits: int) -> Definition:

@@ -21,6 +21,7 @@ from perdure import (
     wait,
 )
 from perdure.core.agent import AgentSpec, Subagents, ToolSpec
+from perdure.core.budget import Budget
 from perdure.core.template import template
 from perdure.worker.schema import Parameters
 from tests.templates import SPECS
@@ -82,6 +83,7 @@ def test_what_code_can_say_is_in_the_definition() -> None:
         "purpose": "Knows prices.",
         "subagents": Subagents(mode="disabled"),
         "reminders": Reminders(after_ms=60_000),
+        "budget": Budget(tokens_max=5),
     }
     assert set(inspect.signature(Agent.__init__).parameters) - LOCAL == set(said)
     before = Agent("a", **plain).spec

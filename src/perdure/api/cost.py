@@ -12,10 +12,11 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import NamedTuple
 
-from perdure.api.prices import PRICES
+from perdure.api.prices import AS_OF, OUTPUT_TOKENS_MAX, PRICES
 from perdure.api.shapes.runs import Cost, Unpriced
 from perdure.core.errors import InvalidInput
 from perdure.core.messages import Usage
+from perdure.core.prices import BILLION, Rate
 
 MILLION = Decimal(1_000_000)
 SIXTH = Decimal("0.000001")
@@ -25,12 +26,16 @@ _AFTER = r"(?:-\d{8})?(?:$|[@:]|-v\d)"
 
 
 class Price(NamedTuple):
-    """US dollars for a million tokens. Without a price for reading a cache, input's counts."""
+    """US dollars for a million tokens. Without a price for reading a cache, input's counts.
+
+    `output_tokens_max` is how long a reply of the model may be, if that is documented.
+    """
 
     input: Decimal
     output: Decimal
     cache_read: Decimal | None = None
     cache_write: Decimal | None = None
+    output_tokens_max: int | None = None
 
     def of(self, usage: Usage) -> Decimal:
         """Return what this usage costs, in dollars."""
@@ -45,19 +50,41 @@ class Price(NamedTuple):
         )
         return whole / MILLION
 
+    def rate(self) -> Rate:
+        """Return the same in whole numbers, for the core."""
+        read = self.input if self.cache_read is None else self.cache_read
+        write = self.input * WRITE_FACTOR if self.cache_write is None else self.cache_write
+        return Rate(
+            input=int(self.input * BILLION),
+            output=int(self.output * BILLION),
+            cache_read=int(read * BILLION),
+            cache_write=int(write * BILLION),
+            output_tokens_max=self.output_tokens_max,
+        )
+
 
 class Prices:
-    """A price list: model name -> price."""
+    """A price list: model name -> price. `as_of` is the day on which they were valid."""
 
-    def __init__(self, prices: Mapping[str, Price]) -> None:
+    def __init__(self, prices: Mapping[str, Price], as_of: str = "") -> None:
+        self.as_of = as_of
         self._prices = {name.lower(): price for name, price in prices.items()}
         names = sorted(self._prices, key=lambda name: (-len(name), name))
         self._patterns = [(re.compile(_BEFORE + re.escape(one) + _AFTER), one) for one in names]
         self.find = lru_cache(maxsize=1_000)(self._find)
 
-    def with_overrides(self, prices: Mapping[str, Price]) -> Prices:
+    def __repr__(self) -> str:
+        return f"<Prices of {self.as_of or 'no day'}>"
+
+    def with_overrides(self, prices: Mapping[str, Price], as_of: str = "") -> Prices:
         """Return this list with other prices for some models, or with further models."""
-        return Prices({**self._prices, **{name.lower(): one for name, one in prices.items()}})
+        merged = {**self._prices, **{name.lower(): one for name, one in prices.items()}}
+        return Prices(merged, as_of or self.as_of)
+
+    def rate(self, model: str) -> Rate | None:
+        """Return what a model costs, for the core; None if it is not in the list."""
+        found = self.find(model)
+        return None if found is None else found.rate()
 
     def _find(self, model: str) -> Price | None:
         lowered = model.lower()
@@ -68,7 +95,12 @@ class Prices:
 
 
 def price(
-    input: str, output: str, cache_read: str | None = None, cache_write: str | None = None
+    input: str,
+    output: str,
+    cache_read: str | None = None,
+    cache_write: str | None = None,
+    *,
+    output_tokens_max: int | None = None,
 ) -> Price:
     """Return a price from decimal numbers as text; raise `InvalidInput` if one is none."""
     given = (input, output, cache_read, cache_write)
@@ -77,10 +109,16 @@ def price(
     numbers = [None if one is None else Decimal(one) for one in given]
     assert numbers[0] is not None
     assert numbers[1] is not None
-    return Price(numbers[0], numbers[1], numbers[2], numbers[3])
+    return Price(numbers[0], numbers[1], numbers[2], numbers[3], output_tokens_max)
 
 
-DEFAULT_PRICES = Prices({name: price(*row) for name, row in PRICES.items()})
+DEFAULT_PRICES = Prices(
+    {
+        name: price(*row, output_tokens_max=OUTPUT_TOKENS_MAX.get(name))
+        for name, row in PRICES.items()
+    },
+    AS_OF,
+)
 
 
 def cost_of(use: Iterable[tuple[str, Usage]], prices: Prices = DEFAULT_PRICES) -> Cost:

@@ -9,6 +9,7 @@ which was stored once can always be run. What a `model_config` may hold:
   instead; `keep` is 20 if it is not given;
 - `on_failure`: `retry_last_step`, or `stop`, the default;
 - `max_tokens`: of one reply;
+- `budget`: what each run may spend, as with a message; one that cannot be read is refused;
 - `durability`: what the store has to give: `memory`, `os`, `fsynced` or `replicated(n)`;
 - `tools`: `{"mode": "allowlist", "allowed_tools": [...]}` leaves out the other tools of workers;
 - `subagents`: `{"mode": "open" | "allowlist" | "disabled", "allowed_agents": [...],
@@ -25,6 +26,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from perdure.api.budgets import configured
 from perdure.core.agent import AgentSpec, ContextPolicy, Limits, Reminders, Subagents, ToolSpec
 from perdure.core.limits import (
     REMINDERS_MAX,
@@ -135,6 +137,7 @@ def agent_spec(
         purpose=purpose,
         subagents=subagents(config),
         reminders=reminders(config),
+        budget=configured(config.get("budget"), f"agent {name!r}"),
     )
 
 

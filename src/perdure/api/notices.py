@@ -20,6 +20,7 @@ TYPES: Mapping[str, NoticeType] = {
     "approval_requested": "run.waiting",
     "approval_reassigned": "run.waiting",
     "people_reminded": "run.reminded",
+    "budget_exceeded": "run.waiting",
     "run_completed": "run.completed",
     "run_failed": "run.failed",
 }

@@ -190,6 +190,22 @@ RUNS = (
         idempotent=True,
     ),
     post(
+        "raise_budget",
+        "/runs/{id}/budget",
+        s.Accepted,
+        "Add to what a run may spend, or give no more to what waits for it",
+        body=s.RaiseCreate,
+        status=202,
+        conflicts=(
+            "run is not in progress",
+            "run has no budget",
+            "the budget has no limit of that",
+            "nothing waits for more",
+            "BY has none of the roles",
+        ),
+        idempotent=True,
+    ),
+    post(
         "cancel_run",
         "/runs/{id}/cancel",
         s.Accepted,

@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from perdure.api.budgets import purse_object
 from perdure.api.cost import DEFAULT_PRICES, Prices, cost_of, sum_of
+from perdure.api.shapes.budgets import Purse
 from perdure.api.shapes.common import timestamp, timestamp_or_none
 from perdure.api.shapes.runs import (
     Approval,
@@ -51,7 +54,7 @@ _ROWS: Mapping[AskedStatus, tuple[RowStatus, ...]] = {
     "merged": ("merged",),
 }
 _FINER = frozenset({"queued", "cancelled", "merged"})
-_FOR_SOMEBODY = frozenset({"answer", "decision", "approval"})
+_FOR_SOMEBODY = frozenset({"answer", "decision", "approval", "budget"})
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,9 +141,16 @@ def run_object(
         **_tokens(row, None if merged else timeline),
         cost=cost,
         total_cost=sum_of([cost, *children]),
+        purse=UNSET if merged else _purse(row, timeline, prices),
         inserted_at=timestamp(row.created_at),
         updated_at=_updated_at(told, last),
     )
+
+
+def _purse(row: RunRow, timeline: Timeline | None, prices: Prices) -> Purse | UnsetType:
+    """Return what a run has of its budget, as it stands if its log was read."""
+    purse = row.purse if timeline is None or timeline.purse is None else timeline.purse
+    return UNSET if purse is None else purse_object(purse, prices.as_of)
 
 
 def run_status(row: RunRow) -> RunStatus:
@@ -309,7 +319,7 @@ def _question(row: RunRow, timeline: Timeline | None) -> Question | None:
     )
 
 
-def _tokens(row: RunRow, timeline: Timeline | None) -> dict[str, int]:
+def _tokens(row: RunRow, timeline: Timeline | None) -> dict[str, Any]:
     read, written = row.input_tokens, row.output_tokens
     if timeline is not None:
         read = sum(one.usage.input_tokens for one in timeline.use.values())

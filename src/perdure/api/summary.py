@@ -160,6 +160,12 @@ class Tracer:
     def _approval(self, seq: int, payload: Mapping[str, Any]) -> None:
         self.parked = (seq, "a call waits for approval")
 
+    def _short(self, seq: int, payload: Mapping[str, Any]) -> None:
+        self.parked = (seq, f"the budget lacks {payload['short_of']}")
+
+    def _raised(self, seq: int, payload: Mapping[str, Any]) -> None:
+        self.parked = None
+
     def _goes_on(self, seq: int, payload: Mapping[str, Any]) -> None:
         self._called(seq, payload)
         self.parked = None
@@ -188,6 +194,8 @@ _HANDLERS: Mapping[str, Any] = {
     "waiting_for_user": Tracer._asks,
     "decision_requested": Tracer._undecided,
     "approval_requested": Tracer._approval,
+    "budget_exceeded": Tracer._short,
+    "budget_raised": Tracer._raised,
     "run_completed": Tracer._completed,
     "run_failed": Tracer._run_failed,
 }

@@ -17,6 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from perdure.api import budgets
 from perdure.api.payloads import given, is_blank, source_of, usage_of
 from perdure.api.shapes.common import timestamp
 from perdure.api.shapes.runs import Event, Source
@@ -87,6 +88,7 @@ class Timeline:
         self.ended_at: int | None = None
         self.parent: Parent | None = None
         self.children: list[str] = []
+        self.purse: budgets.Kept = None
         self._agents = agents if agents is not None else {}
         self._open = False
         self._fork_of: e.Origin | None = None
@@ -111,6 +113,7 @@ class Timeline:
             self._count(seq, event)
             return []
         told = list(BECOMES[type(event)].tell(self, seq, event))
+        self.purse = budgets.spend(self.purse, event)
         self._count(seq, event)
         return [self._event(seq, number, event.at, one) for number, one in enumerate(told)]
 
@@ -573,6 +576,7 @@ BECOMES: Mapping[type[e.Event], Row] = {
     e.ToolCallLost: Row(Timeline._tool_call_lost, ("tool_call_lost",)),
     e.ToolCallUnknown: Row(Timeline._tool_call_unknown, ("tool_call_unknown",)),
     e.ToolCallReopened: Row(Timeline._tool_call_reopened, ("tool_call_reopened",)),
+    **{kind: Row(*row) for kind, row in budgets.ROWS.items()},
     e.DecisionRequested: Row(Timeline._decision_requested, ("decision_requested",)),
     e.PeopleReminded: Row(Timeline._people_reminded, ("people_reminded",)),
     e.ToolCallCancelled: Row(Timeline._tool_call_cancelled, _RESULT),

@@ -44,7 +44,7 @@ def approvals() -> None:
     "--all",
     "everything",
     is_flag=True,
-    help="Questions and calls in doubt, too, each with what answers it.",
+    help="Questions, calls in doubt and budgets, too, each with what answers it.",
 )
 @json_option
 @command_body

@@ -198,7 +198,7 @@ class _Talk:
                 self._page.line(f"{told['name']}{failed}: {short(told['content'])}", is_aside=True)
             case "waiting_for_user":
                 self._ask(run, told["call"], told["question"])
-            case "decision_requested" | "approval_requested":
+            case "decision_requested" | "approval_requested" | "budget_exceeded":
                 self._page.line(self._waiting(run.get()))
             case "waiting_for_timer":
                 self._page.line(f"until {told['due_at'][:19]}Z", is_aside=True)

@@ -73,6 +73,16 @@ def gist(event: e.Event) -> str:
             return f"attempt {event.attempt} in {event.delay_ms / 1000:g} s"
         case e.QuestionAsked():
             return f"{event.call} {event.question}"
+        case e.BudgetExceeded():
+            short_of = event.short
+            return f"{event.call} lacks {short_of.what}: {short_of.needed} > {short_of.left}"
+        case e.BudgetRaised():
+            more = (
+                f"{value} {name}"
+                for name in ("tokens", "cost_micros", "wall_ms", "calls")
+                if (value := getattr(event, name))
+            )
+            return f"{', '.join(more) or 'nothing'} more, says {event.by}"
         case e.RunFailed():
             return f"{event.error_class}/{event.code}: {event.message}"
         case e.RunCancelled():

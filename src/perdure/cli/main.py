@@ -9,6 +9,7 @@ import click
 
 from perdure import RedactingFilter
 from perdure.cli.approvals import approvals
+from perdure.cli.budget import budget
 from perdure.cli.chat import chat
 from perdure.cli.demo import demo
 from perdure.cli.doctor import doctor
@@ -50,7 +51,7 @@ def main(verbose: bool) -> None:
 OF_THIS_MACHINE = (new, run, resume, dev, server, worker, verify, doctor, demo, store, policy)
 OF_A_SERVER = (send, chat, *NOUNS)
 
-for command in (*OF_THIS_MACHINE, *OF_A_SERVER, runs, approvals, sessions):
+for command in (*OF_THIS_MACHINE, *OF_A_SERVER, runs, approvals, budget, sessions):
     main.add_command(command)
 for command in COMMANDS:
     approvals.add_command(command)

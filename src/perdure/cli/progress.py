@@ -16,13 +16,15 @@ from perdure.bootstrap import Node, RecordedEvent, Run, TextDelta
 from perdure.cli.events import event_fields, event_line
 from perdure.cli.output import Output, marked, plain, short, timestamp
 from perdure.core import events as e
+from perdure.core.prices import money
 from perdure.core.runs import RunRow
 
 PARKED = 9
 FAILED = 4
 CANCELLED = 5
 INTERRUPTED = 130
-FOR_A_PERSON = frozenset({"answer", "decision", "approval", "release"})
+FOR_A_PERSON = frozenset({"answer", "decision", "approval", "budget", "release"})
+ASKING = (e.QuestionAsked, e.DecisionRequested, e.ApprovalRequested, e.BudgetExceeded)
 TERMINAL_EXITS = {"completed": 0, "failed": FAILED, "cancelled": CANCELLED}
 
 
@@ -119,7 +121,7 @@ async def _watch_one(
             for letter in item.event.letters:
                 if letter.startswith("start:"):
                     launched(letter.removeprefix("start:"))
-        if not isinstance(item.event, e.QuestionAsked | e.DecisionRequested | e.ApprovalRequested):
+        if not isinstance(item.event, ASKING):
             continue
         if item.event.call not in {wait["call"] for wait in (await run.row()).waiting_for}:
             continue
@@ -213,6 +215,8 @@ def _wait_in_words(run: str | int, wait: Mapping[str, Any], option: str, session
                 f"{asks_approval(wait)}\n"
                 f"  perdure approvals approve|deny {run} {wait['call']}{option}"
             )
+        case "budget":
+            return f"{asks_budget(wait)}\n  perdure budget raise|deny {run}{option}"
         case "release":
             return (
                 f"Its session is in quarantine: {plain(wait['needs'])}\n"
@@ -241,6 +245,25 @@ def asks_approval(wait: Mapping[str, Any]) -> str:
     shown = "..." if arguments is None else marked(msgspec.json.encode(arguments).decode())
     why = f": {plain(asked['reason'])}" if asked.get("reason") else ""
     return f"May {asked['tool']} be called with {shown}? (rule {plain(asked['rule'])}{why})"
+
+
+def asks_budget(wait: Mapping[str, Any]) -> str:
+    """Return in a sentence what a run's budget lacks."""
+    needed, left, what = wait["needed"], wait["left"], wait["short_of"]
+    match what:
+        case "cost":
+            needs = f"the next call may cost {money(needed)} USD, and {money(left)} is left"
+        case "wall":
+            needs = "its time is over"
+        case "calls":
+            needs = f"there is no call of {plain(wait.get('tool', 'the tool'))} left"
+        case "unpriced":
+            needs = "the price of its model is not known"
+        case "unbounded":
+            needs = "nobody knows how long a reply of its model can be: it needs max_tokens"
+        case _:
+            needs = f"the next call may take {needed} {plain(what)}, and {left} are left"
+    return f"The budget does not suffice: {needs}."
 
 
 def _due(at: str | int | None) -> str:
@@ -287,6 +310,7 @@ def row_fields(row: RunRow) -> dict[str, Any]:
         "code": row.code,
         "message": row.message,
         "waiting_for": list(row.waiting_for),
+        "purse": None if row.purse is None else msgspec.to_builtins(row.purse),
     }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from perdure.bootstrap import Agent, Runtime
+from perdure.cli.budget import budget_option, given
 from perdure.cli.common import command_body, json_option, policy_option, store_option
 from perdure.cli.loading import load_policy, load_team
 from perdure.cli.output import Output
@@ -24,6 +27,7 @@ MODES = click.Choice(["queue", "steer", "interrupt"])
 @click.option("--session", help="The session to talk to; without it the message gets a new one.")
 @click.option("--mode", type=MODES, default="queue", show_default=True, help="If it is busy.")
 @click.option("--idempotency-key", help="The same key gives the same run.")
+@budget_option
 @click.option("--model", help="Ask this model instead, for example anthropic:claude-sonnet-5.")
 @policy_option
 @store_option
@@ -35,6 +39,7 @@ async def run(
     session: str | None,
     mode: str,
     idempotency_key: str | None,
+    budget_amounts: Sequence[str],
     model: str | None,
     policy: str | None,
     store: str,
@@ -59,6 +64,7 @@ async def run(
             session=session,
             mode=mode,  # type: ignore[arg-type]
             idempotency_key=idempotency_key,
+            budget=given(budget_amounts),
             meta=meta,
         )
         output.say(f"run {handle.id}")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import click
+import msgspec
 
 from perdure.bootstrap import Node, RecordedEvent, Run, Runtime, recorded
 from perdure.cli.access import Access, place_options
@@ -15,6 +16,7 @@ from perdure.cli.common import command_body, json_option, store_option
 from perdure.cli.events import event_fields, event_line
 from perdure.cli.output import Output, plain, short, timestamp
 from perdure.cli.progress import describe_waiting, follow, plain_lines, row_fields
+from perdure.cli.purse import described, shown
 from perdure.cli.served import served
 from perdure.cli.source import (
     PAGE_ROWS,
@@ -27,9 +29,11 @@ from perdure.cli.source import (
     whole_log,
 )
 from perdure.core import events as e
+from perdure.core.budget import Purse
 from perdure.core.errors import InvalidInput
 from perdure.core.export import export_lines
 from perdure.core.runs import TERMINAL, RunRow
+from perdure.core.spending import spend
 from perdure.ports.session_store import RunQuery
 
 TAIL_INTERVAL_S = 0.2
@@ -60,6 +64,14 @@ async def _events(reader: Any, row: RunRow, after: int = 0) -> AsyncIterator[Rec
                 yield item
             if isinstance(item.event, ENDINGS) and item.event.run == row.id:
                 return
+
+
+async def purse_now(reader: Any, row: RunRow) -> Purse | None:
+    """Return what a run has of its budget, as its log says it."""
+    purse: Purse | None = None
+    async for item in _events(reader, row):
+        purse = spend(purse, item.event)
+    return purse
 
 
 ENDINGS = (e.RunCompleted, e.RunFailed, e.RunCancelled, e.RunWithdrawn)
@@ -122,17 +134,21 @@ async def show(run_id: str, store: str, server: Access | None, as_json: bool) ->
     async with reading(store) as reader:
         row = await row_of(reader, run_id)
         await whole_log(reader, row.session)
-        fields, answer, steps = row_fields(row), None, 0
+        fields, answer, steps, purse = row_fields(row), None, 0, None
         async for item in _events(reader, row):
+            purse = spend(purse, item.event)
             if isinstance(item.event, e.ModelReplied):
                 steps += 1
                 answer = item.event.content if item.seq == row.answer else answer
-        fields.update(steps=max(steps, row.steps), output=answer)
+        spent = None if purse is None else msgspec.to_builtins(purse)
+        fields.update(steps=max(steps, row.steps), output=answer, purse=spent)
         text = [
             f"{name:<13} {short(value, 200)}"
             for name, value in fields.items()
-            if value not in (None, [], "") and name != "output"
+            if value not in (None, [], "") and name not in ("output", "purse")
         ]
+        if (has := shown(purse)) is not None:
+            text.append(described(has))
         if row.waiting_for:
             text.append(describe_waiting(row.id, row.waiting_for))
         if answer is not None:

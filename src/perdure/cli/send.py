@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import click
 import msgspec
 
 from perdure.cli.access import access, server_options
+from perdure.cli.budget import asked_budget, budget_option
 from perdure.cli.common import command_body, json_option
 from perdure.cli.output import Output
 from perdure.cli.progress import plain_lines
@@ -24,6 +26,7 @@ MODES = click.Choice(["queue", "steer", "interrupt", "reject"])
 @click.option("--session", help="The session to talk to; without it the message gets a new one.")
 @click.option("--mode", type=MODES, default="queue", show_default=True, help="If it is busy.")
 @click.option("--idempotency-key", help="The same key gives the same run.")
+@budget_option
 @click.option("--wait", is_flag=True, help="Wait for the end, and print the answer.")
 @click.option(
     "--timeout", type=click.FloatRange(0), help="Wait so many seconds at most; implies --wait."
@@ -37,6 +40,7 @@ async def send(
     session: str | None,
     mode: Any,
     idempotency_key: str | None,
+    budget_amounts: Sequence[str],
     wait: bool,
     timeout: float | None,  # noqa: ASYNC109
     url: str | None,
@@ -58,6 +62,7 @@ async def send(
             session=session,
             mode=mode,
             idempotency_key=idempotency_key,
+            budget=asked_budget(budget_amounts),
         )
         if not wait and timeout is None:
             output.record({"run_id": run.id}, str(run.id))

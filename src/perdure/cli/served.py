@@ -23,6 +23,7 @@ from perdure.cli.progress import (
     describe_waiting,
     plain_lines,
 )
+from perdure.cli.purse import described
 from perdure.cli.verbs import agent_id, lines_of, pages, show_list
 from perdure.core.errors import InvalidInput
 
@@ -30,9 +31,13 @@ if TYPE_CHECKING:
     from perdure.api.shapes import Event, Run
     from perdure.client import AsyncClient, AsyncRunHandle
 
-ASKS = frozenset({"waiting_for_user", "decision_requested", "approval_requested"})
+ASKS = frozenset(
+    {"waiting_for_user", "decision_requested", "approval_requested", "budget_exceeded"}
+)
 COLUMNS = ("id", "row_status", "inserted_at", "agent", "conversation_id", "trigger_type")
-SHOWN_OTHERWISE = ("output", "waits", "waiting_for", "failure_inspector", "cost", "total_cost")
+SHOWN_OTHERWISE = (
+    "output", "waits", "waiting_for", "failure_inspector", "cost", "total_cost", "purse"
+)  # fmt: skip
 
 
 class Served:
@@ -80,6 +85,8 @@ class Served:
             {name: value for name, value in fields.items() if name not in SHOWN_OTHERWISE}
             | {"cost_usd": found.cost.usd}
         )
+        if "purse" in fields:
+            lines.append(described(fields["purse"]))
         if found.waits:
             lines.append(self._waiting(found))
         if found.output is not None:
@@ -215,6 +222,11 @@ def gist(event: Event) -> str:
             return f"{call} [{told['rule']}: {told['reason']}]"
         case "people_reminded":
             return f"{told['call']} {told['name']}: reminder {told['count']}"
+        case "budget_exceeded":
+            return f"{told['call']} lacks {told['short_of']}: {told['needed']} > {told['left']}"
+        case "budget_raised":
+            more = ("tokens", "cost_micros", "wall_ms", "calls")
+            return ", ".join(f"{told[name]} {name}" for name in more if name in told)
         case "waiting_for_timer":
             return f"{told['call']} until {told['due_at'][:19]}Z"
         case "retry":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
@@ -96,11 +96,13 @@ class AsyncClient:
         idempotency_key: str | None = None,
         gard: int | None = None,
         context: s.MessageContext | None = None,
+        budget: s.BudgetCreate | None = None,
     ) -> AsyncRunHandle:
         """Send a message; when this returns, it is durable, and its run goes on by itself.
 
         Without `session` the message gets a session of its own. The same `idempotency_key` gives
-        the same run. `mode` says what becomes of it while a run is in progress in the session.
+        the same run. `mode` says what becomes of it while a run is in progress in the session. A
+        `budget` may be less than the agent's, never more.
         """
         dialogue = d.send(
             self._ids,
@@ -111,6 +113,7 @@ class AsyncClient:
             idempotency_key=idempotency_key,
             gard=gard,
             context=context,
+            budget=budget,
             retries=self._retries,
         )
         return self.run(await self._hold(dialogue))
@@ -380,3 +383,38 @@ class AsyncRunHandle:
             "create_standing_approval", body=body, idempotency_key=d.fresh_key()
         )
         return made
+
+    async def raise_budget(
+        self,
+        *,
+        tokens: int = 0,
+        cost: str = "0",
+        wall_ms: int = 0,
+        calls: Mapping[str, int] | None = None,
+        call: str | None = None,
+        reason: str = "",
+    ) -> None:
+        """Add to what the run may spend: tokens, dollars, milliseconds from now on, calls of tools.
+
+        A run that waits for it goes on where it stopped; without any amount it is looked at again.
+        With `call` only if that one waits still. Raises `ApiError` (409) for a run that has ended
+        or has no budget, or for what its budget does not limit.
+        """
+        body = s.RaiseCreate(
+            call=call,
+            tokens=tokens,
+            cost=cost,
+            wall_ms=wall_ms,
+            calls=None if calls is None else dict(calls),
+            reason=reason or None,
+        )
+        await self._client.call(
+            "raise_budget", id=self.id, body=body, idempotency_key=d.fresh_key()
+        )
+
+    async def deny_budget(self, *, call: str | None = None, reason: str = "") -> None:
+        """Give no more: calls of tools are denied, and a run that cannot ask its model fails."""
+        body = s.RaiseCreate(deny=True, call=call, reason=reason or None)
+        await self._client.call(
+            "raise_budget", id=self.id, body=body, idempotency_key=d.fresh_key()
+        )

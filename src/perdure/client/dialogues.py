@@ -26,7 +26,7 @@ T = TypeVar("T")
 Dialogue = Generator[Call | Pause, Any, T]
 Mode = Literal["queue", "steer", "interrupt", "reject"]
 Decision = Literal["approve", "deny", "edit", "reassign"]
-WaitKind = Literal["answer", "decision", "approval"]
+WaitKind = Literal["answer", "decision", "approval", "budget"]
 Resolution = Literal["happened", "did_not_happen", "tell_model"]
 
 DELAY_SECONDS_MIN = 0.2
@@ -117,13 +117,19 @@ def send(
     idempotency_key: str | None,
     gard: int | None,
     context: s.MessageContext | None,
+    budget: s.BudgetCreate | None,
     retries: int,
 ) -> Dialogue[int]:
     """Send a message; returns the id of its run. `ids` remembers the ids of agents by name."""
     if idempotency_key == "":
         raise InvalidInput("an idempotency key is not empty; leave it out to have none")
     body = s.MessageCreate(
-        content=content, conversation_key=session, mode=mode, gard_id=gard, context=context
+        content=content,
+        conversation_key=session,
+        mode=mode,
+        gard_id=gard,
+        context=context,
+        budget=budget,
     )
     key = idempotency_key or fresh_key()
     remembered = isinstance(which, str) and which in ids
@@ -232,7 +238,7 @@ def waits_query(what: WaitKind | None, limit: int | None) -> s.WaitsQuery:
     )
 
 
-FOR_SOMEBODY = frozenset({"answer", "decision", "approval", "release"})
+FOR_SOMEBODY = frozenset({"answer", "decision", "approval", "budget", "release"})
 
 
 def is_over(run: s.Run) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from perdure.core.budget import Budget
 from perdure.core.durability import Durability, suffices
 from perdure.core.errors import InvalidInput
 from perdure.core.ids import digest
@@ -103,7 +104,8 @@ class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     `perdure.core.references`. `model_timeout_ms` is how long one reply may take; None leaves it to
     whoever executes the call. `durability` is what the store has to give. `grants` are capabilities
     that its tools may need, as in `net.http`, or `net.*` for all of a kind. `purpose` is
-    what other agents are told that it is for. Without `reminders` people are asked once.
+    what other agents are told that it is for. Without `reminders` people are asked once. `budget`
+    is what each of its runs may spend before somebody is asked.
     """
 
     name: str
@@ -122,6 +124,7 @@ class AgentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     purpose: str = ""
     subagents: Subagents = Subagents()
     reminders: Reminders | None = None
+    budget: Budget | None = None
 
 
 class Definition(msgspec.Struct, frozen=True):

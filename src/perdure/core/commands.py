@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from perdure.core.budget import Budget
 from perdure.core.errors import InvalidInput
 from perdure.core.events import ErrorClass, Mode, Origin
 from perdure.core.family import Parent
@@ -32,6 +33,7 @@ class SendMessage(Accepted, frozen=True, tag="send_message"):
     groups of `inherited` enter the history before the message; with `fork_of` they are that of
     another session, and a content of None is no message. With `parent`, a run launches this one: it
     is refused where another one is in progress.
+    A `budget` may be less than the agent's, never more.
     `accepted_at` is filled in from the inbox entry; it is no part of what was asked.
     """
 
@@ -44,6 +46,7 @@ class SendMessage(Accepted, frozen=True, tag="send_message"):
     inherited: tuple[tuple[Message, ...], ...] = ()
     fork_of: Origin | None = None
     parent: Parent | None = None
+    budget: Budget | None = None
 
 
 class CancelRun(Accepted, frozen=True, tag="cancel_run"):
@@ -122,6 +125,36 @@ class ReportDelivered(Command, frozen=True, tag="report_delivered"):
     letters: tuple[str, ...]
 
 
+class RaiseBudget(Accepted, frozen=True, tag="raise_budget"):
+    """Add to what a run may spend: tokens, millionths of money, milliseconds from now on, calls.
+
+    With `call` only if that one still waits for it. `by` and `held` are as for an approval.
+    """
+
+    run: str
+    call: str | None = None
+    tokens: int = 0
+    cost_micros: int = 0
+    wall_ms: int = 0
+    calls: dict[str, int] = {}
+    held: tuple[str, ...] | None = None
+    reason: str = ""
+    by: str = "person"
+
+
+class DenyBudget(Accepted, frozen=True, tag="deny_budget"):
+    """Give no more to what waits for it: calls of tools are denied, a waiting run fails.
+
+    With `call` only to that one.
+    """
+
+    run: str
+    call: str | None = None
+    held: tuple[str, ...] | None = None
+    reason: str = ""
+    by: str = "person"
+
+
 class ReportReply(Command, frozen=True, tag="report_reply"):
     """A worker brings a model's reply."""
 
@@ -192,6 +225,12 @@ class Doubt(Command, frozen=True, tag="doubt"):
     since: int
 
 
+class ResendModelCall(Command, frozen=True, tag="resend_model_call"):
+    """A model may have been asked by a node that is gone, and is to be asked again."""
+
+    call: str
+
+
 class FireTimer(Command, frozen=True, tag="fire_timer"):
     """The time of a timer, a retry or the run's deadline (`call` is then the run) has come."""
 
@@ -215,9 +254,19 @@ class BringReport(Accepted, frozen=True, tag="bring_report"):
 
 
 InboxCommand = (
-    SendMessage | CancelRun | AnswerQuestion | ResolveCall | DecideApproval | EndChild | BringReport
+    SendMessage
+    | CancelRun
+    | AnswerQuestion
+    | ResolveCall
+    | DecideApproval
+    | EndChild
+    | RaiseBudget
+    | DenyBudget
+    | BringReport
 )
-AnyCommand = InboxCommand | Report | ReportNoChild | ReportDelivered | Doubt | FireTimer
+AnyCommand = (
+    InboxCommand | Report | ReportNoChild | ReportDelivered | Doubt | ResendModelCall | FireTimer
+)
 
 _encoder = msgspec.json.Encoder()
 _inbox_decoder = msgspec.json.Decoder(InboxCommand)

@@ -10,6 +10,7 @@ from perdure.core.commands import SendMessage
 from perdure.core.evolve import evolve
 from perdure.core.gate import NO_RULES, Gate
 from perdure.core.ids import SessionId
+from perdure.core.prices import NO_PRICES, PriceList
 from perdure.core.state import Call, State
 
 
@@ -17,8 +18,8 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     """What a decision depends on besides the state: all of it data.
 
     `now` is in milliseconds since 1970; `chance` is in [0, 1); `waiting` are the accepted messages
-    that the session has not consumed yet, oldest first. `gate` is the policy in force, and `peers`
-    are the agents of the tenant.
+    that the session has not consumed yet, oldest first. `gate` is the policy in force, `peers` are
+    the agents of the tenant, and `prices` those of models.
     """
 
     session: SessionId
@@ -28,6 +29,7 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     waiting: tuple[SendMessage, ...] = ()
     gate: Gate = NO_RULES
     peers: Peers = NO_PEERS
+    prices: PriceList = NO_PRICES
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
@@ -110,6 +112,8 @@ def cancelled_text(call: Call, text: str) -> str:
         return f"{text} It waited for approval and was not made."
     if call.child is not None:
         return f"{text} The agent {call.child.name!r} was at it, and is told to stop."
+    if call.status == "exceeded":
+        return f"{text} It did not fit into the budget and was not made."
     if call.kind == "tool" and call.effect != "read":
         return f"{text} The call may have been sent; whether it took effect is unknown."
     return text

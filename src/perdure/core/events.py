@@ -15,6 +15,8 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from perdure.core.budget import Budget, Reserve
+from perdure.core.budget_events import BudgetExceeded, BudgetRaised, ModelCallResent
 from perdure.core.call_events import (
     ApprovalGiven,
     ApprovalReassigned,
@@ -48,6 +50,8 @@ __all__ = [
     "ApprovalReassigned",
     "ApprovalRequested",
     "ArgumentsEdited",
+    "BudgetExceeded",
+    "BudgetRaised",
     "ChildLaunched",
     "ChildRestarted",
     "DecisionRequested",
@@ -55,6 +59,7 @@ __all__ = [
     "Event",
     "LettersDelivered",
     "Mode",
+    "ModelCallResent",
     "PeopleReminded",
     "ToolCallBegun",
     "ToolCallCancelled",
@@ -122,6 +127,7 @@ class RunStarted(Event, frozen=True, tag="run_started"):
     """A run, asked for at `accepted_at`, began under the agent definition with this digest.
 
     `parent` is what launched it, if a run did.
+    `budget` is what it may spend: that of its agent and that of its message, whichever is less.
     """
 
     run: str
@@ -131,6 +137,7 @@ class RunStarted(Event, frozen=True, tag="run_started"):
     deadline_at: int | None = None
     retry_of: str | None = None
     parent: Parent | None = None
+    budget: Budget | None = None
 
 
 class RunWithdrawn(Event, frozen=True, tag="run_withdrawn"):
@@ -148,7 +155,8 @@ class ModelCallIntended(Event, frozen=True, tag="model_call_intended.2"):
 
     `agent` is the digest of the definition that says which model, prompt and tools, where it is not
     the one that the run named last: agents may change between two calls. So with `policy`, the
-    version of the policy that says which tools are shown; empty is none.
+    version of the policy that says which tools are shown; empty is none. `reserved` is the most
+    that it can take of the budget of the run, if that limits tokens or money.
     """
 
     call: str
@@ -158,10 +166,14 @@ class ModelCallIntended(Event, frozen=True, tag="model_call_intended.2"):
     agent: str | None = None
     summary: int | None = None
     policy: str | None = None
+    reserved: Reserve | None = None
 
 
 class ModelReplied(Event, frozen=True, tag="model_replied"):
-    """A model's complete reply; nothing of a partial one is ever recorded."""
+    """A model's complete reply; nothing of a partial one is ever recorded.
+
+    `cost_micros` is what it cost, in millionths, if the run has a budget and the model a price.
+    """
 
     call: str
     content: Any = ""
@@ -170,15 +182,20 @@ class ModelReplied(Event, frozen=True, tag="model_replied"):
     usage: Usage = Usage()
     model: str | None = None
     extra: Any = None
+    cost_micros: int | None = None
 
 
 class ModelCallFailed(Event, frozen=True, tag="model_call_failed"):
-    """A model could not be asked, or its reply could not be used."""
+    """A model could not be asked, or its reply could not be used.
+
+    If it is `doubtful`, the provider may bill it all the same.
+    """
 
     call: str
     error_class: ErrorClass
     code: str
     message: str
+    doubtful: bool = False
 
 
 class RetryScheduled(Event, frozen=True, tag="retry_scheduled"):
@@ -197,7 +214,10 @@ class RetryFellDue(Event, frozen=True, tag="retry_fell_due"):
 
 
 class CompactionIntended(Event, frozen=True, tag="compaction_intended.2"):
-    """A model is to fold the log from `first` to `upto` into a summary; `agent` as for a call."""
+    """A model is to fold the log from `first` to `upto` into a summary.
+
+    `agent` and `reserved` are as for a call.
+    """
 
     call: str
     step: int
@@ -206,24 +226,27 @@ class CompactionIntended(Event, frozen=True, tag="compaction_intended.2"):
     keep_from: int
     agent: str | None = None
     summary: int | None = None
+    reserved: Reserve | None = None
 
 
 class ContextCompacted(Event, frozen=True, tag="context_compacted"):
-    """The history before `keep_from` is now represented by this summary."""
+    """The history before `keep_from` is now represented by this summary; costs as of a reply."""
 
     call: str
     content: Any
     keep_from: int
     usage: Usage = Usage()
+    cost_micros: int | None = None
 
 
 class CompactionFailed(Event, frozen=True, tag="compaction_failed"):
-    """No summary could be had; the run goes on with the whole history."""
+    """No summary could be had; the run goes on with the whole history. `doubtful` as of a call."""
 
     call: str
     error_class: ErrorClass
     code: str
     message: str
+    doubtful: bool = False
 
 
 class TimerStarted(Event, frozen=True, tag="timer_started"):
@@ -299,6 +322,9 @@ AnyEvent = (
     | CompactionIntended
     | ContextCompacted
     | CompactionFailed
+    | ModelCallResent
+    | BudgetExceeded
+    | BudgetRaised
     | ToolCallIntended
     | ToolCallDenied
     | ApprovalRequested

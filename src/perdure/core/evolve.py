@@ -17,6 +17,8 @@ from perdure.core.errors import IllegalTransition
 from perdure.core.evolve_calls import CALL_HANDLERS, Handler, closed, column, opened, without
 from perdure.core.history import said_by
 from perdure.core.limits import WINDOW_MESSAGES_MAX
+from perdure.core.measure import measured, summarised
+from perdure.core.spending import with_purse
 from perdure.core.state import Call, Mark, Run, State, heard, spent
 from perdure.core.transitions import SESSION
 
@@ -33,9 +35,9 @@ def evolve(state: State, event: e.Event) -> State:
             f"event {state.version + 1} is {rule.kind!r}, which cannot happen while the session is "
             f"{state.status!r}; expected one of {', '.join(SESSION[state.status])}"
         )
-    after = rule.handler(state, event, state.version + 1, status)
+    after = with_purse(rule.handler(state, event, state.version + 1, status), event)
     contents = said_by(event)
-    return heard(after, contents) if contents else after
+    return measured(state, heard(after, contents), event, contents) if contents else after
 
 
 def _run(state: State) -> Run:
@@ -211,7 +213,12 @@ def _context_compacted(state: State, event: e.ContextCompacted, version: int, st
         base=event.keep_from,
         summary=version,
         context_tokens=0,
+        said_tokens_max=summarised(state, event.content),
     )
+
+
+_ENDED_WITH_RUN = frozenset({"model", "compaction", "backoff", "budget"})
+"""The kinds of calls that nobody is shown an answer of."""
 
 
 def _ended(how: str) -> Handler:
@@ -221,9 +228,7 @@ def _ended(how: str) -> Handler:
             raise IllegalTransition(
                 f"event {version} ends run {event.run!r}, but {run.id!r} is in progress"
             )
-        if any(
-            call.kind not in ("model", "compaction", "backoff") for call in state.calls.values()
-        ):
+        if any(call.kind not in _ENDED_WITH_RUN for call in state.calls.values()):
             _no_open_call(state, event)
         ended = replace(
             run,

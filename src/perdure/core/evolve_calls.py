@@ -92,9 +92,11 @@ def _intended(state: State, event: e.ToolCallIntended, version: int, status: Any
         digest=event.digest,
     )
     decided = state.decided
+    if waited is not None:
+        call = replace(call, reply=waited.reply)
     if waited is not None and (approval := waited.approval) is not None:
         edited = waited.arguments if approval.edited_by else None
-        call = replace(call, reply=waited.reply, arguments=edited)
+        call = replace(call, arguments=edited)
         decided = _decided(state, Decided(call.id, "approved", ", ".join(approval.by), event.at))
     calls = opened(state, call, event)
     uses = _used(state.uses, event.rule)
@@ -189,6 +191,33 @@ def _edited(state: State, event: e.ArgumentsEdited, version: int, status: Any) -
     now = {"arguments": event.arguments, "digest": event.digest}
     calls = _changed(state, event, approval=approval, **now)
     return replace(state, version=version, status=status, calls=calls)
+
+
+def _exceeded(state: State, event: e.BudgetExceeded) -> Call:
+    is_tool = event.ordinal is not None
+    return Call(
+        id=event.call,
+        kind="tool" if is_tool else "budget",
+        status="exceeded",
+        step=event.step,
+        ordinal=event.ordinal or 0,
+        name=event.name,
+        reply=(state.reply or 0) if is_tool else 0,
+        effect=event.effect,
+        key=event.key,
+        intended_at=event.at,
+        version=event.version,
+        arguments=event.arguments,
+        short=event.short,
+    )
+
+
+def _raised(state: State, event: e.BudgetRaised, version: int, status: Any) -> State:
+    if event.call is None:
+        return replace(state, version=version, status=status)
+    decided = _decided(state, Decided(event.call, "raised", event.by, event.at))
+    calls = without(state, event)
+    return replace(state, version=version, status=status, calls=calls, decided=decided)
 
 
 def _timer(state: State, event: e.TimerStarted) -> Call:
@@ -333,6 +362,10 @@ def _sent_again(state: State, event: Any, version: int, status: Any) -> State:
     return replace(state, version=version, status=status, calls=calls)
 
 
+def _moved(state: State, event: Any, version: int, status: Any) -> State:
+    return replace(state, version=version, status=status, calls=_changed(state, event))
+
+
 CALL_HANDLERS: Mapping[type[e.Event], Handler] = {
     e.ToolCallIntended: _intended,
     e.ToolCallDenied: _denied,
@@ -349,6 +382,9 @@ CALL_HANDLERS: Mapping[type[e.Event], Handler] = {
     e.ToolCallLost: _sent_again,
     e.ToolCallUnknown: _doubted,
     e.ToolCallReopened: _sent_again,
+    e.BudgetExceeded: _opens(_exceeded),
+    e.BudgetRaised: _raised,
+    e.ModelCallResent: _moved,
     e.ToolCallCancelled: _cancelled,
     e.DecisionRequested: _undecided,
     e.PeopleReminded: _reminded,

@@ -41,6 +41,11 @@ def backoff_call(run_number: int, step: int, attempt: int) -> str:
     return f"{run_number}.{step}.b{attempt}"
 
 
+def budget_call(run_number: int, step: int, breach: int) -> str:
+    """Name the wait for more budget before a model call; every breach is a call of its own."""
+    return f"{run_number}.{step}.p{breach}"
+
+
 def tool_call(model_call_id: str, ordinal: int) -> str:
     """Name the tool call number `ordinal` that the model call asked for."""
     return f"{model_call_id.rsplit('.', 1)[0]}.t{ordinal}"

@@ -19,6 +19,7 @@ from perdure.core.limits import (
 )
 from perdure.core.messages import ToolRequest
 from perdure.core.reminding import first_reminder
+from perdure.core.reserving import budget_of, fail, hold, in_words, reserve
 from perdure.core.state import Mark, Run, State
 
 
@@ -54,6 +55,7 @@ def next_run(draft: Draft) -> None:
 
 def start_run(draft: Draft, message: SendMessage) -> None:
     """Consume a message and begin the run it asks for."""
+    budget = budget_of(draft, message)
     _receive(draft, message)
     wall_ms = draft.context.agent.spec.limits.wall_ms_max
     draft.add(
@@ -66,6 +68,7 @@ def start_run(draft: Draft, message: SendMessage) -> None:
             deadline_at=draft.context.now + wall_ms if wall_ms is not None else None,
             retry_of=message.retry_of,
             parent=message.parent,
+            budget=budget,
         )
     )
     next_step(draft)
@@ -74,6 +77,7 @@ def start_run(draft: Draft, message: SendMessage) -> None:
 def act(draft: Draft, model_call: str, requests: tuple[ToolRequest, ...]) -> None:
     """Plan the tool calls of a reply: each is put to the gate, timed, or asked of a person."""
     seen: set[str] = set()
+    short = None
     step = _run(draft.state).step
     for ordinal, request in enumerate(requests):
         call = ids.tool_call(model_call, ordinal)
@@ -99,7 +103,13 @@ def act(draft: Draft, model_call: str, requests: tuple[ToolRequest, ...]) -> Non
         else:
             run = _run(draft.state).id
             key = ids.effect_key(draft.context.session, run, step, ordinal, tool.name)
-            propose(draft, place, tool, request.arguments, key)
+            lacking = hold(draft, place, tool, request.arguments, key)
+            short = short or lacking
+            if lacking is None:
+                propose(draft, place, tool, request.arguments, key)
+    purse = _run(draft.state).purse
+    if short is not None and purse is not None and purse.allotted.on_breach == "fail":
+        fail(draft, in_words(short, purse))
 
 
 def _no_launch(draft: Draft, request: ToolRequest, call: str) -> tuple[str, str] | None:
@@ -168,6 +178,9 @@ def _window(state: State, policy: ContextPolicy) -> int:
 
 def _intend_model_call(draft: Draft, run: Run) -> None:
     agent = draft.context.agent
+    reserved = reserve(draft, run)
+    if reserved is False:
+        return
     step = run.step if run.retries else run.step + 1
     draft.add(
         e.ModelCallIntended(
@@ -179,6 +192,7 @@ def _intend_model_call(draft: Draft, run: Run) -> None:
             agent=_new(draft),
             summary=draft.state.summary,
             policy=_new_policy(draft),
+            reserved=reserved,
         )
     )
 
@@ -205,6 +219,9 @@ def _intend_compaction(draft: Draft, run: Run) -> bool:
     keep_from = cut(state.marks, policy.keep_messages, state.base)
     if not _something_before(state.marks, keep_from, state.base):
         return False
+    reserved = reserve(draft, run, compacting=True)
+    if reserved is False:
+        return True
     draft.add(
         e.CompactionIntended(
             at=draft.now,
@@ -215,6 +232,7 @@ def _intend_compaction(draft: Draft, run: Run) -> bool:
             keep_from=keep_from,
             agent=_new(draft),
             summary=state.summary,
+            reserved=reserved,
         )
     )
     return True

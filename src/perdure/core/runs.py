@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.core import events as e
+from perdure.core.budget import Purse
 from perdure.core.commands import SendMessage
 from perdure.core.evolve import evolve
 from perdure.core.ids import SessionId
@@ -17,7 +18,7 @@ RowStatus = Literal["queued", "running", "waiting", "completed", "failed", "canc
 SHOWN_BYTES_MAX = 16 * 1024
 """Arguments up to this size are in the row of a run that waits for their approval."""
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
-WAITING = frozenset({"pending", "asking", "undecided", "timing", "launched"})
+WAITING = frozenset({"pending", "exceeded", "asking", "undecided", "timing", "launched"})
 
 
 class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -28,7 +29,7 @@ class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     were used for, and `messages`, `content_bytes` and `summary` are those of the session's state,
     as of position `seq`, when the row was written; a run that has not begun has none of these, nor
     has a row that is older than these fields. `waiting_for` lists what a person, the clock
-    or another run must give before the run can go on.
+    or another run must give before the run can go on. `purse` is that of a run with a budget.
     """
 
     id: str
@@ -53,6 +54,7 @@ class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     code: str | None = None
     message: str | None = None
     waiting_for: tuple[dict[str, Any], ...] = ()
+    purse: Purse | None = None
 
 
 def queued_row(session: SessionId, message: SendMessage, now: int) -> RunRow:
@@ -171,6 +173,7 @@ def run_row(session: SessionId, state: State) -> RunRow:
         code=run.code,
         message=run.message,
         waiting_for=waits,
+        purse=run.purse,
     )
 
 
@@ -189,10 +192,20 @@ def waiting_for(state: State) -> tuple[dict[str, Any], ...]:
         elif call.child is not None:
             child = call.child
             found.append({"call": call.id, "what": "child", "agent": child.name, "run": child.run})
+        elif call.status == "exceeded":
+            found.append({"call": call.id, "what": "budget", **_lacking(call)})
         elif call.status == "timing":
             what = "retry" if call.kind == "backoff" else "time"
             found.append({"call": call.id, "what": what, "due_at": call.due_at})
     return tuple(found)
+
+
+def _lacking(call: Call) -> dict[str, Any]:
+    """Return what people have to know of what does not fit into a budget, to add to it."""
+    short = call.short
+    assert short is not None
+    named = {"tool": short.name} if call.kind == "tool" else {}
+    return {"short_of": short.what, "needed": short.needed, "left": short.left, **named}
 
 
 def _asked(call: Call) -> dict[str, Any]:

@@ -23,7 +23,9 @@ from perdure.core.ledger import forget_key
 from perdure.core.limits import clip
 from perdure.core.messages import recordable
 from perdure.core.plan import act, next_run, next_step, start_run
+from perdure.core.raising import deny_budget, raise_budget
 from perdure.core.reminding import make_heard
+from perdure.core.reserving import may_be_billed, priced, resend
 from perdure.core.retry import Failure, delay_before_retry
 from perdure.core.state import Call, State
 
@@ -178,7 +180,7 @@ def _report_reply(draft: Draft, command: c.ReportReply) -> Any:
         return call
     reply = command.reply
     if call.kind == "compaction" and not _says_something(reply.content):
-        told: Any = {"error_class": "validation", "code": "empty_summary"}
+        told: Any = {"error_class": "validation", "code": "empty_summary", "doubtful": True}
         draft.add(
             e.CompactionFailed(at=draft.now, call=call.id, message="the summary is empty", **told)
         )
@@ -190,6 +192,7 @@ def _report_reply(draft: Draft, command: c.ReportReply) -> Any:
                 content=reply.content,
                 keep_from=call.keep_from,
                 usage=reply.usage,
+                cost_micros=priced(draft, call.id, reply.model, reply.usage),
             )
         )
     else:
@@ -204,6 +207,7 @@ def _report_reply(draft: Draft, command: c.ReportReply) -> Any:
                 usage=reply.usage,
                 model=reply.model,
                 extra=reply.extra,
+                cost_micros=priced(draft, call.id, reply.model, reply.usage),
             )
         )
         act(draft, call.id, requests)
@@ -222,12 +226,19 @@ def _report_model_error(draft: Draft, command: c.ReportModelError) -> Any:
     run = draft.state.run
     assert run is not None
     told: Any = {"error_class": command.error_class, "code": command.code}
+    doubtful = may_be_billed(draft, command)
     message = clip(command.message)
     if call.kind == "compaction":
-        draft.add(e.CompactionFailed(at=draft.now, call=call.id, message=message, **told))
+        draft.add(
+            e.CompactionFailed(
+                at=draft.now, call=call.id, message=message, doubtful=doubtful, **told
+            )
+        )
         next_step(draft)
         return None
-    draft.add(e.ModelCallFailed(at=draft.now, call=call.id, message=message, **told))
+    draft.add(
+        e.ModelCallFailed(at=draft.now, call=call.id, message=message, doubtful=doubtful, **told)
+    )
     failure = Failure(command.error_class, command.code, message, command.retry_after_ms)
     delay_ms = None
     if draft.context.agent.spec.on_failure == "retry":
@@ -291,6 +302,13 @@ def _doubt(draft: Draft, command: c.Doubt) -> Any:
     return None
 
 
+def _resend(draft: Draft, command: c.ResendModelCall) -> Any:
+    refusal = resend(draft, command)
+    if draft.events:
+        next_step(draft)
+    return refusal
+
+
 def _fire_timer(draft: Draft, command: c.FireTimer) -> Any:
     state, now = draft.state, draft.context.now
     run = state.run
@@ -321,6 +339,9 @@ _HANDLERS: Mapping[type, Callable[[Draft, Any], Any]] = {
     c.CancelRun: _cancel_run,
     c.AnswerQuestion: _answer_question,
     c.DecideApproval: _decide_approval,
+    c.RaiseBudget: raise_budget,
+    c.DenyBudget: deny_budget,
+    c.ResendModelCall: _resend,
     c.ResolveCall: ledger.resolve,
     c.ReportReply: _report_reply,
     c.ReportModelError: _report_model_error,

@@ -7,14 +7,18 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.core.agent import Effect
+from perdure.core.budget import Purse, Shortfall
 from perdure.core.family import Child, Letter, Parent
 from perdure.core.messages import Usage, plus
 
 RunStatus = Literal["idle", "acting", "thinking", "delayed", "compacting"]
 CallStatus = Literal[
-    "pending", "intended", "begun", "unknown", "undecided", "timing", "asking", "launched"
-]
-CallKind = Literal["model", "compaction", "tool", "timer", "question", "backoff", "child"]
+    "pending", "exceeded", "intended", "begun", "unknown", "undecided", "timing", "asking",
+    "launched",
+]  # fmt: skip
+CallKind = Literal[
+    "model", "compaction", "tool", "timer", "question", "backoff", "child", "budget"
+]  # fmt: skip
 
 
 class Approval(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -41,8 +45,9 @@ class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     A tool call's arguments are in the log, in the reply at `reply`, at place `ordinal`. `worker` is
     the one that was allowed to begin a `once` call: no other one may run this attempt. A call that
     waits for approval, or whose arguments a person edited, has its `arguments` here, and `approval`
-    says what it waits for. `child` is the run that it launched. `due_at` is when a timer fires, an
-    approval expires, or the far end may have forgotten the key. People were `reminded` so many
+    says what it waits for; of a call that does not fit into the budget, `short` does, and it has
+    its `arguments` here too. `child` is the run that it launched. `due_at` is when a timer fires,
+    an approval expires, or the far end may have forgotten the key. People were `reminded` so many
     times, and next at `remind_at`.
     """
 
@@ -68,6 +73,7 @@ class Call(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     arguments: dict[str, Any] | None = None
     approval: Approval | None = None
     child: Child | None = None
+    short: Shortfall | None = None
     remind_at: int | None = None
     reminded: int = 0
 
@@ -91,10 +97,10 @@ class Doubtful(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Decided(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What was decided on an approval, by whom and when."""
+    """What was decided on an approval or a budget, by whom and when."""
 
     call: str
-    outcome: Literal["approved", "denied", "expired"]
+    outcome: Literal["approved", "denied", "expired", "raised"]
     by: str
     at: int
 
@@ -115,7 +121,8 @@ class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The run in progress, or the last one. `meta` came with its message, also where it retries.
 
     `first_seq` is the position of the first event that came with what asked for it. `parent` is
-    what launched it, if a run did, and `children` how many it has launched itself.
+    what launched it, if a run did, and `children` how many it has launched itself. A run without a
+    budget has no `purse`.
     """
 
     id: str
@@ -139,6 +146,7 @@ class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     meta: dict[str, Any] | None = None
     parent: Parent | None = None
     children: int = 0
+    purse: Purse | None = None
 
 
 def spent(
@@ -172,6 +180,18 @@ class Mark(msgspec.Struct, frozen=True, gc=False, array_like=True):
     size: int
 
 
+class Counted(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What a model was shown and said, in `tokens` as it reported them, at a measure of `said`.
+
+    It was asked under this definition and policy.
+    """
+
+    tokens: int
+    said: int
+    agent: str
+    policy: str
+
+
 class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A session, folded.
 
@@ -183,7 +203,8 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     of a text its characters, of anything else its JSON. `policy` is the version that the log named
     last, `doubts` are calls of unknown outcome, and `decided` the last approvals that were decided.
     `outbox` is what the session owes to others. `uses` counts the calls that each standing approval
-    let through here, by their ids.
+    let through here, by their ids. All that was said has at most `said_tokens_max` tokens, and
+    `counted` is what a model counted.
     """
 
     version: int = 0
@@ -208,6 +229,8 @@ class State(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     decided: tuple[Decided, ...] = ()
     outbox: tuple[Letter, ...] = ()
     uses: dict[str, int] = {}
+    said_tokens_max: int = 0
+    counted: Counted | None = None
 
 
 EMPTY = State()

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from perdure.core.agent import AgentSpec, ToolSpec, define
+from perdure.core.budget import check_budget
 from perdure.core.errors import InvalidInput
 from perdure.core.references import check_credentials
 
@@ -43,6 +44,8 @@ def read_template(body: bytes | Mapping[str, Any]) -> AgentSpec:
             f"know: {', '.join(unknown)}"
         )
     check_credentials(spec.credentials, f"agent {spec.name!r}")
+    if spec.budget is not None:
+        check_budget(spec.budget, None, f"agent {spec.name!r}")
     return spec
 
 

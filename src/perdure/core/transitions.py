@@ -6,9 +6,10 @@ timers and questions are open, or the next model call is about to be planned in 
 (a model is folding the history). Each call has a life of its own: `intended` (it may be sent),
 `begun` (a `once` call that may have acted and is never sent again), `unknown` (it may have acted,
 and the tool's probe is to be asked), `undecided` (a person is to be asked), `pending` (people have
-to approve it first), `timing`, `asking`, `launched` (a run of another agent does it); an answered
-call leaves the table through `done`. What the model was told to be unknown may be resolved whenever
-it is known, and letters are delivered, in any status.
+to approve it first), `exceeded` (it does not fit into the budget), `timing`, `asking`, `launched`
+(a run of another agent does it); an answered call leaves the table through `done`. What the model
+was told to be unknown may be resolved whenever it is known, and letters are delivered, in any
+status.
 
 The two machines are coupled in one way only, and `evolve` checks it: a model is asked, and a run
 ends, when no call is open. Everything that decides is written elsewhere; everything that is
@@ -36,6 +37,7 @@ _ACTING = (
     "decision_requested",
     "people_reminded",
     "tool_call_cancelled",
+    "budget_exceeded",
     "timer_started",
     "timer_fired",
     "question_asked",
@@ -60,6 +62,7 @@ SESSION: Mapping[str, Mapping[str, str]] = {
         "run_withdrawn": "acting",
         "letters_delivered": "acting",
         "tool_call_resolved": "acting",
+        "budget_raised": "acting",
         **dict.fromkeys(_ACTING, "acting"),
         "model_call_intended": "thinking",
         "compaction_intended": "compacting",
@@ -72,6 +75,8 @@ SESSION: Mapping[str, Mapping[str, str]] = {
         "run_withdrawn": "thinking",
         "letters_delivered": "thinking",
         "tool_call_resolved": "thinking",
+        "budget_raised": "thinking",
+        "model_call_resent": "thinking",
         "model_replied": "acting",
         "model_call_failed": "acting",
         "run_failed": "idle",
@@ -81,6 +86,7 @@ SESSION: Mapping[str, Mapping[str, str]] = {
         "run_withdrawn": "delayed",
         "letters_delivered": "delayed",
         "tool_call_resolved": "delayed",
+        "budget_raised": "delayed",
         "retry_fell_due": "acting",
         "run_failed": "idle",
         "run_cancelled": "idle",
@@ -89,6 +95,8 @@ SESSION: Mapping[str, Mapping[str, str]] = {
         "run_withdrawn": "compacting",
         "letters_delivered": "compacting",
         "tool_call_resolved": "compacting",
+        "budget_raised": "compacting",
+        "model_call_resent": "compacting",
         "context_compacted": "acting",
         "compaction_failed": "acting",
         "run_failed": "idle",
@@ -104,6 +112,7 @@ CALL: Mapping[str, Mapping[str, str]] = {
         "tool_call_denied": "done",
         "tool_call_resolved": "done",
         "approval_requested": "pending",
+        "budget_exceeded": "exceeded",
         "timer_started": "timing",
         "retry_scheduled": "timing",
         "question_asked": "asking",
@@ -120,7 +129,15 @@ CALL: Mapping[str, Mapping[str, str]] = {
         "tool_call_denied": "done",
         "tool_call_cancelled": "done",
     },
+    "exceeded": {
+        "budget_raised": "done",
+        "tool_call_intended": "intended",
+        "tool_call_denied": "done",
+        "approval_requested": "pending",
+        "tool_call_cancelled": "done",
+    },
     "intended": {
+        "model_call_resent": "intended",
         "model_replied": "done",
         "model_call_failed": "done",
         "context_compacted": "done",

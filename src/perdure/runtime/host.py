@@ -363,6 +363,7 @@ class Host:
             waiting=tuple(actor.waiting.values()),
             gate=self._agents.gate(tenant),
             peers=self._agents.peers(tenant),
+            prices=self._settings.prices,
         )
         try:
             decision = decide(actor.state, command, context)

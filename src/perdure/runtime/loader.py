@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from perdure.core.agent import Definition
 from perdure.core.codec import GENERATION, Record, decode_event, genesis, verify_chain
-from perdure.core.commands import InboxCommand, decode_command
+from perdure.core.commands import InboxCommand, ResendModelCall, decode_command
 from perdure.core.errors import BrokenChain, StoreError
 from perdure.core.evolve import evolve
 from perdure.core.history import History
@@ -27,10 +27,13 @@ _LEFT = NotClaimed("held")
 
 
 class Found(NamedTuple):
-    """A session that was claimed and read, its inbox, and since when it is suspect."""
+    """A session that was claimed and read, its inbox, and since when it is suspect.
+
+    After the inbox come the calls of models that may have been asked by whoever ran it before.
+    """
 
     actor: Actor
-    inbox: list[InboxCommand]
+    inbox: list[InboxCommand | ResendModelCall]
     suspect: int | None
 
 
@@ -121,6 +124,7 @@ class Loader:
         try:
             state, snapshot_version, history = await self._fold(loaded)
             inbox = [decode_command(entry.command, entry.accepted_at) for entry in loaded.inbox]
+            resent = [ResendModelCall(call=call) for call in _reserved(state)]
         except StoreError:
             raise
         except Exception as error:  # noqa: BLE001  one session's trouble stays its own
@@ -133,7 +137,7 @@ class Loader:
             return _LEFT
         actor = Actor(session, agent, claimed.token, state, loaded.head, snapshot_version)
         actor.history = history
-        return Found(actor, inbox, loaded.suspect)
+        return Found(actor, [*inbox, *resent], loaded.suspect)
 
     async def set_aside(self, session: SessionId, claimed: Claimed, reason: str) -> None:
         """Put a session in quarantine: nobody claims it until it is released by hand."""
@@ -175,6 +179,12 @@ class Loader:
             if not page:
                 return tuple(records)
             records.extend(page)
+
+
+def _reserved(state: State) -> tuple[str, ...]:
+    """Return the open calls for which something is reserved."""
+    purse = None if state.run is None else state.run.purse
+    return () if purse is None else tuple(purse.reserved)
 
 
 def check_tail(session: SessionId, version: int, records: tuple[Record, ...], head: bytes) -> None:

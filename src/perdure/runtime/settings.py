@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from perdure.api.cost import DEFAULT_PRICES
 from perdure.core.limits import STRIKES_MAX
+from perdure.core.prices import PriceList
 
 
 class NodeSettings(msgspec.Struct, frozen=True):
@@ -26,6 +28,8 @@ class NodeSettings(msgspec.Struct, frozen=True):
     drain_ms: int = 10_000
     """How long a drain waits for `once` calls that have begun."""
     read_batch_records: int = 500
+    prices: PriceList = DEFAULT_PRICES
+    """What models cost, for budgets of money."""
 
 
 SERVED_STRIKES_MAX = 30

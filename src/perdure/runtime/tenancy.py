@@ -6,12 +6,13 @@ can be asked for. What belongs to somebody else reads as missing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from perdure.core import commands as c
+from perdure.core.budget import Budget, check_amount, check_budget
 from perdure.core.codec import GENERATION, Record
 from perdure.core.errors import (
     InvalidInput,
@@ -84,19 +85,23 @@ class Tenancy:
         meta: dict[str, Any] | None = None,
         run_id: str | None = None,
         context: Sequence[UserMessage | AssistantMessage] = (),
+        budget: Budget | None = None,
     ) -> Run:
         """Accept a message; when this returns, it is as durable as the store can make it.
 
         Without `session` the message gets a session of its own. The model is shown `context` right
         before it: messages that were said elsewhere, none of them with tool calls. The same
         `idempotency_key` gives the same run. `run_id` is for who has to know that before: a fresh
-        one, or what `keyed` returns. Raises `NotFound` for an unknown agent, `LimitExceeded` for a
+        one, or what `keyed` returns. The run may spend its `budget`, and no more than that of the
+        agent. Raises `NotFound` for an unknown agent, `LimitExceeded` for a
         message that is too large or an inbox that is full, `KeyReused` for a key that came with
         another message.
         """
         self._check_agent(agent)
         if mode not in ("queue", "steer", "interrupt"):
             raise InvalidInput(f"mode {mode!r} is none of queue, steer, interrupt")
+        if budget is not None:
+            self._check_budget(agent, budget, mode)
         run_id = self._new_id(agent, session, idempotency_key, run_id)
         key = run_id if session is None else session
         _check_key(key)
@@ -107,6 +112,7 @@ class Tenancy:
             sender=sender,
             meta=meta,
             inherited=_groups(context),
+            budget=budget,
         )
         return await self._start_keyed(SessionId(self.tenant, agent, key), command)
 
@@ -252,6 +258,63 @@ class Tenancy:
         )
         await self._ask(row.session, command)
 
+    async def raise_budget(
+        self,
+        run_id: str,
+        *,
+        tokens: int = 0,
+        cost_micros: int = 0,
+        wall_ms: int = 0,
+        calls: Mapping[str, int] | None = None,
+        call: str | None = None,
+        reason: str = "",
+        by: str = "person",
+        held: Sequence[str] | None = None,
+    ) -> None:
+        """Add to what a run may spend: tokens, millionths of money, milliseconds from now, calls.
+
+        A run that waits for it goes on where it stopped. With `call` only if that one waits still.
+        Without any amount a run that waits is looked at again. `by` and `held` are as in `decide`.
+        Raises `Refused`: `not_running`, `no_budget`, `not_limited`, `not_entitled`, and others.
+        """
+        more = dict(calls or {})
+        for what, amount in (("tokens", tokens), ("cost_micros", cost_micros), *more.items()):
+            check_amount(amount, f"run {run_id}: {what} to be added")
+        check_amount(wall_ms, f"run {run_id}: wall_ms to be added")
+        row = await self.row(run_id)
+        command = c.RaiseBudget(
+            id=self._clock.fresh_id(),
+            run=run_id,
+            call=call,
+            tokens=tokens,
+            cost_micros=cost_micros,
+            wall_ms=wall_ms,
+            calls=more,
+            held=None if held is None else tuple(held),
+            reason=reason,
+            by=by,
+        )
+        await self._ask(row.session, command)
+
+    async def deny_budget(
+        self,
+        run_id: str,
+        *,
+        call: str | None = None,
+        reason: str = "",
+        by: str = "person",
+        held: Sequence[str] | None = None,
+    ) -> None:
+        """Give no more: calls of tools are denied, and a run that cannot ask its model fails.
+
+        Raises `Refused` as `raise_budget`, and `not_waiting`.
+        """
+        row = await self.row(run_id)
+        roles = None if held is None else tuple(held)
+        fresh = self._clock.fresh_id()
+        command = c.DenyBudget(id=fresh, run=run_id, call=call, held=roles, reason=reason, by=by)
+        await self._ask(row.session, command)
+
     async def run(self, run_id: str) -> Run:
         """Return a run by its id. Raises `NotFound`."""
         row = await self.row(run_id)
@@ -366,6 +429,18 @@ class Tenancy:
         if self._agents.of(self.tenant, agent) is None:
             known = ", ".join(self._agents.names(self.tenant)) or "none"
             raise NotFound(f"there is no agent {agent!r} here; the agents are: {known}")
+
+    def _check_budget(self, agent: str, budget: Budget, mode: Mode) -> None:
+        """Raise `InvalidInput` for a budget that a run of this message could not keep."""
+        if mode == "steer":
+            raise InvalidInput(
+                "a message with the mode 'steer' joins a run, and has no budget of its own: leave "
+                "it out, or raise that of the run"
+            )
+        definition = self._agents.of(self.tenant, agent)
+        assert definition is not None
+        countable = [tool.name for tool in definition.spec.tools if tool.builtin is None]
+        check_budget(budget, countable, "the message")
 
     def _new_id(
         self, agent: str, session: str | None, idempotency_key: str | None, new_id: str | None

@@ -11,6 +11,7 @@ import msgspec
 
 from perdure.api.errors import INVALID, Rejected
 from perdure.core.agent import check_durability
+from perdure.core.budget import Budget
 from perdure.core.errors import InvalidInput, NotFound, Refused
 from perdure.core.ids import SessionId
 from perdure.core.messages import AssistantMessage, UserMessage
@@ -31,18 +32,20 @@ async def send(
     gard: int | None = None,
     trigger: str = "message",
     context: Sequence[UserMessage | AssistantMessage] = (),
+    budget: Budget | None = None,
 ) -> str:
     """Accept a message; return the id of its run.
 
     A message to a conversation that waits for an answer is that answer, and its run the one
     that waits. Raises `Rejected`: 409 in mode `reject` when a run is in progress, 422 for an
-    answer with a context.
+    answer with a context or a budget, or for a budget that cannot be kept.
     """
     check_demand(desk, agent)
     if key is not None and mode in ("queue", "reject"):
         session = await desk.session(agent.id, key)
         if idempotency_key is None or not await _knows(desk, session, idempotency_key):
-            answered = await _answer(desk, session, content, idempotency_key, bool(context))
+            besides = "context" if context else "budget" if budget is not None else None
+            answered = await _answer(desk, session, content, idempotency_key, besides)
             if answered is not None:
                 return answered
             if mode == "reject" and await desk.current(session) is not None:
@@ -67,6 +70,7 @@ async def send(
         idempotency_key=idempotency_key,
         meta={name: value for name, value in meta.items() if value is not None},
         context=context,
+        budget=budget,
     )
     if gard is not None:
         await _stay_out_of(desk, gard, run.id)
@@ -129,9 +133,16 @@ async def _knows(desk: Desk, session: SessionId, idempotency_key: str) -> bool:
 
 
 async def _answer(
-    desk: Desk, session: SessionId, content: Any, idempotency_key: str | None, has_context: bool
+    desk: Desk,
+    session: SessionId,
+    content: Any,
+    idempotency_key: str | None,
+    besides: str | None,
 ) -> str | None:
-    """Answer what a session's run asks; return the run, None if it asks nothing."""
+    """Answer what a session's run asks; return the run, None if it asks nothing.
+
+    `besides` is what came with the message that no answer can have.
+    """
 
     async def reply() -> Stored:
         assert row is not None
@@ -146,9 +157,9 @@ async def _answer(
     row = await desk.current(session)
     if row is None or all(wait["what"] != "answer" for wait in row.waiting_for):
         return None
-    if has_context:
+    if besides is not None:
         said = f"{INVALID}: the conversation waits for an answer, and an answer has none"
-        raise Rejected(422, {"context": [said]})
+        raise Rejected(422, {besides: [said]})
     with suppress(Refused):
         if idempotency_key is None:
             return (await reply()).body.decode()

@@ -21,6 +21,7 @@ from perdure.core.history import malformed
 from perdure.core.ids import SessionId
 from perdure.core.messages import ToolMessage
 from perdure.core.transitions import CALL, SESSION
+from perdure.testing.account import Account
 
 RULES: Mapping[str, str] = {
     "chain": "positions have no gap, and every hash follows from the one before",
@@ -39,6 +40,7 @@ RULES: Mapping[str, str] = {
     "approval": "a call that waits is sent as approved, by as many different people as are needed",
     "child": "a launch names its run and lineage, its id follows from the place, and it answers",
     "letters": "what is owed to another session is delivered once, and nothing else is",
+    "budget": "what is reserved fits, what is raised is added once, and nothing is spent beside it",
     "ledger": "only a call of unknown outcome is resolved",
     "range": "a model is shown the log up to this event, and the summary that is in force",
     "answer": "a run's answer is its last reply, which asked for no tools",
@@ -83,6 +85,7 @@ class Trace:
     """
 
     __slots__ = (
+        "account",
         "answers",
         "base",
         "calls",
@@ -132,6 +135,7 @@ class Trace:
         self.base = 1
         self.summary: int | None = None
         self.last: e.Event | None = None
+        self.account: Account | None = None
 
     def step(self, event: e.Event) -> None:
         """Take the next event. Raises `LeftModel`; the trace is of no use after that."""
@@ -146,6 +150,10 @@ class Trace:
         rule = _RULES_OF.get(type(event))
         if rule is not None:
             rule(self, event)
+        if isinstance(event, e.RunStarted):
+            self.account = None if event.budget is None else Account(event.budget)
+        elif self.account is not None and (wrong := self.account.take(event)):
+            self._wrong("budget", wrong)
         assert status is not None
         self.status = status
         self.last = event
@@ -211,17 +219,18 @@ class Trace:
 
     def _approved(self, call: OpenCall, event: Any, kind: str) -> None:
         """A call that waited is sent as it was approved, and by as many as were needed."""
-        self._need(
-            "approval",
-            (
-                len(call.approved_by) >= call.needed,
-                f"{len(call.approved_by)} approved {event.call}",
-            ),
-            (
-                getattr(event, "digest", "") in ("", call.digest),
-                f"approved were the arguments {call.digest}",
-            ),
-        )
+        if call.status == "pending":
+            self._need(
+                "approval",
+                (
+                    len(call.approved_by) >= call.needed,
+                    f"{len(call.approved_by)} approved {event.call}",
+                ),
+                (
+                    getattr(event, "digest", "") in ("", call.digest),
+                    f"approved were the arguments {call.digest}",
+                ),
+            )
         status = "launched" if kind == "child" else "intended"
         self.calls[event.call] = OpenCall(kind, status, event)
         self.calls[event.call].needed = 0
@@ -377,13 +386,21 @@ class Trace:
         name = _BUILTINS.get(type(event)) or event.name
         asked = requests[place]
         self._need("W1", (asked.name == name, f"{name!r} was not asked for: {asked.name!r} was"))
-        if isinstance(event, e.ToolCallIntended | e.ApprovalRequested):
+        if isinstance(event, e.ToolCallIntended | e.ApprovalRequested | e.BudgetExceeded):
             readable = asked.undecodable is None
             self._need("W1", (readable, "its arguments cannot be read, and it is to run"))
             key = ids.effect_key(self.session, self.run or "", event.step, place, event.name)
             self._need("W5", (event.key == key, f"key {event.key!r}, not {key!r}"))
         elif isinstance(event, e.ToolCallDenied):
             self.answers[place] = True
+
+    def _budget_exceeded(self, event: e.BudgetExceeded) -> None:
+        if event.ordinal is not None:
+            self._planned(event)
+            return
+        del self.calls[event.call]
+        self._nothing_open("a model is to be asked")
+        self.calls[event.call] = OpenCall("budget", "exceeded", event)
 
     def _run_completed(self, event: e.RunCompleted) -> None:
         reply = self.reply
@@ -406,7 +423,7 @@ class Trace:
     def _end(self, run: str, how: str) -> None:
         self._need("run", (run == self.run, f"{run!r} ends, and {self.run!r} is in progress"))
         for call_id, call in tuple(self.calls.items()):
-            if call.kind in ("model", "compaction", "backoff"):
+            if call.kind in ("model", "compaction", "backoff", "budget"):
                 del self.calls[call_id]
         self._nothing_open("the run ends")
         self.ended[run] = how
@@ -420,6 +437,7 @@ _OPENS: Mapping[str, str] = {
     "compaction_intended": "compaction",
     "tool_call_intended": "tool",
     "approval_requested": "tool",
+    "budget_exceeded": "tool",
     "timer_started": "timer",
     "retry_scheduled": "backoff",
     "question_asked": "question",
@@ -444,6 +462,7 @@ _RULES_OF: Mapping[type[e.Event], Callable[[Trace, Any], None]] = {
     e.ToolCallIntended: Trace._planned,
     e.ToolCallDenied: Trace._planned,
     e.ApprovalRequested: Trace._planned,
+    e.BudgetExceeded: Trace._budget_exceeded,
     e.ApprovalGiven: Trace._approval_given,
     e.ArgumentsEdited: Trace._arguments_edited,
     e.ChildLaunched: Trace._child_launched,

@@ -19,6 +19,7 @@ from perdure.core.agent import (
     Subagents,
     define,
 )
+from perdure.core.budget import Budget, check_budget
 from perdure.core.durability import rung
 from perdure.core.errors import InvalidInput
 from perdure.core.limits import (
@@ -55,7 +56,8 @@ class Agent:
     `memory`, `os`, `fsynced` or `replicated(n)`. `grants` are the capabilities that its tools may
     need: `net.http`, or `net.*` for all that begin so. `purpose` is what other agents are told that
     it is for, and `subagents` which of them it may launch. `reminders` says how often people are
-    told again what a run asks them, as in `Reminders(after_ms=3_600_000, times=3)`.
+    told again what a run asks them, as in `Reminders(after_ms=3_600_000, times=3)`. `budget` is
+    what each of its runs may spend before somebody is asked for more.
 
     Raises `InvalidInput` that names what is wrong and what was expected.
     """
@@ -79,6 +81,7 @@ class Agent:
         purpose: str = "",
         subagents: Subagents = _SUBAGENTS,
         reminders: Reminders | None = None,
+        budget: Budget | None = None,
     ) -> None:
         where = f"agent {_checked_name(name)!r}"
         self.name = name
@@ -103,6 +106,7 @@ class Agent:
             "purpose": purpose,
             "subagents": subagents,
             "reminders": reminders,
+            "budget": budget,
         }
         if credentials is None:
             del fields["credentials"]
@@ -159,6 +163,7 @@ class Agent:
             purpose=spec.purpose,
             subagents=spec.subagents,
             reminders=spec.reminders,
+            budget=spec.budget,
         )
         if made.spec != spec:
             said = "; ".join(differences(spec, made.spec))
@@ -192,6 +197,7 @@ class Agent:
             purpose=self.spec.purpose,
             subagents=self.spec.subagents,
             reminders=self.spec.reminders,
+            budget=self.spec.budget,
         )
 
     @property
@@ -259,9 +265,14 @@ def _spec(fields: dict[str, Any], where: str) -> AgentSpec:
     for field, choices in _CHOICES.items():
         if fields[field] not in choices:
             raise InvalidInput(f"{where}: {field} is one of {choices}, not {fields[field]!r}")
-    kinds = (("limits", Limits), ("context", ContextPolicy), ("subagents", Subagents))
+    kinds = (
+        ("limits", Limits),
+        ("context", ContextPolicy),
+        ("subagents", Subagents),
+        ("budget", Budget),
+    )
     for field, kind in kinds:
-        if not isinstance(fields[field], kind):
+        if not isinstance(fields[field], kind) and (field, fields[field]) != ("budget", None):
             raise InvalidInput(f"{where}: {field} is {kind.__name__}(...), not {fields[field]!r}")
     if not isinstance(fields["reminders"], Reminders | None):
         raise InvalidInput(f"{where}: reminders is Reminders(...), not {fields['reminders']!r}")
@@ -324,7 +335,7 @@ def _durability(wanted: Any, where: str) -> str | None:
 
 
 def _check_declared(spec: AgentSpec, where: str) -> None:
-    """Check that every credential a tool declares is somewhere, and that the model takes a key."""
+    """Check that the credentials and tools that are named are there, and the model takes a key."""
     for each in spec.tools:
         for name in each.credentials:
             if name not in spec.credentials:
@@ -332,6 +343,9 @@ def _check_declared(spec: AgentSpec, where: str) -> None:
                     f"{where}: tool {each.name!r} needs the credential {name!r}: say where it is, "
                     f"as in credentials={{{name!r}: 'env:...'}}"
                 )
+    if spec.budget is not None:
+        countable = [each.name for each in spec.tools if each.builtin is None]
+        check_budget(spec.budget, countable, where)
     if MODEL in spec.credentials and is_code(spec.model):
         raise InvalidInput(
             f"{where}: credentials[{MODEL!r}] is the key of a named model, and this one is code"

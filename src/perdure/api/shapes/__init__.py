@@ -8,6 +8,13 @@ from perdure.api.shapes.agents import (
     AgentStanding,
     AgentUpdate,
 )
+from perdure.api.shapes.budgets import (
+    Amounts,
+    BudgetCreate,
+    Purse,
+    RaiseCreate,
+    Reserved,
+)
 from perdure.api.shapes.common import (
     Data,
     ForceQuery,
@@ -115,7 +122,9 @@ __all__ = [
     "AgentCreate",
     "AgentStanding",
     "AgentUpdate",
+    "Amounts",
     "Approval",
+    "BudgetCreate",
     "CancelCreate",
     "ContextMessage",
     "Conversation",
@@ -158,8 +167,11 @@ __all__ = [
     "Policy",
     "PolicyUpdate",
     "Port",
+    "Purse",
     "Question",
+    "RaiseCreate",
     "ReplyCreate",
+    "Reserved",
     "ResolveCreate",
     "Run",
     "RunGlimpse",

@@ -13,7 +13,9 @@ from perdure.api.limits import (
     PROMPT_CHARS_MAX,
     WAIT_SECONDS_MAX,
 )
+from perdure.api.shapes.budgets import Purse
 from perdure.api.shapes.common import Content, Id, Name, PageQuery, Shape, Timestamp
+from perdure.core.budget import Kind
 from perdure.core.limits import ROLES_MAX
 from perdure.core.runs import RowStatus
 
@@ -94,12 +96,16 @@ class Approval(Shape, frozen=True, kw_only=True):
 
 
 class Wait(Shape, frozen=True, kw_only=True):
-    """What a run waits for: an answer, a decision, an approval, a time, its next attempt, a worker,
-    a run that it launched (`run_id`, of `agent`), or that its session is released from quarantine.
-    `needs` says what a worker must have, or why it is there. People were `reminded` so many times.
+    """What a run waits for: an answer, a decision, an approval, more budget, a time, its next
+    attempt, a worker, a run that it launched (`run_id`, of `agent`), or that its session is
+    released from quarantine. `needs` says what a worker must have, or why it is there; `short_of`,
+    `needed` and `left` what a budget lacks (money in millionths). People were `reminded` so many
+    times.
     """
 
-    what: Literal["answer", "decision", "approval", "time", "retry", "child", "worker", "release"]
+    what: Literal[
+        "answer", "decision", "approval", "budget", "time", "retry", "child", "worker", "release"
+    ]
     call: str
     approval: Approval | UnsetType = UNSET
     question: str | UnsetType = UNSET
@@ -107,6 +113,9 @@ class Wait(Shape, frozen=True, kw_only=True):
     key: str | UnsetType = UNSET
     attempt: int | UnsetType = UNSET
     due_at: Timestamp | UnsetType | None = UNSET
+    short_of: Kind | UnsetType = UNSET
+    needed: int | UnsetType = UNSET
+    left: int | UnsetType = UNSET
     needs: str | UnsetType = UNSET
     agent: str | UnsetType = UNSET
     run_id: Id | UnsetType = UNSET
@@ -132,7 +141,7 @@ class Run(Shape, frozen=True, kw_only=True):
     """One piece of work: from a message to an answer, a failure or a cancellation.
 
     `row_status` is the finer status that `status` is made of: a cancelled run reads as failed, a
-    merged one as the run that it joined.
+    merged one as the run that it joined. A run without a budget has no `purse`.
     """
 
     id: int
@@ -155,6 +164,7 @@ class Run(Shape, frozen=True, kw_only=True):
     output_tokens: int = 0
     cost: Cost = Cost()
     total_cost: Cost = Cost()
+    purse: Purse | UnsetType = UNSET
     inserted_at: Timestamp
     updated_at: Timestamp
 
@@ -222,7 +232,7 @@ class DecisionCreate(Shape, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class WaitsQuery(PageQuery, frozen=True, kw_only=True):
     """What to list: all that waits for people, or one kind of it, of all agents or one."""
 
-    what: Literal["answer", "decision", "approval"] | UnsetType = UNSET
+    what: Literal["answer", "decision", "approval", "budget"] | UnsetType = UNSET
     agent_id: Id | UnsetType = UNSET
 
 

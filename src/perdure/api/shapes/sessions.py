@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from perdure.api.limits import CONTEXT_MESSAGES_MAX, LINE_CHARS_MAX
+from perdure.api.shapes.budgets import BudgetCreate
 from perdure.api.shapes.common import (
     Content,
     ConversationKey,
@@ -96,6 +97,7 @@ class MessageCreate(Shape, frozen=True, kw_only=True):
 
     `mode` says what becomes of it when a run is in progress there: it waits its turn (`queue`), the
     run takes it in at its next step (`steer`), it ends the run (`interrupt`), or 409 (`reject`).
+    A `budget` may be less than the agent's, never more.
     """
 
     SAID_IF_MISSING: ClassVar = {"content": "missing required field: content"}
@@ -105,3 +107,4 @@ class MessageCreate(Shape, frozen=True, kw_only=True):
     context: MessageContext | None = None
     gard_id: Id | None = None
     mode: Literal["queue", "steer", "interrupt", "reject"] = "queue"
+    budget: BudgetCreate | None = None

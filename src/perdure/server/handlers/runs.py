@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing, suppress
+from typing import Any
 
 from msgspec import UNSET, UnsetType, convert
 
 from perdure.api import shapes
+from perdure.api.budgets import budget_of
 from perdure.api.decoding import decode_id
 from perdure.api.errors import Rejected
 from perdure.api.limits import EVENTS_PAGE_ITEMS_MAX, PAGE_ITEMS, RUNS_PAGE_ITEMS
@@ -16,6 +18,7 @@ from perdure.api.projection import is_asked, row_statuses
 from perdure.api.summary import summarise
 from perdure.core.errors import NotFound, Refused
 from perdure.core.messages import INHERITED_CONTEXT, AssistantMessage, UserMessage
+from perdure.core.prices import micros_of
 from perdure.core.runs import TERMINAL, RunRow
 from perdure.ports import entries
 from perdure.server.desk import GOING_ON, Answer, Desk, Request
@@ -43,6 +46,7 @@ async def send_message(desk: Desk, request: Request) -> Answer:
         idempotency_key=request.key,
         gard=body.gard_id,
         context=_context(body.context),
+        budget=None if body.budget is None else budget_of(body.budget),
     )
     return Answer(desk.accepted(await desk.numbers.run(run)), 202)
 
@@ -60,7 +64,7 @@ def _context(context: shapes.MessageContext | None) -> list[UserMessage | Assist
     return shown
 
 
-_FOR_PEOPLE = frozenset({"answer", "decision", "approval"})
+_FOR_PEOPLE = frozenset({"answer", "decision", "approval", "budget"})
 
 
 async def list_runs(desk: Desk, request: Request) -> Answer:
@@ -193,6 +197,35 @@ async def decide_approval(desk: Desk, request: Request) -> Answer:
             by=principal.name,
             held=principal.roles,
         )
+    except Refused as refused:
+        raise Rejected(409, str(refused)) from None
+    return Answer(desk.accepted(decode_id(request.path["id"])), 202)
+
+
+async def raise_budget(desk: Desk, request: Request) -> Answer:
+    """Add to what a run may spend, or give no more, in the name of whoever holds the key."""
+    row = await _row(desk, request)
+    body: shapes.RaiseCreate = request.body
+    principal = request.by
+    assert principal is not None, "no budget is raised without a key"
+    told: Any = {
+        "call": body.call,
+        "reason": body.reason or "",
+        "by": principal.name,
+        "held": principal.roles,
+    }
+    try:
+        if body.deny:
+            await desk.runs.deny_budget(row.id, **told)
+        else:
+            await desk.runs.raise_budget(
+                row.id,
+                tokens=body.tokens,
+                cost_micros=micros_of(body.cost),
+                wall_ms=body.wall_ms,
+                calls=body.calls,
+                **told,
+            )
     except Refused as refused:
         raise Rejected(409, str(refused)) from None
     return Answer(desk.accepted(decode_id(request.path["id"])), 202)
