@@ -143,6 +143,8 @@ ENVIRONMENT_SAID: Final = {
     "OPENAI_API_KEY": "The key for `openai:` and `openai-responses:` models.",
     "OPENAI_BASE_URL": "Another address for `openai:` models; it may do without a key.",
     "PERDURE_FOLDER": "Where a server keeps everything, where `--folder` is not given.",
+    "PERDURE_PRICES": "A file with prices of models, for a server and the command line; see "
+    "[budgets](../howto/budgets.md#prices).",
     "PERDURE_URL": "The server of the command line, where `--url` is not given.",
     "PERDURE_KEY": "The API key of the command line, where `--key` is not given.",
     "PERDURE_CLAIM_TOKEN": "What `perdure worker --gard` claims its gard with.",

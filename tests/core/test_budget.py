@@ -75,7 +75,7 @@ def test_after_a_reply_only_what_was_said_since_is_estimated() -> None:
     story.reply(call("look"), tokens=3_000)
     story.result("look", "x" * 500)
     second = purse(story).reserved["1.2.m1"].tokens
-    frames = 2 * MESSAGE_FRAME_TOKENS
+    frames = 3 * MESSAGE_FRAME_TOKENS
     assert second == 3_000 + 1 + 500 + frames + 100
     assert first != second
 

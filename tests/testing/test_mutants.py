@@ -27,7 +27,7 @@ from perdure.runtime.heartbeat import Heartbeat
 from perdure.runtime.post import Post
 from perdure.runtime.recovery import Recovery
 from perdure.runtime.tenancy import Tenancy
-from perdure.testing import governance
+from perdure.testing import budgets, governance
 from perdure.testing.clock import FakeClock
 from perdure.testing.conformance.check import broken_promises, promises
 from perdure.testing.conformance.opening import OpenStore
@@ -82,6 +82,17 @@ def test_stories_of_rules_and_people_are_lawful_without_a_mutant() -> None:
     found = governance.play(STORIES)
     assert found.wrong == ()
     assert found.approvals > STORIES
+
+
+@pytest.mark.parametrize("mutant", of("budget"))
+def test_stories_of_runs_that_pay_catch(mutant: str) -> None:
+    assert convict(mutant).caught
+
+
+def test_stories_of_runs_that_pay_keep_their_budgets_without_a_mutant() -> None:
+    found = budgets.play(STORIES)
+    assert found.wrong == ()
+    assert found.counts["budget_exceeded"] > STORIES
 
 
 @pytest.mark.parametrize("mutant", of("core"))

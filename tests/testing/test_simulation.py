@@ -49,7 +49,11 @@ SEEDS_NEEDED = {
 """Mutant -> within how many seeds, from 1 on, the simulation catches it."""
 
 ELSEWHERE = {
-    **{name: mutant.rig for name, mutant in MUTANTS.items() if mutant.rig == "governance"},
+    **{
+        name: mutant.rig
+        for name, mutant in MUTANTS.items()
+        if mutant.rig in ("governance", "budget")
+    },
     "version_not_checked": "store",
     "result_in_two_commits": "crash",
     "inbox_apart": "crash",

@@ -16,6 +16,7 @@ from perdure.bootstrap.opening import (
     sqlite_version,
     store_facts,
 )
+from perdure.bootstrap.prices import prices_of
 from perdure.bootstrap.runtime import Runtime, Worker
 from perdure.bootstrap.service import KEY_VARIABLES, open_service
 from perdure.runtime.followers import quarantined
@@ -42,6 +43,7 @@ __all__ = [
     "open_service",
     "open_store",
     "policy_engine",
+    "prices_of",
     "quarantined",
     "recorded",
     "sqlite_path",

@@ -11,10 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
 from perdure.adapters.clock import SystemClock
 from perdure.adapters.credentials import providers
 from perdure.adapters.models import resolve
 from perdure.adapters.telemetry.logs import LogTelemetry
+from perdure.api.cost import Prices
 from perdure.bootstrap.opening import MEMORY_URL, beside, open_cluster, open_store, sqlite_path
 from perdure.core.agent import check_durability
 from perdure.core.errors import InvalidInput
@@ -25,7 +28,7 @@ from perdure.ports.credentials import CredentialProvider
 from perdure.ports.telemetry import Telemetry
 from perdure.runtime.agents import Registered
 from perdure.runtime.node import Node
-from perdure.runtime.settings import NodeSettings
+from perdure.runtime.settings import CLUSTERED, NodeSettings
 from perdure.worker import ISOLATED_VARIABLE, Agent, LocalWorker
 
 
@@ -37,7 +40,8 @@ class Runtime:
     What was unfinished when the last process ended goes on by itself. On leaving, the node drains:
     it cuts every session at its next commit and lets it go. With `recover=False` nothing goes on by
     itself: only sessions that are told something run. `credential_providers` resolve references of
-    other schemes than `env` and `file`, by scheme. `policy` judges every call of a tool.
+    other schemes than `env` and `file`, by scheme. `policy` judges every call of a tool, and
+    budgets of money are kept by `prices`, the list that comes with perdure if none is given.
 
     Processes that name the same store of a database server share its sessions: each goes on with
     what another one left. `cluster` is where they hear of each other, the store if it is not named;
@@ -58,11 +62,13 @@ class Runtime:
         recover: bool = True,
         credential_providers: Mapping[str, CredentialProvider] | None = None,
         policy: Gate | None = None,
+        prices: Prices | None = None,
     ) -> None:
         self.store = store
         self.agents = _by_name(agents)
         self.tenant = tenant
         self._settings = settings
+        self._prices = prices
         self._clock = clock or SystemClock()
         self._telemetry = telemetry or LogTelemetry()
         self._recover = recover
@@ -95,6 +101,9 @@ class Runtime:
             cluster = await open_cluster(self._cluster, self._clock)
             if cluster is not None:
                 stack.push_async_callback(cluster.leave)
+            settings = self._settings or (NodeSettings() if cluster is None else CLUSTERED)
+            if self._prices is not None:
+                settings = msgspec.structs.replace(settings, prices=self._prices)
             node = Node(
                 opened,
                 [worker],
@@ -102,7 +111,7 @@ class Runtime:
                 self._clock,
                 self._telemetry,
                 tenant=self.tenant,
-                settings=self._settings,
+                settings=settings,
                 cluster=cluster,
                 card=lambda: self._card,
             )

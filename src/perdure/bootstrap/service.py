@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from perdure.adapters.clock import SystemClock, secret_bytes
 from perdure.adapters.telemetry.logs import LogTelemetry
 from perdure.bootstrap.opening import (
@@ -18,10 +20,12 @@ from perdure.bootstrap.opening import (
     open_cluster,
     open_store,
 )
+from perdure.bootstrap.prices import prices_of
 from perdure.core.errors import InvalidInput, StoreRefused, Unavailable
 from perdure.ports.catalog import Catalog, TenantCatalog
 from perdure.ports.clock import Clock
 from perdure.ports.entries import Key
+from perdure.runtime.settings import NodeSettings, served
 
 if TYPE_CHECKING:
     from perdure.policy.policy import Policy
@@ -95,6 +99,7 @@ async def open_service(
             clock,
             LogTelemetry(),
             fresh,
+            settings=_settings(environment, alone=together is None),
             egress=egress_for(environment),
             cluster=together,
             name=name,
@@ -104,6 +109,10 @@ async def open_service(
         if offers_setup:
             service.setup = await SetupLink.offer(tenant, entries, keys, clock, fresh)
         yield service, made
+
+
+def _settings(environment: Mapping[str, str], *, alone: bool) -> NodeSettings:
+    return msgspec.structs.replace(served(alone=alone), prices=prices_of(environment))
 
 
 def _given_pepper(environment: Mapping[str, str], shared: bool) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from perdure.api.budgets import purse_object
-from perdure.api.cost import DEFAULT_PRICES
+from perdure.bootstrap import prices_of
 from perdure.cli.output import plain
 from perdure.core.budget import Purse
 
@@ -17,7 +18,8 @@ def shown(purse: Purse | None) -> dict[str, Any] | None:
     """Return a purse of a store as a server shows it."""
     if purse is None:
         return None
-    found: dict[str, Any] = msgspec.to_builtins(purse_object(purse, DEFAULT_PRICES.as_of))
+    as_of = prices_of(os.environ).as_of
+    found: dict[str, Any] = msgspec.to_builtins(purse_object(purse, as_of))
     return found
 
 

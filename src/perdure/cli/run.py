@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import click
 
-from perdure.bootstrap import Agent, Runtime
+from perdure.bootstrap import Agent, Runtime, prices_of
 from perdure.cli.budget import budget_option, given
 from perdure.cli.common import command_body, json_option, policy_option, store_option
 from perdure.cli.loading import load_policy, load_team
@@ -57,7 +58,8 @@ async def run(
     gate: Gate = NO_RULES
     if policy is not None:
         gate, meta["policy"] = load_policy(policy)
-    async with Runtime(store, agents=[found, *others], policy=gate) as node:
+    team, prices = [found, *others], prices_of(os.environ)
+    async with Runtime(store, agents=team, policy=gate, prices=prices) as node:
         handle = await node.send(
             found.name,
             message,
@@ -95,7 +97,9 @@ async def resume(run_id: str | None, agent: str | None, store: str, as_json: boo
             f"the agent {missing[0]!r} is not at hand; name it: --agent FILE.py:NAME"
         )
     worst = 0
-    async with Runtime(store, agents=agents.values(), policy=gate) as node:
+    async with Runtime(
+        store, agents=agents.values(), policy=gate, prices=prices_of(os.environ)
+    ) as node:
         for row in rows:
             handle = await node.run(row.id)
             output.say(f"run {handle.id}")

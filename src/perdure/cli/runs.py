@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from perdure.bootstrap import Node, RecordedEvent, Run, Runtime, recorded
+from perdure.bootstrap import Node, RecordedEvent, Run, Runtime, prices_of, recorded
 from perdure.cli.access import Access, place_options
 from perdure.cli.common import command_body, json_option, store_option
 from perdure.cli.events import event_fields, event_line
@@ -227,7 +228,9 @@ async def tell_run(
         raise InvalidInput(
             f"the agent {row.session.agent!r} is not at hand; name it: --agent FILE.py:NAME"
         )
-    async with Runtime(store, agents=agents.values(), recover=recover, policy=gate) as node:
+    async with Runtime(
+        store, agents=agents.values(), recover=recover, policy=gate, prices=prices_of(os.environ)
+    ) as node:
         handle = await telling(node, row)
         after = 0 if elsewhere else seen
         return 0 if handle is None else await follow(node, handle, output, after=after)

@@ -88,6 +88,8 @@ class Cut:
             self._open[event.call] = call
         elif isinstance(event, e.ApprovalRequested):
             self._open[event.call] = Call(event.call, "tool", "pending", event.step)
+        elif isinstance(event, e.BudgetExceeded) and event.ordinal is not None:
+            self._open[event.call] = Call(event.call, "tool", "exceeded", event.step)
         elif isinstance(event, e.ToolCallDenied):
             self._open.pop(event.call, None)
         elif isinstance(event, e.TimerStarted):

@@ -41,7 +41,8 @@ def measured(before: State, after: State, event: e.Event, contents: tuple[Any, .
         usage = event.usage
         if not usage.input_tokens:
             return replace(after, said_tokens_max=said)
-        tokens = usage.input_tokens + usage.output_tokens
+        frames = MESSAGE_FRAME_TOKENS * (1 + len(event.tool_calls))
+        tokens = usage.input_tokens + usage.output_tokens + frames
         counted = Counted(tokens, said, before.agent, before.policy)
         return replace(after, said_tokens_max=said, counted=counted)
     if isinstance(event, e.HistoryInherited):
@@ -65,6 +66,6 @@ def input_tokens_max(state: State, spec: AgentSpec, digest: str, policy: str) ->
     """Return how many tokens a model can be shown now, at most."""
     counted = state.counted
     if counted is not None and (counted.agent, counted.policy) == (digest, policy):
-        return counted.tokens + state.said_tokens_max - counted.said + MESSAGE_FRAME_TOKENS
+        return counted.tokens + state.said_tokens_max - counted.said
     tools = sum(len(_encode(tool)) + TOOL_FRAME_TOKENS for tool in spec.tools)
     return state.said_tokens_max + bytes_of(spec.instructions) + tools + PROMPT_FRAME_TOKENS

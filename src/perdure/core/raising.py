@@ -77,7 +77,7 @@ def _answered(
     if run is None or run.id != command.run or state.status == "idle":
         return Refusal(
             "not_running",
-            f"run {command.run!r} is not in progress: its budget can be raised no more",
+            f"run {command.run!r} is not in progress: only the budget of one that is can be raised",
         )
     if run.purse is None:
         return Refusal("no_budget", f"run {run.id!r} has no budget: nothing limits it but limits")

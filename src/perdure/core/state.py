@@ -181,9 +181,10 @@ class Mark(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Counted(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What a model was shown and said, in `tokens` as it reported them, at a measure of `said`.
+    """What a model was shown and said, in `tokens`, at a measure of `said`.
 
-    It was asked under this definition and policy.
+    They are as it reported them, with frames around what it said. It was asked under this
+    definition and policy.
     """
 
     tokens: int

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from perdure.api.cost import DEFAULT_PRICES
+from perdure.api.cost import DEFAULT_PRICES, Prices
 from perdure.core.limits import STRIKES_MAX
-from perdure.core.prices import PriceList
 
 
 class NodeSettings(msgspec.Struct, frozen=True):
@@ -28,7 +27,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
     drain_ms: int = 10_000
     """How long a drain waits for `once` calls that have begun."""
     read_batch_records: int = 500
-    prices: PriceList = DEFAULT_PRICES
+    prices: Prices = DEFAULT_PRICES
     """What models cost, for budgets of money."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from perdure.api.cost import Prices
 from perdure.core import commands as c
 from perdure.core.budget import Budget, check_amount, check_budget
 from perdure.core.codec import GENERATION, Record
@@ -72,6 +73,11 @@ class Tenancy:
         self._followers = followers
         self._clock = clock
         self._settings = settings
+
+    @property
+    def prices(self) -> Prices:
+        """What models cost on this node."""
+        return self._settings.prices
 
     async def send(
         self,

@@ -488,7 +488,14 @@ class Desk:
             fork=meta.get("fork"),
         )
         children = [] if timeline is None else await self._costs(timeline.children)
-        shown = run_object(row, facts, timeline=timeline, joined=joined, children=children)
+        shown = run_object(
+            row,
+            facts,
+            timeline=timeline,
+            joined=joined,
+            children=children,
+            prices=self.runs.prices,
+        )
         if ended:
             self._keep(row, shown)
             return shown

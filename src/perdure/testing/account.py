@@ -75,13 +75,13 @@ class Account:
         }
         wrong = {name: value for name, value in kept.items() if getattr(purse, name) != value}
         given = (purse.allotted.tokens_max, purse.allotted.cost_micros_max)
-        if given != self._given():
-            wrong["allotted"] = self._given()
+        if given != self.given_in_all():
+            wrong["allotted"] = self.given_in_all()
         return "; ".join(
             f"{name} is {getattr(purse, name)}, not {value}" for name, value in wrong.items()
         )
 
-    def _given(self) -> tuple[int | None, int | None]:
+    def given_in_all(self) -> tuple[int | None, int | None]:
         """Return what there is in all: nothing is a limit that there never was."""
         tokens, micros = zip(*self.given, strict=True)
         return (
@@ -91,7 +91,7 @@ class Account:
 
     def _reserve(self, event: e.ModelCallIntended | e.CompactionIntended) -> str:
         if event.reserved is None:
-            limited = [most for most in self._given() if most is not None]
+            limited = [most for most in self.given_in_all() if most is not None]
             return f"nothing is reserved for {event.call}" if limited else ""
         self.open[event.call] = event.reserved
         return self._too_much(f"reserving for {event.call}")
@@ -118,7 +118,7 @@ class Account:
         return ""
 
     def _too_much(self, doing: str) -> str:
-        tokens, micros = self._given()
+        tokens, micros = self.given_in_all()
         spoken = self.tokens + sum(one.tokens for one in self.open.values())
         money = self.micros + sum(one.cost_micros or 0 for one in self.open.values())
         if tokens is not None and spoken > tokens:

@@ -103,6 +103,13 @@ def _by_governance(name: str) -> str:
     return found.wrong[0] if found.wrong else ""
 
 
+def _by_budgets(name: str) -> str:
+    from perdure.testing.budgets import play
+
+    found = play(STORIES_MAX, name)
+    return found.wrong[0] if found.wrong else ""
+
+
 def _looker() -> Agent:
     @tool(effect="read")
     def look() -> str:
@@ -122,6 +129,7 @@ _RIGS: Mapping[Rig, Callable[[str], str]] = {
     "simulation": _by_simulation,
     "core": _by_rules,
     "governance": _by_governance,
+    "budget": _by_budgets,
     "leader": _by_nodes,
     "matrix": _by_nodes,
 }

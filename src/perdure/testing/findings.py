@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from perdure.testing.budgets import Found as Paid
 from perdure.testing.convict import Verdict
 from perdure.testing.crash import Crashes
 from perdure.testing.disk_faults import DiskFaults
@@ -30,6 +31,7 @@ class Proof(NamedTuple):
     stores: Stores
     simulation: Summary
     governance: Found
+    budgets: Paid
     mutants: tuple[Verdict, ...]
     nodes: Evidence
     seconds: float
@@ -47,6 +49,7 @@ class Proof(NamedTuple):
             *(failure.reproduce for failure in self.simulation.failures),
             *(["the simulation failed"] if not self.simulation.good else []),
             *self.governance.wrong,
+            *self.budgets.wrong,
             *self.nodes.wrong(),
             *(f"{one.mutant} got away from the {one.rig} rig" for one in self.mutants
               if not one.caught),

@@ -8,7 +8,8 @@
 `PERDURE_BREAK=no_fence` breaks the processes that the rigs start. `rig` says which rig must catch a
 mutant: `crash` kills real processes, `store` is the conformance suite of stores, `simulation` the
 deterministic simulation, `leader` pauses the holders of sessions, `matrix` runs several nodes into
-trouble, `governance` plays rules, people and doubt, `core` asks the rules directly.
+trouble, `governance` plays rules, people and doubt, `budget` runs that have to pay, `core` asks the
+rules directly.
 `perdure.testing.convict` runs it.
 """
 
@@ -20,11 +21,11 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from perdure.core.errors import InvalidInput
-from perdure.testing.mutation import engine, family, governance, nodes, stores
+from perdure.testing.mutation import budgets, engine, family, governance, nodes, stores
 from perdure.testing.mutation.patches import Patches
 
 BREAK_VARIABLE = "PERDURE_BREAK"
-Rig = Literal["crash", "store", "core", "governance", "simulation", "leader", "matrix"]
+Rig = Literal["crash", "store", "core", "governance", "budget", "simulation", "leader", "matrix"]
 
 
 class Mutant(NamedTuple):
@@ -71,6 +72,7 @@ def _mutants() -> Iterator[Mutant]:
         ("matrix", (nodes.renewal_from_thread, nodes.notify_as_truth)),
         ("core", (engine.late_outcome_accepted,)),
         ("governance", governance.MUTANTS),
+        ("budget", budgets.MUTANTS),
     )
     for rig, functions in by_rig:
         for breaks in functions:

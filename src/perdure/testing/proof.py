@@ -19,7 +19,7 @@ from pathlib import Path
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.adapters.stores.sqlite import SqliteStore
 from perdure.ports.session_store import SessionStore
-from perdure.testing import crash, disk_faults, power_loss
+from perdure.testing import budgets, crash, disk_faults, power_loss
 from perdure.testing.clock import FakeClock
 from perdure.testing.convict import convict
 from perdure.testing.findings import Proof, Stores
@@ -63,11 +63,15 @@ def gather(say: bool = True) -> Proof:
     simulation = simulate(1, SEEDS, processes=crash.JOBS)
     telling("playing rules, people and doubt")
     governance = play(STORIES)
+    telling("playing runs that have to pay")
+    paid = budgets.play(STORIES)
     telling("troubling several nodes on every store")
     nodes = asyncio.run(evidence.prove())
     telling("done")
     seconds = time.monotonic() - began
-    return Proof(crashes, power, disk, stores, simulation, governance, mutants, nodes, seconds)
+    return Proof(
+        crashes, power, disk, stores, simulation, governance, paid, mutants, nodes, seconds
+    )
 
 
 async def _ask_stores() -> Stores:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from perdure.bootstrap import sqlite_version
 from perdure.testing import crash
+from perdure.testing.budgets import Found as Paid
 from perdure.testing.convict import Verdict
 from perdure.testing.crash import Crashes
 from perdure.testing.findings import Proof
@@ -76,6 +77,7 @@ def page(proof: Proof) -> str:
             *_disk_part(proof),
             *_simulation_part(proof.simulation),
             *_governance_part(proof.governance),
+            *_budget_part(proof.budgets),
             *many_nodes(proof.nodes),
             *_mutant_part(proof.mutants),
         )
@@ -196,6 +198,32 @@ def _governance_part(found: Found) -> Iterator[str]:
     )  # fmt: skip
 
 
+def _budget_part(paid: Paid) -> Iterator[str]:
+    counts = paid.counts
+    yield from (
+        "## Within the budget",
+        "",
+        "Stories on the pure core, by seed: models that reply, refuse, time out, lose their node",
+        "and are asked again; people who give more, or no more; runs cancelled at any moment. A",
+        "bank counts a token for every byte that was asked and said, and bills what it likes",
+        "of calls that nobody learned the outcome of.",
+        "`python -m perdure.testing.budgets` does it again.",
+        "",
+        *_table(
+            ("stories", f"{paid.stories:,}"),
+            ("calls of models reserved",
+             f"{counts['model_call_intended'] + counts['compaction_intended']:,}"),
+            ("failed, asked again after a loss",
+             f"{counts['model_call_failed']:,}, {counts['model_call_resent']:,}"),
+            ("budgets exceeded, raised",
+             f"{counts['budget_exceeded']:,}, {counts['budget_raised']:,}"),
+            ("times more was billed than given, or than the purse knew, or a reservation was left",
+             len(paid.wrong)),
+        ),
+        "",
+    )  # fmt: skip
+
+
 DECISIONS = ("approval_given", "approval_reassigned", "arguments_edited")
 
 
@@ -227,6 +255,7 @@ RIG_NAMES = {
     "simulation": "the simulation",
     "core": "the rules themselves",
     "governance": "stories of rules and people",
+    "budget": "stories of runs that have to pay",
     "leader": "the frozen leader",
     "matrix": "several nodes in trouble",
 }

@@ -54,7 +54,7 @@ async def _usage(desk: Desk, query: shapes.UsageQuery, agent: int | None) -> Ans
             calls=calls[model],
             input_tokens=one.input_tokens,
             output_tokens=one.output_tokens,
-            cost=cost_of([(model, one)]),
+            cost=cost_of([(model, one)], desk.runs.prices),
         )
         for model, one in sorted(used.items())
     )
