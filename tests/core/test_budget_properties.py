@@ -64,7 +64,7 @@ def told(budget: Budget) -> Story:
         budget=budget,
         context=ContextPolicy("compact", compact_at_tokens=500, keep_messages=2),
     )
-    return Story(definition, Rules(pay=ask()), PRICES)
+    return Story(definition, Rules(pay=ask()), prices=PRICES)
 
 
 def reply(story: Story, tools: list[Any], used: tuple[int, int]) -> None:
