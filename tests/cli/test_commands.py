@@ -43,6 +43,7 @@ ROW_KEYS = {
     "code",
     "message",
     "waiting_for",
+    "purse",
 }
 
 

@@ -110,8 +110,10 @@ def perform(story: Story, step: tuple[str, Any]) -> None:
             story.no_more()
         case "cancel":
             story.cancel()
-        case "retry" if story.state.run is not None and story.state.status == "idle":
-            story.message(retry_of=story.state.run.id)
+        case "retry":
+            run = story.state.run
+            if run is not None and run.status in ("failed", "cancelled"):
+                story.message(retry_of=run.id)
         case "fire":
             for one in calls:
                 if one.due_at is not None:
