@@ -326,6 +326,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "expires_minutes": 60,
     },
     "decide_approval": {"call": "1.1.t0", "decision": "approve"},
+    "raise_budget": {"tokens": 1_000},
     "fork_run": {"step": 0, "message": "otherwise"},
     "update_session": {"title": "A talk"},
     "create_trigger": {"agent_id": 0, "name": "daily", "cron": "0 9 * * *", "message": "go"},

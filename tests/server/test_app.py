@@ -14,8 +14,8 @@ KEYED = [operation for operation in OPERATIONS if operation.scope is not None]
 MISSING = 10**9
 
 CONFLICTING = {
-    "retry_run", "reply_to_run", "resolve_call", "decide_approval", "cancel_run", "release_session",
-    "create_standing_approval",
+    "retry_run", "reply_to_run", "resolve_call", "decide_approval", "raise_budget", "cancel_run",
+    "release_session", "create_standing_approval",
 }  # fmt: skip
 """These are refused where `furnished` has left the run; see the tests of their own."""
 

@@ -248,7 +248,7 @@ def quoted(key: str) -> str:
 
 NATIVE = {
     "create_key", "create_endpoint", "update_endpoint", "resolve_call", "cancel_run",
-    "decide_approval", "update_policy", "create_standing_approval",
+    "decide_approval", "raise_budget", "update_policy", "create_standing_approval",
 }  # fmt: skip
 """What only clients of ours ask for: there a field that nothing here knows is a mistake."""
 

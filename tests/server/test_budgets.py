@@ -132,6 +132,19 @@ async def test_only_who_has_the_role_raises_and_is_named() -> None:
         assert (await shown(h, run))["status"] == "completed"
 
 
+async def test_a_raise_that_is_said_twice_is_added_once() -> None:
+    """Under the same key it has the same answer; of the same wait, the second is too late."""
+    async with library(budget={"tokens_max": 5}) as (h, agent):
+        run, found = await waiting(h, agent)
+        body = {"tokens": 1_000_000, "call": found["waits"][0]["call"]}
+        key = {"Idempotency-Key": "k-1"}
+        for _ in range(2):
+            answer = await h.ask("POST", f"/runs/{run}/budget", body, scope="run", headers=key)
+            assert answer.status_code == 202, answer.text
+            await h.settle()
+        assert (await shown(h, run))["purse"]["allotted"]["tokens"] == 1_000_005
+
+
 @pytest.mark.parametrize(
     ("body", "status", "wrong"),
     [

@@ -15,9 +15,9 @@ from tests.server.house import BODIES, BOT, House, Things, echo, furnished, hous
 
 KEY = {"Idempotency-Key": "k-1"}
 TAKING = [operation for operation in OPERATIONS if operation.idempotent]
-REFUSED = {"resolve_call", "decide_approval", "create_standing_approval"}
+REFUSED = {"resolve_call", "decide_approval", "create_standing_approval", "raise_budget"}
 GOOD = [operation for operation in TAKING if operation.id not in REFUSED]
-"""A call whose outcome is unknown takes a worker that dies; see the tests of dispatch."""
+"""What these answer takes more than an agent; see the tests of dispatch, approvals and budgets."""
 
 DAY_MS = repeats.KEPT_MS
 
