@@ -18,7 +18,7 @@ import pytest
 from perdure.adapters.redis.script import Script
 from perdure.adapters.stores.memory import MemoryStore
 from perdure.adapters.stores.sqlite import SqliteStore
-from perdure.core import approvals, session
+from perdure.core import approvals, reserving, session, spending
 from perdure.core.errors import InvalidInput
 from perdure.core.history import History
 from perdure.ports.session_store import SessionStore
@@ -124,7 +124,7 @@ async def test_the_suite_of_stores_is_quiet_without_a_mutant() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_what_was_broken_is_whole_again(mutant: str) -> None:
     parts = (LocalWorker, Dispatcher, Heartbeat, History, Post, Recovery, Script, Tenancy)
-    parts = (*parts, session, approvals, sys.modules["perdure.core.evolve"])
+    parts = (*parts, session, approvals, reserving, spending, sys.modules["perdure.core.evolve"])
     holders = (*STORES, *parts)
     before = [dict(vars(holder)) for holder in holders]
     with broken(mutant) as found:

@@ -19,7 +19,7 @@ from perdure.core.history import said_by
 from perdure.core.limits import WINDOW_MESSAGES_MAX
 from perdure.core.measure import measured, summarised
 from perdure.core.spending import with_purse
-from perdure.core.state import Call, Mark, Run, State, heard, spent
+from perdure.core.state import Call, Mark, Run, State, spent
 from perdure.core.transitions import SESSION
 
 
@@ -35,9 +35,12 @@ def evolve(state: State, event: e.Event) -> State:
             f"event {state.version + 1} is {rule.kind!r}, which cannot happen while the session is "
             f"{state.status!r}; expected one of {', '.join(SESSION[state.status])}"
         )
-    after = with_purse(rule.handler(state, event, state.version + 1, status), event)
+    after = rule.handler(state, event, state.version + 1, status)
+    run = after.run
+    if run is not None and (run.purse is not None or type(event) is e.RunStarted):
+        after = with_purse(after, event)
     contents = said_by(event)
-    return measured(state, heard(after, contents), event, contents) if contents else after
+    return measured(state, after, event, contents) if contents else after
 
 
 def _run(state: State) -> Run:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from perdure.core import events as e
 from perdure.core.agent import AgentSpec
-from perdure.core.state import Counted, State
+from perdure.core.state import Counted, State, size_of
 
 MESSAGE_FRAME_TOKENS = 32
 TOOL_FRAME_TOKENS = 64
@@ -33,21 +33,40 @@ def bytes_of(content: Any) -> int:
 
 
 def measured(before: State, after: State, event: e.Event, contents: tuple[Any, ...]) -> State:
-    """Return the state after `event` with the measure of what it says, which are `contents`."""
-    weight = sum(map(bytes_of, contents)) + MESSAGE_FRAME_TOKENS * len(contents)
+    """Return the state after `event` with what it says, which are `contents`, and its measure."""
+    size = weight = 0
+    for content in contents:
+        if isinstance(content, str) and content.isascii():
+            length = len(content)
+            size += length
+            weight += length + MESSAGE_FRAME_TOKENS
+        else:
+            size += size_of(content)
+            weight += bytes_of(content) + MESSAGE_FRAME_TOKENS
+    counted = after.counted
+    said = after.said_tokens_max + weight
     if isinstance(event, e.ModelReplied):
-        weight += _weight_of_reply(event)
-        said = after.said_tokens_max + weight
-        usage = event.usage
-        if not usage.input_tokens:
-            return replace(after, said_tokens_max=said)
-        frames = MESSAGE_FRAME_TOKENS * (1 + len(event.tool_calls))
-        tokens = usage.input_tokens + usage.output_tokens + frames
-        counted = Counted(tokens, said, before.agent, before.policy)
-        return replace(after, said_tokens_max=said, counted=counted)
-    if isinstance(event, e.HistoryInherited):
-        weight += len(_encode(event.messages))
-    return replace(after, said_tokens_max=after.said_tokens_max + weight)
+        said += _weight_of_reply(event)
+        counted = _counted(before, event, said) or counted
+    elif isinstance(event, e.HistoryInherited):
+        said += len(_encode(event.messages))
+    return replace(
+        after,
+        messages=after.messages + len(contents),
+        content_bytes=after.content_bytes + size,
+        said_tokens_max=said,
+        counted=counted,
+    )
+
+
+def _counted(before: State, event: e.ModelReplied, said: int) -> Counted | None:
+    """Return what a model counted, with frames around what it said; None if it does not say."""
+    usage = event.usage
+    if not usage.input_tokens:
+        return None
+    frames = MESSAGE_FRAME_TOKENS * (1 + len(event.tool_calls))
+    tokens = usage.input_tokens + usage.output_tokens + frames
+    return Counted(tokens, said, before.agent, before.policy)
 
 
 def _weight_of_reply(event: e.ModelReplied) -> int:
