@@ -189,9 +189,11 @@ def payment_server() -> Iterator[str]:
 
     class Payments(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            key = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            paid[key] = None
-            self.answer(b"paid")
+            size = int(self.headers["Content-Length"])
+            key = self.rfile.read(size).decode()
+            if len(key) == size:  # who died while he asked has asked for nothing
+                paid[key] = None
+                self.answer(b"paid")
 
         def do_GET(self) -> None:
             self.answer(json.dumps([*paid]).encode())
