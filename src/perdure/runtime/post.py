@@ -37,7 +37,6 @@ from perdure.core.ids import SessionId
 from perdure.core.limits import MESSAGE_BYTES_MAX, RESULT_BYTES_MAX
 from perdure.core.runs import queued_row
 from perdure.core.session import Refusal
-from perdure.ports import faults
 from perdure.ports.clock import Clock
 from perdure.ports.session_store import InboxEntry, SessionStore
 from perdure.ports.telemetry import Telemetry
@@ -103,7 +102,6 @@ class Post:
                         refused.append(_not_started(actor, letter, error))
                 break
         self._sent(actor, asyncio.current_task())
-        faults.reach("letters.accepted")
         self._on_done(actor, ReportDelivered(letters=tuple(letter.id for letter in letters)))
         for report in refused:
             self._on_done(actor, report)
@@ -123,9 +121,7 @@ class Post:
                 f"the message is {len(body)} bytes long; at most MESSAGE_BYTES_MAX = "
                 f"{MESSAGE_BYTES_MAX} bytes are accepted"
             )
-        faults.reach("letter.before")
         receipt = await self._store.accept(InboxEntry(command.id, to, body, now), row, GENERATION)
-        faults.reach("letter.after")
         if not receipt.duplicate:
             self._deliver(to, decode_command(body, now))
 
