@@ -24,6 +24,8 @@ from perdure.core.messages import INHERITED_CONTEXT, AssistantMessage, Message, 
 from perdure.core.state import Call, Run
 
 _encode = msgspec.json.Encoder().encode
+OWN_KEY, TREE_KEY = "subagent_", "tree_"
+"""How the keys of sessions begin in which children are run: each its own, or shared in a tree."""
 BUSY, ABORTED, FAILED = "busy", "aborted", "child_failed"
 NAME_CHARS_MAX = 64
 INHERITED_META = ("gard", "source", "policy")
@@ -223,14 +225,14 @@ def _key(draft: Draft, found: tuple[str, Definition], arguments: dict[str, Any],
     run, session = _run(draft), draft.context.session
     name = arguments.get("session")
     if name is not None:
-        return f"tree_{ids.digest(_root(run).encode())[:12]}_{name}"
+        return f"{TREE_KEY}{ids.digest(_root(run).encode())[:12]}_{name}"
     if found[1].spec.subagents.session == "per_parent":
-        return f"subagent_{ids.digest(str(session).encode())[:24]}"
+        return f"{OWN_KEY}{ids.digest(str(session).encode())[:24]}"
     return _fresh(call, f"{session}/{run.id}/{call}")
 
 
 def _fresh(call: str, whose: str) -> str:
-    return f"subagent_{call}_{ids.digest(whose.encode())[:12]}"
+    return f"{OWN_KEY}{call}_{ids.digest(whose.encode())[:12]}"
 
 
 def _cycle(draft: Draft, agent: str, key: str, name: str) -> tuple[str, str] | None:

@@ -26,6 +26,7 @@ from perdure.api.transcript import (
     input_of,
 )
 from perdure.core.agent import AgentSpec
+from perdure.core.children import OWN_KEY, TREE_KEY
 from perdure.core.durability import Durability
 from perdure.core.errors import NotFound, Refused
 from perdure.core.events import ContextCompacted, MessageReceived, SessionForked
@@ -244,12 +245,14 @@ class Desk:
         agent: str | None = None,
         before: tuple[int, str] | None = None,
         archived: bool = False,
+        subagents: bool = True,
     ) -> tuple[list[RunRow], bool]:
         """Return the latest run of each of up to `limit` sessions, and whether there are more.
 
         None means all of them.
 
-        Sessions that were put away, or whose agent was, come only if `archived` asks for them.
+        Sessions that were put away, or whose agent was, come only if `archived` asks for them, and
+        those that agents began only with `subagents`.
         """
         found: list[RunRow] = []
         seen: set[SessionId] = set()
@@ -258,6 +261,8 @@ class Desk:
                 if row.session in seen:
                     continue
                 seen.add(row.session)
+                if not subagents and row.session.key.startswith((OWN_KEY, TREE_KEY)):
+                    continue
                 if await self._is_put_away(row.session, agent) != archived:
                     continue
                 newest = await self.runs.rows(agent=row.session.agent, key=row.session.key, limit=1)

@@ -76,6 +76,8 @@ async def test_children_of_one_reply_run_at_the_same_time(house: House) -> None:
     assert run["output"] == "done"
     children = await launched(house, run["id"])
     assert sorted(child["output"] for child in children) == ["one", "two"]
+    every, begun = [await house.get(f"/sessions{more}") for more in ("", "?subagents=false")]
+    assert [len(every), *(session["agent_name"] for session in begun)] == [3, "bot"]
 
 
 @pytest.mark.parametrize(

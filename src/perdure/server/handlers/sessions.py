@@ -59,7 +59,9 @@ async def list_sessions(desk: Desk, request: Request) -> Answer:
     query: shapes.SessionQuery = request.query
     limit = page_items(query.limit, SESSIONS_PAGE_ITEMS) or SESSIONS_PAGE_ITEMS
     before = place(query, tuple[int, str])
-    rows, more = await desk.latest_runs(limit, before=before, archived=query.archived)
+    rows, more = await desk.latest_runs(
+        limit, before=before, archived=query.archived, subagents=query.subagents
+    )
     shown = [await _session(desk, row) for row in rows]
     following = cursor(rows[-1].created_at, rows[-1].id) if more else None
     return Answer(page(shown, following, asked=query.after is not UNSET))
