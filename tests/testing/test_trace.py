@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from perdure.core import commands as c
 from perdure.core import events as e
 from perdure.core.agent import Subagents
+from perdure.core.budget import Reserve
 from perdure.core.codec import Record, genesis, link, seal
 from perdure.core.export import _Line, verify_export
 from perdure.core.family import Parent
@@ -27,7 +28,7 @@ from perdure.core.messages import (
 from perdure.testing.trace import RULES, LeftModel, check_log
 from tests.core.family import ABOVE, Family
 from tests.core.rules import Rules, ask
-from tests.core.story import SESSION, Story, call
+from tests.core.story import SESSION, Story, call, spending
 from tests.core.test_golden import LOGS, STATES
 
 Log = list[e.Event]
@@ -102,6 +103,18 @@ def with_children() -> Log:
     story.ends(0, content="found")
     story.cancel()
     story.tell(c.ReportDelivered(letters=tuple(one.id for one in story.state.outbox)))
+    return story.log
+
+
+def within_budget() -> Log:
+    """Return a log with a budget that is raised twice, for a model and for a tool."""
+    story = Story(spending(tokens_max=2_000, calls_max={"look": 0}))
+    story.message("go")
+    story.more(tokens=8_000)
+    story.reply(call("look"))
+    story.more(calls={"look": 1})
+    story.result("look", "seen")
+    story.reply(text="done")
     return story.log
 
 
@@ -295,7 +308,23 @@ NO_FAMILY: dict[str, tuple[str, Callable[[Log], int]]] = {
         changed(e.LettersDelivered, 2, letters=("end:r9",)),
     ),
 }
-TABLES = ((BROKEN, lawful), (UNGOVERNED, governed), (NO_FAMILY, with_children))
+OVERSPENT: dict[str, tuple[str, Callable[[Log], int]]] = {
+    "a model is asked for more than is left": (
+        "budget",
+        changed(e.ModelCallIntended, reserved=Reserve(10**9)),
+    ),
+    "a model is asked with nothing reserved": (
+        "budget",
+        changed(e.ModelCallIntended, reserved=None),
+    ),
+    "a budget is raised by less than nothing": ("budget", changed(e.BudgetRaised, tokens=-1)),
+}
+TABLES = (
+    (BROKEN, lawful),
+    (UNGOVERNED, governed),
+    (NO_FAMILY, with_children),
+    (OVERSPENT, within_budget),
+)
 
 
 def test_a_log_with_children_is_taken() -> None:
