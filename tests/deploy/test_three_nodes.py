@@ -41,10 +41,13 @@ def terminals() -> Mapping[str, str]:
 
 @contextmanager
 def typing(text: str, folder: Path, log: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a terminal's commands in a clone, until the block is left; then Ctrl-C."""
+    """Run a terminal's commands in a clone, until the block is left; then Ctrl-C.
+
+    As on a terminal, a command that fails ends nothing: who is to be killed may just be gone.
+    """
     with (folder / log).open("wb") as output:
         process = subprocess.Popen(
-            ["bash", "-e", "-c", text],
+            ["bash", "-c", text],
             cwd=folder,
             env={**os.environ, "PARCELS_SECONDS": "0.2"},
             stdout=output,
