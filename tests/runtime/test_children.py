@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from perdure.core.agent import Subagents
+from perdure.core.errors import KeyReused
 from perdure.core.ids import SessionId
 from perdure.core.messages import ToolRequest
 from perdure.ports.models import ModelReply, ModelRequest
@@ -286,3 +287,54 @@ async def test_a_deep_tree_survives_kills_at_any_moment(seed: int) -> None:
         assert log.count("run_started") == 1
         assert (log[-1] == "letters_delivered") == (row.id != run.id)
     await node.stop()
+
+
+@pytest.mark.parametrize("what", ["start:", "end:"])
+async def test_a_letter_that_another_version_wrote_is_there(what: str) -> None:
+    """Its id is known with other bytes: it was accepted, and nobody is told otherwise."""
+    here: list[World] = []
+    world = office(boss("ann"), worker("ann", here), here=here)
+    accept, seen = world.store.accept, set[str]()
+
+    async def once_and_again(entry: Any, *more: Any) -> Any:
+        receipt = await accept(entry, *more)
+        named = "start:" if b'"parent"' in entry.command else entry.id[:4]
+        if named == what and entry.id not in seen:
+            seen.add(entry.id)
+            raise KeyReused("the same id with another command")
+        return receipt
+
+    world.store.accept = once_and_again  # type: ignore[method-assign]
+    node = await world.node()
+    run = await node.send("boss", "do it")
+    assert await patiently(world, run) == "ann: go 0"
+    assert seen
+    await node.stop()
+
+
+async def test_an_end_that_cannot_be_told_sets_its_session_aside() -> None:
+    """What it owes is not forgotten: whoever lifts the quarantine has it sent again."""
+    here: list[World] = []
+    world = office(boss("ann"), worker("ann", here), here=here)
+    accept, broken = world.store.accept, [True]
+
+    async def refuses_ends(entry: Any, *more: Any) -> Any:
+        if broken[0] and entry.id.startswith("end:"):
+            raise LookupError("a driver's mistake")
+        return await accept(entry, *more)
+
+    world.store.accept = refuses_ends  # type: ignore[method-assign]
+    node = await world.node()
+    run = await node.send("boss", "do it")
+    await until(lambda: statuses(node, world, run), ["completed"])
+    (child,) = await children(world, run)
+    session = SessionId("default", child["agent"], child["key"])
+    await until(lambda: _is_set_aside(node, session), True)
+    broken[0] = False
+    await node.release(child["agent"], child["key"])
+    assert await patiently(world, run) == "ann: go 0"
+    await node.stop()
+
+
+async def _is_set_aside(node: Node, session: SessionId) -> bool:
+    return await node.set_aside(session) is not None

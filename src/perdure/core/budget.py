@@ -121,7 +121,7 @@ def raised(
 
 
 def tightest(one: Budget | None, other: Budget | None) -> Budget | None:
-    """Return the budget that keeps both: the smaller amounts, and whoever asks of them, asks.
+    """Return the budget that keeps both: the smaller amounts, and it fails if one of them does.
 
     The roles are those of the first that names some.
     """

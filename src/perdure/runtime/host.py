@@ -115,7 +115,7 @@ class Host:
         self.on_committed: Callable[[SessionId], None] = lambda session: None
         self.on_run_elsewhere: OnElsewhere = lambda session, node: self.verdicts.leave(session)
         dispatcher.attach(self._report, self._dispatch_failed, self._bring_soon)
-        post.attach(self._report, self.deliver)
+        post.attach(self._report, self.deliver, self._dispatch_failed)
 
     def deliver(self, session: SessionId, command: AnyCommand) -> None:
         """Give a command to a session, loading it if need be."""

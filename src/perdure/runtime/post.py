@@ -27,6 +27,7 @@ from perdure.core.commands import (
 )
 from perdure.core.errors import (
     Broken,
+    KeyReused,
     LimitExceeded,
     NotFound,
     PerdureError,
@@ -46,6 +47,7 @@ from perdure.runtime.bringing import pause
 AGAIN_MS = 500
 """After how long a store is asked again that did not answer."""
 OnDone = Callable[[Actor, AnyCommand], Refusal | None]
+OnFailure = Callable[[Actor, PerdureError], None]
 
 
 class Post:
@@ -57,13 +59,23 @@ class Post:
         self._telemetry = telemetry
         self._on_done: OnDone = lambda actor, command: None
         self._deliver: Callable[[SessionId, InboxCommand], None] = lambda session, command: None
+        self._on_failure: OnFailure = lambda actor, error: None
         self._sending: dict[Actor, asyncio.Task[None]] = {}
         self.draining = False
 
-    def attach(self, on_done: OnDone, deliver: Callable[[SessionId, InboxCommand], None]) -> None:
-        """Say who is told that letters were delivered, and who takes in what was accepted."""
+    def attach(
+        self,
+        on_done: OnDone,
+        deliver: Callable[[SessionId, InboxCommand], None],
+        on_failure: OnFailure,
+    ) -> None:
+        """Say who is told that letters were delivered, and who takes in what was accepted.
+
+        `on_failure` takes the errors of letters that can never be: what they owe is not forgotten.
+        """
         self._on_done = on_done
         self._deliver = deliver
+        self._on_failure = on_failure
 
     def dispatch(self, actor: Actor) -> None:
         """Send what the durable state of a session owes, if that is not under way already."""
@@ -94,12 +106,18 @@ class Post:
                     self._telemetry.emit("store.unavailable", session=str(session), error=told)
                     await pause(self._clock, AGAIN_MS)
                     continue
-                except PerdureError as error:
+                except KeyReused:
+                    pass  # it is there, as another version of the program wrote it
+                except LimitExceeded as error:
                     self._telemetry.emit(
                         "letter.refused", session=str(session), letter=letter.id, error=str(error)
                     )
-                    if letter.what == "start":
-                        refused.append(_not_started(actor, letter, error))
+                    refused.append(_not_started(actor, letter, error))
+                except Exception as error:  # noqa: BLE001  nobody else would see it
+                    if not actor.gone:
+                        why = f"the letter {letter.id} cannot be sent: {error!r}"
+                        self._on_failure(actor, PerdureError(why))
+                    return
                 break
         self._sent(actor, asyncio.current_task())
         self._on_done(actor, ReportDelivered(letters=tuple(letter.id for letter in letters)))
